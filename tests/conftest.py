@@ -1,0 +1,24 @@
+"""Where the tests find their material: the repository itself and, beside it, the real data and reference scores.
+
+`../shared` (or the folder named by LORA_SHARED) holds E2E, GLUE, tokenizer files and official scores that are not
+ours to ship; a test that needs it skips where it does not exist.
+"""
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("LORA_SHARED", REPOSITORY.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"no reference data at {SHARED}")
+    return SHARED
