@@ -1,0 +1,560 @@
+"""GPT-2 and RoBERTa, written out, with the parameter names of the Hugging Face files.
+
+The two base models of the LoRA paper (Hu et al. 2021, sections 5.2 and 5.3). GPT-2 (Radford et al. 2019): decoder,
+LayerNorm before each sublayer, tanh GELU, output head tied to the token embedding. RoBERTa (Liu et al. 2019): encoder,
+LayerNorm after each sublayer, erf GELU, positions counted from padding_idx + 1, classification head on <s>.
+
+Because module names equal the names in the files, loading is one strict `load_state_dict` after the short table
+`IGNORED` below. Weight files are memory-mapped: an fp32 file costs no copy, and processes share its pages.
+
+Left out: training losses (train.py), generation (decode.py), left padding, and the options of newer checkpoints.
+Shapes: B batch, T tokens, C hidden size, H heads, D = C / H, V vocabulary, S cached positions, L labels.
+"""
+import json
+import math
+import os
+import re
+import sys
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None          # None: 4 * n_embd
+    layer_norm_epsilon: float = 1e-5
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    resid_pdrop: float = 0.1
+    initializer_range: float = 0.02
+
+
+@dataclass(frozen=True)
+class RobertaConfig:
+    vocab_size: int = 50265
+    max_position_embeddings: int = 514  # two more than the longest input: positions start at pad_token_id + 1
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    type_vocab_size: int = 1
+    pad_token_id: int = 1
+    layer_norm_eps: float = 1e-5
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    num_labels: int = 2
+
+
+# ---------------------------------------------------------------- GPT-2
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight is stored as (in, out), transposed to nn.Linear's: GPT-2's files have it so."""
+
+    def __init__(self, n_in: int, n_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_in, n_out))
+        self.bias = nn.Parameter(torch.empty(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.T, self.bias)
+
+
+class KVCache:
+    """Keys and values of every layer, written once and only ever appended to (nothing is copied or reordered)."""
+
+    def __init__(self, config: GPT2Config, batch: int, capacity: int, device=None, dtype=torch.float32):
+        shape = (config.n_layer, batch, config.n_head, capacity, config.n_embd // config.n_head)
+        self.keys = torch.empty(shape, device=device, dtype=dtype)
+        self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, H, T, D) behind what is there; return all of it, (B, H, S, D). The model advances `length`."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length:end] = keys
+        self.values[layer, :, :, self.length:end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def split_heads(x: Tensor, n_head: int) -> Tensor:
+    return x.unflatten(-1, (n_head, -1)).transpose(1, 2)                     # (B, T, C) -> (B, H, T, D)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)                                      # (B, H, T, D) -> (B, T, C)
+
+
+class GPT2Attention(nn.Module):
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.n_head, self.dropout = config.n_head, config.attn_pdrop
+        self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)               # q, k and v side by side
+        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        query, key, value = (split_heads(part, self.n_head) for part in self.c_attn(x).chunk(3, dim=-1))
+        if cache is not None:
+            key, value = cache.append(layer, key, value)                     # (B, H, S, D)
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None,
+                                                 dropout_p=self.dropout if self.training else 0.0)
+        return self.resid_dropout(self.c_proj(merge_heads(context)))
+
+
+class GPT2MLP(nn.Module):
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        n_inner = config.n_inner or 4 * config.n_embd
+        self.c_fc = Conv1D(config.n_embd, n_inner)
+        self.c_proj = Conv1D(n_inner, config.n_embd)
+        self.dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class GPT2Block(nn.Module):
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = GPT2Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = GPT2MLP(config)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask, cache, layer)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT2(nn.Module):
+    """Decoder-only language model with a tied output head."""
+
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict({
+            "wte": nn.Embedding(config.vocab_size, config.n_embd),
+            "wpe": nn.Embedding(config.n_positions, config.n_embd),
+            "drop": nn.Dropout(config.embd_pdrop),
+            "h": nn.ModuleList(GPT2Block(config) for _ in range(config.n_layer)),
+            "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
+        })
+
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor | None = None, mask: Tensor | None = None,
+                      cache: KVCache | None = None) -> Tensor:
+        """Hidden states after the last LayerNorm, (B, T) -> (B, T, C).
+
+        mask: (B or 1, 1, T, S), True where a query may attend; None is causal over the T tokens, for an empty cache.
+        cache: its S positions end with these T tokens. A row's tokens need not follow one another: the K beams of a
+        prompt are K tokens of one row, with equal `position_ids` and a mask that shows each its own past (decode.py).
+        Raises ValueError for positions that the model does not have.
+        """
+        past = 0 if cache is None else cache.length
+        if past and mask is None:
+            raise ValueError(f"{past} cached positions but no mask: pass the (B, 1, T, S) mask of what each token sees")
+        if position_ids is None:
+            if past + input_ids.shape[1] > self.config.n_positions:
+                raise ValueError(f"{past + input_ids.shape[1]} tokens, but the model has {self.config.n_positions} "
+                                 "positions: shorten the input")
+            position_ids = torch.arange(past, past + input_ids.shape[1], device=input_ids.device)
+        x = self.transformer.wte(input_ids) + self.transformer.wpe(position_ids)         # (B, T) -> (B, T, C)
+        x = self.transformer.drop(x)
+        for layer, block in enumerate(self.transformer.h):
+            x = block(x, mask, cache, layer)
+        if cache is not None:
+            cache.length += input_ids.shape[1]
+        return self.transformer.ln_f(x)
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        return F.linear(hidden_states, self.transformer.wte.weight)          # (..., C) -> (..., V)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of the next token. Padding must be on the right: no real token can see it there, so the
+        mask is only checked; logits at padding mean nothing."""
+        if attention_mask is not None and (attention_mask[:, 1:] > attention_mask[:, :-1]).any():
+            raise ValueError("attention_mask has a 0 before a 1: GPT-2 here takes padding on the right only")
+        return self.logits(self.hidden_states(input_ids))
+
+
+# ---------------------------------------------------------------- RoBERTa
+
+class RobertaEmbeddings(nn.Module):
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.padding_idx, self.max_length = config.pad_token_id, config.max_position_embeddings - config.pad_token_id - 1
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size,
+                                                padding_idx=config.pad_token_id)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        if input_ids.shape[1] > self.max_length:
+            raise ValueError(f"{input_ids.shape[1]} tokens, but the model takes {self.max_length}: shorten the input")
+        real = (input_ids != self.padding_idx).long()
+        position_ids = real.cumsum(dim=1) * real + self.padding_idx          # 2, 3, 4, ... and 1 at padding
+        x = self.word_embeddings(input_ids) + self.position_embeddings(position_ids)     # (B, T) -> (B, T, C)
+        return self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]))    # every token is of type 0
+
+
+class RobertaSelfAttention(nn.Module):
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.n_head, self.dropout = config.num_attention_heads, config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        query, key, value = (split_heads(projection(x), self.n_head) for projection in (self.query, self.key, self.value))
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask,
+                                                 dropout_p=self.dropout if self.training else 0.0)
+        return merge_heads(context)
+
+
+class RobertaOutput(nn.Module):
+    """The end of both sublayers: project, add what came in, normalise."""
+
+    def __init__(self, n_in: int, config: RobertaConfig):
+        super().__init__()
+        self.dense = nn.Linear(n_in, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(residual + self.dropout(self.dense(x)))
+
+
+class RobertaLayer(nn.Module):
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.attention = nn.ModuleDict({"self": RobertaSelfAttention(config),
+                                        "output": RobertaOutput(config.hidden_size, config)})
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
+        self.output = RobertaOutput(config.intermediate_size, config)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.attention["output"](self.attention["self"](x, mask), residual=x)
+        return self.output(F.gelu(self.intermediate.dense(x)), residual=x)
+
+
+class ClassificationHead(nn.Module):
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        x = self.dropout(hidden_states[:, 0])                                # (B, T, C) -> (B, C), the token <s>
+        return self.out_proj(self.dropout(torch.tanh(self.dense(x))))        # (B, L); L = 1 is regression (STS-B)
+
+
+class RobertaClassifier(nn.Module):
+    """RoBERTa with a classification head."""
+
+    def __init__(self, config: RobertaConfig):
+        super().__init__()
+        self.config = config
+        self.roberta = nn.ModuleDict({
+            "embeddings": RobertaEmbeddings(config),
+            "encoder": nn.ModuleDict({"layer": nn.ModuleList(RobertaLayer(config)
+                                                             for _ in range(config.num_hidden_layers))}),
+        })
+        self.classifier = ClassificationHead(config)
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T) -> (B, T, C). attention_mask: 1 at tokens, 0 at padding; None says that every position is a token."""
+        mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]   # (B, 1, 1, T)
+        x = self.roberta.embeddings(input_ids)
+        for layer in self.roberta.encoder.layer:
+            x = layer(x, mask)
+        return x
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits (B, L), in the order of the task's labels."""
+        return self.classifier(self.hidden_states(input_ids, attention_mask))
+
+
+def init_weights(model: nn.Module, seed: int) -> None:
+    """Fresh weights: N(0, initializer_range), biases 0, LayerNorm 1 and 0; GPT-2's residual projections are smaller by
+    sqrt(2 * layers) (Radford et al. 2019, section 2.3)."""
+    generator = torch.Generator().manual_seed(seed)
+    std = model.config.initializer_range
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, (nn.Linear, Conv1D, nn.Embedding)):
+                residual = isinstance(module, Conv1D) and name.endswith("c_proj")
+                module.weight.normal_(0.0, std / math.sqrt(2 * model.config.n_layer) if residual else std,
+                                      generator=generator)
+                if getattr(module, "padding_idx", None) is not None:
+                    module.weight[module.padding_idx].zero_()
+            elif isinstance(module, nn.LayerNorm):
+                module.weight.fill_(1.0)
+            if getattr(module, "bias", None) is not None:
+                module.bias.zero_()
+
+
+# ---------------------------------------------------------------- weight files
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+          "BOOL": torch.bool}
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def unique_keys(pairs: list[tuple]) -> dict:
+    """json.loads keeps the last of two equal keys; in a table of tensors that would hide one of them."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the name '{next(name for name in names if names.count(name) > 1)}' stands twice")
+    return dict(pairs)
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, memory-mapped (private: writing to them leaves the file alone).
+
+    Layout: 8 bytes little-endian header length, JSON {name: {dtype, shape, data_offsets}}, then the bytes, without
+    gaps. Every offset is checked against the file before it is used. Raises ValueError for a file that is not so.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        header_size = int.from_bytes(start, "little")
+        if len(start) < 8 or header_size > min(size - 8, 100_000_000):
+            raise ValueError(f"{path}: {size} bytes, but the header claims {header_size}: not a safetensors file, or a "
+                             "truncated one; fetch it again")
+        try:
+            header = json.loads(file.read(header_size).decode("utf-8"), object_pairs_hook=unique_keys)
+            header.pop("__metadata__", None)
+            entries = sorted((tuple(entry["data_offsets"]), name, entry["dtype"], tuple(entry["shape"]))
+                             for name, entry in header.items())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{path}: the header is not a table of tensors ({error}); fetch the file again") from None
+    data_size, position = size - 8 - header_size, 0
+    for offsets, name, dtype, shape in entries:
+        if dtype not in DTYPES:
+            raise ValueError(f"{path}: tensor '{name}' is stored as {dtype}; this reader knows {', '.join(DTYPES)}")
+        if len(offsets) != 2 or not all(type(number) is int and number >= 0 for number in offsets + shape):
+            raise ValueError(f"{path}: tensor '{name}' has offsets {offsets} and shape {shape}: expected two offsets and "
+                             "whole numbers from 0; fetch the file again")
+        begin, end = offsets
+        if begin != position or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
+            raise ValueError(f"{path}: tensor '{name}' of {dtype} {list(shape)} stands at bytes {begin} to {end}, expected "
+                             f"to begin at {position} and to fill its shape; the file is damaged, fetch it again")
+        position = end
+    if position != data_size:
+        raise ValueError(f"{path}: {data_size} bytes of tensors, but its header describes {position}: truncated or "
+                         "damaged; fetch it again")
+    if not data_size:
+        return {name: torch.empty(shape, dtype=DTYPES[dtype]) for _, name, dtype, shape in entries}
+    data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)[8 + header_size:]
+    tensors = {}
+    for (begin, end), name, dtype, shape in entries:
+        raw = data[begin:end]
+        aligned = raw.storage_offset() % DTYPES[dtype].itemsize == 0
+        tensors[name] = (raw if aligned else raw.clone()).view(DTYPES[dtype]).view(shape)
+    return tensors
+
+
+def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Write `tensors` to `path` in one step: the file appears under its name only when it is complete."""
+    path, names = Path(path), {dtype: name for name, dtype in DTYPES.items()}
+    header, position = ({"__metadata__": metadata} if metadata else {}), 0
+    for name, tensor in tensors.items():
+        end = position + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [position, end]}
+        position = end
+    encoded = json.dumps(header).encode("utf-8")
+    encoded += b" " * (-len(encoded) % 8)                                    # keeps the tensors aligned for mapping
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for tensor in tensors.values():
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """A `.bin` state dict; only tensors and plain containers are unpickled (`weights_only`), so no code can run."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:                                               # torch raises a different one for each fault
+        raise ValueError(f"{path}: not a readable PyTorch state dict ({str(error).splitlines()[0][:120]}); fetch it "
+                         "again, or use model.safetensors") from None
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise ValueError(f"{path}: holds {type(tensors).__name__}, expected a state dict of tensors")
+    return tensors
+
+
+def read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); fetch the file again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a JSON {type(content).__name__}, expected an object")
+    return content
+
+
+def read_weights(directory: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a model directory and the name of the file they came from."""
+    if (directory / "model.safetensors").exists():
+        return read_safetensors(directory / "model.safetensors"), "model.safetensors"
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(f, str) and f == Path(f).name and f.endswith(".safetensors")
+                                                       for f in weight_map.values()):
+            raise ValueError(f"{index}: expected a weight_map from tensor names to .safetensors files of this folder")
+        shards = {shard: read_safetensors(directory / shard) for shard in sorted(set(weight_map.values()))}
+        for name, shard in weight_map.items():
+            if name not in shards[shard]:
+                raise ValueError(f"{index}: puts '{name}' into {shard}, which does not hold it; fetch both again")
+        return {name: shards[shard][name] for name, shard in weight_map.items()}, f"{len(shards)} safetensors shards"
+    if (directory / "pytorch_model.bin").exists():
+        return read_pickle(directory / "pytorch_model.bin"), "pytorch_model.bin"
+    raise FileNotFoundError(f"{directory}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin; put "
+                            "the weights of the Hugging Face model there")
+
+
+# ---------------------------------------------------------------- pretrained models
+
+IGNORED = {                                                                  # in files, but nothing this code computes with
+    "gpt2": re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|lm_head\.weight"),
+    "roberta": re.compile(r"(roberta\.)?(embeddings\.position_ids|pooler\.dense\.(weight|bias))|lm_head\..*"),
+}
+PREFIX = {"gpt2": "transformer.", "roberta": "roberta."}
+REQUIRED = {                                                                 # settings that would change the computation
+    "gpt2": {"activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
+             "reorder_and_upcast_attn": False, "add_cross_attention": False, "tie_word_embeddings": True},
+    "roberta": {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False,
+                "classifier_dropout": None},
+}
+
+
+def cache_dir() -> Path:
+    """The folder for downloads, under the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora"
+
+
+def find_model(name_or_directory: str | Path, weights_dir: str | Path | None = None) -> Path | None:
+    """The local folder of a model, or None: the path itself, WEIGHTS_DIR/name (default $LORA_WEIGHTS, else the cache),
+    or the newest snapshot in the Hugging Face cache (HF_HUB_CACHE, HF_HOME)."""
+    weights_dir = Path(weights_dir or os.environ.get("LORA_WEIGHTS") or cache_dir() / "weights")
+    for directory in (Path(name_or_directory), weights_dir / name_or_directory):
+        if (directory / "config.json").is_file():
+            return directory
+    hub = Path(os.environ.get("HF_HUB_CACHE")
+               or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub")
+    for organisation in ("", "openai-community/", "FacebookAI/"):
+        repository = hub / ("models--" + (organisation + str(name_or_directory)).replace("/", "--"))
+        reference = repository / "refs" / "main"
+        if reference.is_file():
+            snapshot = repository / "snapshots" / reference.read_text(encoding="utf-8").strip()
+            if (snapshot / "config.json").is_file():
+                return snapshot
+    return None
+
+
+def read_config(directory: Path, num_labels: int | None, dropout: float | None) -> GPT2Config | RobertaConfig:
+    content = read_json(directory / "config.json")
+    kind = content.get("model_type")
+    if kind not in PREFIX:
+        raise ValueError(f"{directory / 'config.json'}: model_type is {kind!r}, expected one of {', '.join(PREFIX)}")
+    for key, value in REQUIRED[kind].items():
+        if content.get(key, value) != value:
+            raise ValueError(f"{directory / 'config.json'}: {key} is {content[key]!r}, this model computes {value!r} only")
+    if kind == "roberta":
+        content["num_labels"] = num_labels or len(content.get("id2label") or ()) or content.get("num_labels", 2)
+    if dropout is not None:
+        content.update({key: dropout for key in content if key.endswith(("_pdrop", "_dropout_prob"))})
+        content.update(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout,
+                       hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    config_class = GPT2Config if kind == "gpt2" else RobertaConfig
+    return config_class(**{f.name: content[f.name] for f in fields(config_class) if f.name in content})
+
+
+def check_names(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Refuse weights that do not fit the model exactly, naming the first that is missing, unexpected or misshapen."""
+    wanted = model.state_dict()
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or unexpected:
+        found = [f"{len(names)} {word} (first: '{names[0]}')" for word, names in
+                 (("tensors missing", missing), ("unexpected", unexpected)) if names]
+        raise ValueError(f"{source}: {' and '.join(found)}; expected the {len(wanted)} tensors of the model that "
+                         "config.json describes: use the weights and the config of one model")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise ValueError(f"{source}: tensor '{name}' has shape {list(tensor.shape)}, config.json asks for "
+                             f"{list(wanted[name].shape)}: use the weights and the config of one model")
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{source}: tensor '{name}' is {tensor.dtype}, expected fp32, fp16 or bf16 weights")
+
+
+def load_pretrained(name_or_directory: str | Path, num_labels: int | None = None, dropout: float | None = None,
+                    seed: int = 0) -> GPT2 | RobertaClassifier:
+    """A pretrained model from a Hugging Face directory (or the name of one found locally), fp32, in eval mode.
+
+    num_labels: labels of RoBERTa's head, default config.json's. A head in the file is loaded; without one it starts
+    fresh from `seed`, and the report says so. dropout: in place of every dropout probability of config.json (0.0 is
+    the authors' GPT-2, which has none). One line on stderr says what was loaded.
+    Raises FileNotFoundError where nothing is found, ValueError for files that do not fit.
+    """
+    directory = find_model(name_or_directory)
+    if directory is None:
+        raise FileNotFoundError(f"no model '{name_or_directory}': neither a folder with config.json nor a model in the "
+                                f"cache; fetch it with `python data.py {name_or_directory}` or give its folder "
+                                "(`make demo` needs no download)")
+    config = read_config(directory, num_labels, dropout)
+    kind, build = ("gpt2", GPT2) if isinstance(config, GPT2Config) else ("roberta", RobertaClassifier)
+    with torch.device("meta"):                                               # no memory until the file's tensors are there
+        model = build(config)
+    stored, file_name = read_weights(directory)
+    names = {name: name if name.startswith((PREFIX[kind], "classifier.")) else PREFIX[kind] + name
+             for name in stored if not IGNORED[kind].fullmatch(name)}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"{directory / file_name}: holds tensors both with and without the prefix '{PREFIX[kind]}'")
+    tensors = {names[name]: stored[name] for name in names}
+    token_embedding = tensors.get("transformer.wte.weight")
+    if kind == "gpt2" and "lm_head.weight" in stored and not torch.equal(stored["lm_head.weight"], token_embedding):
+        raise ValueError(f"{directory / file_name}: lm_head.weight differs from the token embedding; only tied heads load")
+    fresh_head = kind == "roberta" and not any(name.startswith("classifier.") for name in tensors)
+    if fresh_head:
+        tensors.update(fresh_classifier(config, seed))
+    check_names(model, tensors, directory / file_name)
+    stored_as = "/".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"loaded {kind} from {directory / file_name}: {len(names)} tensors ({stored_as}), "
+          f"{len(stored) - len(names)} ignored, {count:,} parameters"
+          + (f"; no classifier in the file: fresh head for {config.num_labels} labels, seed {seed}" if fresh_head else ""),
+          file=sys.stderr)
+    return model.eval()
+
+
+def fresh_classifier(config: RobertaConfig, seed: int) -> dict[str, Tensor]:
+    """An untrained head: weights N(0, initializer_range), biases 0."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"dense": (config.hidden_size, config.hidden_size), "out_proj": (config.num_labels, config.hidden_size)}
+    tensors = {}
+    for layer, shape in shapes.items():
+        tensors[f"classifier.{layer}.weight"] = torch.empty(shape).normal_(0.0, config.initializer_range,
+                                                                           generator=generator)
+        tensors[f"classifier.{layer}.bias"] = torch.zeros(shape[0])
+    return tensors

@@ -1,0 +1,308 @@
+"""model.py against transformers: the same files, the same logits; and what it says of files that do not fit."""
+import json
+import shutil
+
+import pytest
+import torch
+
+import model as M
+
+transformers = pytest.importorskip("transformers")
+
+
+def shake(reference, seed=0):
+    """Make every bias and LayerNorm weight matter: transformers starts them at 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(torch.empty_like(parameter).normal_(0, 0.05, generator=generator))
+    return reference.eval()
+
+
+def gpt2_reference(**overrides):
+    torch.manual_seed(1)
+    return shake(transformers.GPT2LMHeadModel(transformers.GPT2Config(**overrides)))
+
+
+def roberta_reference(labels=3, **overrides):
+    torch.manual_seed(1)
+    settings = {"vocab_size": 50265, "max_position_embeddings": 514, "layer_norm_eps": 1e-5, "type_vocab_size": 1,
+                "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "num_labels": labels} | overrides
+    return shake(transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**settings)))
+
+
+ODD_GPT2 = {"vocab_size": 97, "n_positions": 40, "n_embd": 36, "n_layer": 3, "n_head": 3, "n_inner": 50}
+ODD_ROBERTA = {"vocab_size": 101, "max_position_embeddings": 44, "hidden_size": 48, "num_hidden_layers": 3,
+               "num_attention_heads": 4, "intermediate_size": 70}
+MEDIUM = {"n_embd": 1024, "n_layer": 24, "n_head": 16}
+
+
+def padded_batch(vocab_size, lengths, pad_id, seed=0):
+    """(B, T) tokens padded on the right and the mask; the padding id does not occur inside."""
+    generator = torch.Generator().manual_seed(seed)
+    input_ids = torch.full((len(lengths), max(lengths)), pad_id)
+    mask = torch.zeros_like(input_ids)
+    for row, length in enumerate(lengths):
+        input_ids[row, :length] = torch.randint(5, vocab_size, (length,), generator=generator)
+        mask[row, :length] = 1
+    return input_ids, mask
+
+
+@pytest.mark.parametrize("overrides", [{}, MEDIUM, ODD_GPT2, ODD_GPT2 | {"n_head": 6, "n_inner": None}],
+                         ids=["gpt2", "gpt2-medium", "odd", "odd-6-heads"])
+def test_gpt2_logits_equal_transformers(tmp_path, overrides):
+    reference = gpt2_reference(**overrides)
+    reference.save_pretrained(tmp_path)
+    ours = M.load_pretrained(tmp_path)
+    input_ids, mask = padded_batch(reference.config.vocab_size, (19, 7, 13), pad_id=0)
+    with torch.inference_mode():
+        expected = reference(input_ids, attention_mask=mask).logits
+        padded, alone = ours(input_ids, attention_mask=mask), ours(input_ids[1:2, :7])
+    assert (padded - expected)[mask.bool()].abs().max() < 1e-4
+    assert (alone - expected[1:2, :7]).abs().max() < 1e-4
+    assert expected[mask.bool()].std() > 0.1                                # the comparison is not between zeros
+
+
+@pytest.mark.parametrize("overrides", [{}, ODD_ROBERTA, ODD_ROBERTA | {"pad_token_id": 4, "num_attention_heads": 6}],
+                         ids=["roberta-base", "odd", "odd-padding-id"])
+def test_roberta_logits_equal_transformers(tmp_path, overrides):
+    reference = roberta_reference(**overrides)
+    reference.save_pretrained(tmp_path)
+    ours = M.load_pretrained(tmp_path)
+    input_ids, mask = padded_batch(reference.config.vocab_size, (11, 23, 5), pad_id=reference.config.pad_token_id)
+    with torch.inference_mode():
+        expected = reference(input_ids, attention_mask=mask).logits
+        assert (ours(input_ids, attention_mask=mask) - expected).abs().max() < 1e-4
+        assert (ours(input_ids[2:, :5]) - expected[2:]).abs().max() < 1e-4
+        hidden = reference.roberta(input_ids, attention_mask=mask).last_hidden_state
+        assert (ours.hidden_states(input_ids, mask) - hidden)[mask.bool()].abs().max() < 1e-4
+    assert ours.config.num_labels == 3 and expected.std(dim=0).min() > 1e-3
+
+
+def test_training_mode_gradients_equal_transformers(tmp_path):
+    """With dropout off, the backward pass too: every parameter's gradient."""
+    reference = gpt2_reference(**ODD_GPT2, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0).train()
+    reference.save_pretrained(tmp_path)
+    ours = M.load_pretrained(tmp_path).train()
+    input_ids, _ = padded_batch(97, (12, 12), pad_id=0)
+    reference(input_ids).logits.square().mean().backward()
+    ours(input_ids).square().mean().backward()
+    for name, parameter in reference.named_parameters():
+        if name != "lm_head.weight":
+            torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_dropout_comes_from_the_config_and_can_be_switched_off(tmp_path):
+    gpt2_reference(**ODD_GPT2, embd_pdrop=0.3).save_pretrained(tmp_path)
+    input_ids, _ = padded_batch(97, (9, 9), pad_id=0)
+    as_configured, without = M.load_pretrained(tmp_path).train(), M.load_pretrained(tmp_path, dropout=0.0).train()
+    assert as_configured.config.embd_pdrop == 0.3 and as_configured.config.attn_pdrop == 0.1
+    assert not torch.equal(as_configured(input_ids), as_configured(input_ids))
+    assert torch.equal(without(input_ids), without(input_ids))
+
+
+def test_cache_with_a_mask_equals_the_whole_sequence(tmp_path):
+    """A prompt in one call, then two tokens per row and call, as two beams of it: equal to each beam written out."""
+    gpt2_reference(**ODD_GPT2).save_pretrained(tmp_path)
+    ours = M.load_pretrained(tmp_path)
+    prompt = torch.randint(5, 97, (3, 6))
+    beams = torch.randint(5, 97, (3, 2, 2))                                 # (N, K, steps)
+    cache = M.KVCache(ours.config, batch=3, capacity=6 + 2 * 2)
+    with torch.inference_mode():
+        ours.hidden_states(prompt, cache=cache)
+        for step in range(2):
+            sees = torch.zeros(2, 6 + 2 * (step + 1), dtype=torch.bool)
+            sees[:, :6] = True
+            for beam in range(2):
+                sees[beam, 6 + beam::2] = True
+            hidden = ours.hidden_states(beams[:, :, step], position_ids=torch.full((3, 2), 6 + step),
+                                        mask=sees[None, None], cache=cache)
+        for beam in range(2):
+            whole = ours.hidden_states(torch.cat([prompt, beams[:, beam]], dim=1))[:, -1]
+            torch.testing.assert_close(hidden[:, beam], whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_files_load_as_fp32(tmp_path, dtype):
+    reference = gpt2_reference(**ODD_GPT2).to(dtype)
+    reference.save_pretrained(tmp_path)
+    ours = M.load_pretrained(tmp_path)
+    name = "transformer.h.1.mlp.c_fc.weight"
+    assert ours.get_parameter(name).dtype == torch.float32
+    assert torch.equal(ours.get_parameter(name), reference.get_parameter(name).float())
+
+
+def test_every_file_form_loads_the_same(tmp_path):
+    """One safetensors file, shards, a zipped and an old pickle; with the prefix and without, with extra buffers."""
+    reference = roberta_reference(**ODD_ROBERTA)
+    reference.save_pretrained(tmp_path / "whole")
+    reference.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
+    bare = {name.removeprefix("roberta."): tensor for name, tensor in reference.state_dict().items()}
+    bare["embeddings.position_ids"] = torch.arange(44)[None]
+    bare["pooler.dense.weight"], bare["lm_head.bias"] = torch.ones(48, 48), torch.ones(101)
+    for form, zipped in (("zip", True), ("legacy", False)):
+        (tmp_path / form).mkdir()
+        shutil.copy(tmp_path / "whole" / "config.json", tmp_path / form)
+        torch.save(bare, tmp_path / form / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    whole = M.load_pretrained(tmp_path / "whole").state_dict()
+    for form in ("shards", "zip", "legacy"):
+        other = M.load_pretrained(tmp_path / form).state_dict()
+        assert whole.keys() == other.keys() and all(torch.equal(whole[name], other[name]) for name in whole)
+
+
+def test_old_gpt2_files_with_buffers_and_head_load(tmp_path):
+    reference = gpt2_reference(**ODD_GPT2)
+    reference.save_pretrained(tmp_path)
+    state = {name.removeprefix("transformer."): tensor.clone() for name, tensor in reference.state_dict().items()}
+    for layer in range(3):
+        state[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 40, 40, dtype=torch.bool)
+        state[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    M.write_safetensors(state, tmp_path / "model.safetensors")
+    ours = M.load_pretrained(tmp_path)
+    assert torch.equal(ours.transformer.wte.weight, reference.transformer.wte.weight)
+    state["lm_head.weight"] = state["lm_head.weight"] + 1
+    M.write_safetensors(state, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="only tied heads load"):
+        M.load_pretrained(tmp_path)
+
+
+def test_our_safetensors_are_read_by_the_library_and_back(tmp_path):
+    library = pytest.importorskip("safetensors.torch")
+    tensors = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "scalar": torch.tensor(4), "none": torch.empty(0, 3)}
+    M.write_safetensors(tensors, tmp_path / "ours.safetensors", metadata={"task": "e2e"})
+    library.save_file(tensors, tmp_path / "theirs.safetensors")
+    for read in (library.load_file(tmp_path / "ours.safetensors"), M.read_safetensors(tmp_path / "ours.safetensors"),
+                 M.read_safetensors(tmp_path / "theirs.safetensors")):
+        assert read.keys() == tensors.keys()
+        assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)
+
+
+def test_loaded_weights_are_mapped_and_writing_to_them_leaves_the_file_alone(tmp_path):
+    gpt2_reference(**ODD_GPT2).save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    ours = M.load_pretrained(tmp_path)
+    with torch.no_grad():
+        ours.transformer.wte.weight.zero_()
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_a_directory_without_classifier_gets_a_seeded_head_and_says_so(tmp_path, capsys):
+    reference = roberta_reference(**ODD_ROBERTA)
+    transformers.RobertaForMaskedLM(reference.config).save_pretrained(tmp_path)
+    first, again, other = (M.load_pretrained(tmp_path, num_labels=5, seed=seed) for seed in (3, 3, 4))
+    assert "fresh head for 5 labels, seed 3" in capsys.readouterr().err
+    assert first.classifier.out_proj.weight.shape == (5, 48)
+    assert torch.equal(first.classifier.dense.weight, again.classifier.dense.weight)
+    assert not torch.equal(first.classifier.dense.weight, other.classifier.dense.weight)
+    assert 0.015 < first.classifier.dense.weight.std() < 0.025
+
+
+def test_a_name_is_found_in_the_weights_folder_and_in_the_hugging_face_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    with pytest.raises(FileNotFoundError, match="no model 'gpt2'.*fetch it with"):
+        M.load_pretrained("gpt2")
+    snapshot = tmp_path / "hf" / "hub" / "models--openai-community--gpt2" / "snapshots" / "abc"
+    gpt2_reference(**ODD_GPT2).save_pretrained(snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc\n")
+    assert M.find_model("gpt2") == snapshot
+    shutil.copytree(snapshot, tmp_path / "weights" / "gpt2")
+    assert M.find_model("gpt2") == tmp_path / "weights" / "gpt2"
+    assert M.load_pretrained("gpt2").config.n_embd == 36
+
+
+def rewrite(path, change):
+    tensors = {name: tensor.clone() for name, tensor in M.read_safetensors(path).items()}
+    change(tensors)
+    M.write_safetensors(tensors, path)
+
+
+WRONG_TENSORS = {
+    "missing": (lambda t: t.pop("transformer.h.1.ln_2.bias"), r"1 tensors missing \(first: 'transformer.h.1.ln_2.bias'\)"),
+    "unexpected": (lambda t: t.update(extra=torch.ones(2)), r"1 unexpected \(first: 'transformer.extra'\)"),
+    "shape": (lambda t: t.update({"transformer.wpe.weight": torch.ones(39, 36)}), r"shape \[39, 36\].*\[40, 36\]"),
+    "dtype": (lambda t: t.update({"transformer.wpe.weight": torch.ones(40, 36).int()}), "torch.int32"),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_TENSORS)
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, fault):
+    gpt2_reference(**ODD_GPT2).save_pretrained(tmp_path)
+    change, message = WRONG_TENSORS[fault]
+    rewrite(tmp_path / "model.safetensors", change)
+    with pytest.raises(ValueError, match=message):
+        M.load_pretrained(tmp_path)
+
+
+def with_header(header, data):
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + data
+
+
+F32_2 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+DAMAGED = {
+    "empty": b"",
+    "huge header": (1 << 60).to_bytes(8, "little") + b"{}",
+    "not json": with_header(b"[}", b""),
+    "a list": with_header([1], b""),
+    "unknown dtype": with_header({"a": F32_2 | {"dtype": "F7"}}, bytes(8)),
+    "too short": with_header({"a": F32_2}, bytes(7)),
+    "too long": with_header({"a": F32_2}, bytes(9)),
+    "overlap": with_header({"a": F32_2, "b": F32_2 | {"data_offsets": [4, 12]}}, bytes(12)),
+    "gap": with_header({"a": F32_2, "b": F32_2 | {"data_offsets": [12, 20]}}, bytes(20)),
+    "shape": with_header({"a": F32_2 | {"shape": [3]}}, bytes(8)),
+    "negative shape": with_header({"a": F32_2 | {"shape": [-1, -2]}}, bytes(8)),
+    "string offsets": with_header({"a": F32_2 | {"data_offsets": ["0", "8"]}}, bytes(8)),
+    "twice": with_header(b'{"a": %b, "a": %b}' % ((json.dumps(F32_2).encode(),) * 2), bytes(8)),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGED)
+def test_a_damaged_safetensors_file_is_refused_in_one_line(tmp_path, fault):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(DAMAGED[fault])
+    with pytest.raises(ValueError, match="model.safetensors: ") as refusal:
+        M.read_safetensors(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    class Dangerous:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+    gpt2_reference(**ODD_GPT2).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"wte.weight": Dangerous()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="not a readable PyTorch state dict"):
+        M.load_pretrained(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_shard_index_cannot_point_outside_its_folder(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../outside.safetensors"}}')
+    with pytest.raises(ValueError, match="files of this folder"):
+        M.read_weights(tmp_path)
+
+
+@pytest.mark.parametrize("change, message", [({"model_type": "llama"}, "model_type is 'llama'"),
+                                             ({"activation_function": "relu"}, "activation_function is 'relu'"),
+                                             ({"tie_word_embeddings": False}, "tie_word_embeddings is False")])
+def test_a_config_that_would_compute_something_else_is_refused(tmp_path, change, message):
+    gpt2_reference(**ODD_GPT2).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=message):
+        M.load_pretrained(tmp_path)
+
+
+def test_too_long_inputs_and_left_padding_are_refused(tmp_path):
+    gpt2, roberta = M.GPT2(M.GPT2Config(**ODD_GPT2)), M.RobertaClassifier(M.RobertaConfig(**ODD_ROBERTA))
+    with pytest.raises(ValueError, match="41 tokens, but the model has 40 positions"):
+        gpt2(torch.ones(2, 41, dtype=torch.long))
+    with pytest.raises(ValueError, match="43 tokens, but the model takes 42"):
+        roberta(torch.full((2, 43), 7))
+    with pytest.raises(ValueError, match="padding on the right only"):
+        gpt2(torch.ones(2, 3, dtype=torch.long), attention_mask=torch.tensor([[1, 1, 1], [0, 1, 1]]))
