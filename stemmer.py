@@ -1,0 +1,155 @@
+"""The Snowball English stemmer (Porter2): METEOR counts two words with the same stem as a match.
+
+Porter, "The English (Porter2) stemming algorithm", snowballstem.org, in the version METEOR 1.5 contains. A suffix is
+taken off only inside a region of the word:
+
+    R1  what follows the first consonant after a vowel        beautiful -> iful
+    R2  the same once more inside R1                          beautiful -> ul
+
+Left out: later amendments of the algorithm, which change some stems. NLTK's English stemmer is not a replacement: it
+differs on words such as "communization".
+"""
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+VOWELS = "aeiouy"
+EXCEPTIONS = {
+    "skis": "ski", "skies": "sky", "dying": "die", "lying": "lie", "tying": "tie",
+    "idly": "idl", "gently": "gentl", "ugly": "ugli", "early": "earli", "only": "onli", "singly": "singl",
+    **{word: word for word in ("sky", "news", "howe", "atlas", "cosmos", "bias", "andes")},
+}
+FINISHED_AFTER_PLURAL = {"inning", "outing", "canning", "herring", "earring", "proceed", "exceed", "succeed"}
+
+R1_PREFIX = re.compile("gener|commun|arsen")
+REGION = re.compile(f".*?[{VOWELS}][^{VOWELS}]")
+SHORT_SYLLABLE_END = re.compile(f"(?:[^{VOWELS}][{VOWELS}][^{VOWELS}wxY]|^[{VOWELS}][^{VOWELS}])$")
+DOUBLE_END = re.compile("(?:bb|dd|ff|gg|mm|nn|pp|rr|tt)$")
+
+# suffix -> replacement, inside R1; "ogi" counts after l only, "li" after one of cdeghkmnrt
+STEP_2 = {
+    "tional": "tion", "enci": "ence", "anci": "ance", "abli": "able", "entli": "ent", "izer": "ize", "ization": "ize",
+    "ational": "ate", "ation": "ate", "ator": "ate", "alism": "al", "aliti": "al", "alli": "al", "fulness": "ful",
+    "ousli": "ous", "ousness": "ous", "iveness": "ive", "iviti": "ive", "biliti": "ble", "bli": "ble", "ogi": "og",
+    "fulli": "ful", "lessli": "less", "li": "",
+}
+# suffix -> replacement, inside R1; "ative" inside R2 only
+STEP_3 = {
+    "tional": "tion", "ational": "ate", "alize": "al", "icate": "ic", "iciti": "ic", "ical": "ic", "ful": "",
+    "ness": "", "ative": "",
+}
+# taken off inside R2; "ion" after s or t only
+STEP_4 = ("al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ism", "ate", "iti", "ous",
+          "ive", "ize", "ion")
+
+
+@lru_cache(maxsize=1 << 16)
+def stem(word: str) -> str:
+    """The stem of a lower-case word: "restaurants" -> "restaur", "families" -> "famili"."""
+    if word in EXCEPTIONS:
+        return EXCEPTIONS[word]
+    if len(word) <= 2:
+        return word
+    word = _mark_consonant_y(word.removeprefix("'"))
+    r1, r2 = _regions(word)
+    word = _strip_plural(re.sub("(?:'s'|'s|')$", "", word))
+    if word in FINISHED_AFTER_PLURAL:
+        return word
+    word = _strip_past_and_participle(word, r1)
+    if len(word) > 2 and word[-1] in "yY" and word[-2] not in VOWELS:
+        word = word[:-1] + "i"
+    word = _shorten_derivation(word, r1)
+    word = _shorten_second_derivation(word, r1, r2)
+    word = _strip_last_derivation(word, r2)
+    word = _strip_final_e_or_l(word, r1, r2)
+    return word.replace("Y", "y")
+
+
+def _mark_consonant_y(word: str) -> str:
+    """Write Y for a y that is a consonant: at the beginning and after a vowel."""
+    if word.startswith("y"):
+        word = "Y" + word[1:]
+    return re.sub(f"([{VOWELS}])y", r"\1Y", word)
+
+
+def _regions(word: str) -> tuple[int, int]:
+    """Where R1 and R2 begin."""
+    first = R1_PREFIX.match(word) or REGION.match(word)
+    r1 = first.end() if first else len(word)
+    second = REGION.match(word, r1)
+    return r1, second.end() if second else len(word)
+
+
+def _has_vowel(text: str) -> bool:
+    return any(letter in VOWELS for letter in text)
+
+
+def _longest_suffix(word: str, suffixes: Iterable[str]) -> str:
+    return max((suffix for suffix in suffixes if word.endswith(suffix)), key=len, default="")
+
+
+def _strip_plural(word: str) -> str:
+    """Step 1a: sses -> ss, ties -> tie, cries -> cri, gaps -> gap."""
+    if word.endswith("sses"):
+        return word[:-2]
+    if word.endswith(("ied", "ies")):
+        return word[:-2] if len(word) > 4 else word[:-1]
+    if word.endswith("s") and not word.endswith(("us", "ss")) and _has_vowel(word[:-2]):
+        return word[:-1]
+    return word
+
+
+def _strip_past_and_participle(word: str, r1: int) -> str:
+    """Step 1b: agreed -> agree, hopping -> hop, hoping -> hope, rated -> rate."""
+    suffix = _longest_suffix(word, ("eed", "eedly", "ed", "edly", "ing", "ingly"))
+    rest = word.removesuffix(suffix)
+    if suffix.startswith("ee"):
+        return rest + "ee" if len(rest) >= r1 else word
+    if not suffix or not _has_vowel(rest):
+        return word
+    if rest.endswith(("at", "bl", "iz")):
+        return rest + "e"
+    if DOUBLE_END.search(rest):
+        return rest[:-1]
+    if len(rest) == r1 and SHORT_SYLLABLE_END.search(rest):
+        return rest + "e"
+    return rest
+
+
+def _shorten_derivation(word: str, r1: int) -> str:
+    """Step 2: relational -> relate, friendli -> friend."""
+    suffix = _longest_suffix(word, STEP_2)
+    rest = word.removesuffix(suffix)
+    if not suffix or len(rest) < r1:
+        return word
+    if suffix == "ogi" and not rest.endswith("l") or suffix == "li" and rest[-1] not in "cdeghkmnrt":
+        return word
+    return rest + STEP_2[suffix]
+
+
+def _shorten_second_derivation(word: str, r1: int, r2: int) -> str:
+    """Step 3: formalize -> formal, goodness -> good."""
+    suffix = _longest_suffix(word, STEP_3)
+    rest = word.removesuffix(suffix)
+    if not suffix or len(rest) < (r2 if suffix == "ative" else r1):
+        return word
+    return rest + STEP_3[suffix]
+
+
+def _strip_last_derivation(word: str, r2: int) -> str:
+    """Step 4: adjustment -> adjust, adoption -> adopt."""
+    suffix = _longest_suffix(word, STEP_4)
+    rest = word.removesuffix(suffix)
+    if not suffix or len(rest) < r2 or suffix == "ion" and not rest.endswith(("s", "t")):
+        return word
+    return rest
+
+
+def _strip_final_e_or_l(word: str, r1: int, r2: int) -> str:
+    """Step 5: probate -> probat, but rate -> rate; controll -> control."""
+    rest = word[:-1]
+    if word.endswith("e"):
+        strips = len(rest) >= r2 or len(rest) >= r1 and not SHORT_SYLLABLE_END.search(rest)
+    else:
+        strips = word.endswith("ll") and len(rest) >= r2
+    return rest if strips else word
