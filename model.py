@@ -412,6 +412,13 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def write_json(content: dict, path: Path) -> None:
+    """Write a JSON file in one step, like write_safetensors."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def read_weights(directory: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a model directory and the name of the file they came from."""
     if (directory / "model.safetensors").exists():
