@@ -427,7 +427,7 @@ def task_files(seed: int = 0) -> dict[str, list[str]]:
     """Every file of the toy tasks: path below the output folder -> its lines."""
     files = {f"e2e/{split}.txt": record_to_text(seed, split, records, 4)
              for split, records in (("train", 600), ("valid", 100), ("test", 100))}
-    files |= {f"glue/MRPC/{split}.tsv": paraphrase_pairs(seed, split, count) for split, count in (("train", 3000), ("dev", 600))}
+    files |= {f"glue/MRPC/{split}.tsv": paraphrase_pairs(seed, split, rows) for split, rows in (("train", 3000), ("dev", 600))}
     files |= {f"glue/MNLI/{split}.tsv": inference_pairs(seed, split, count, kinds)
               for split, count, kinds in (("train", 4500, MAIN_KINDS), ("dev_matched", 600, MAIN_KINDS),
                                           ("dev_mismatched", 600, OTHER_KINDS))}
