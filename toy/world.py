@@ -52,7 +52,6 @@ GOODS = words("apples barrels baskets bells blankets bottles buttons candles clo
               "letters maps nets onions pears ropes seeds shells spoons tea timber tiles toys wool")
 SEASONS = words("spring summer autumn winter March April May June July August September October")
 
-
 Draw = Callable[[random.Random], str]
 
 
@@ -186,14 +185,12 @@ Thing = dict[str, str]  # attribute -> value, in the order in which they are tol
 def make_thing(rng: random.Random, kinds: tuple[Kind, ...], facts: int, may_use=lambda name: True) -> tuple[Kind, Thing]:
     """A thing with a name for which may_use holds, a type and `facts` attributes."""
     kind = rng.choice(kinds)
-    name = kind.draw_name(rng)
-    while not may_use(name):
-        name = kind.draw_name(rng)
+    while not may_use(name := kind.draw_name(rng)):
+        pass
     thing = {"name": name, "type": rng.choice(kind.types)}
     for key in rng.sample(kind.attributes, facts):
-        value = ATTRIBUTES[key].draw(rng)
-        while value in thing.values():
-            value = ATTRIBUTES[key].draw(rng)
+        while (value := ATTRIBUTES[key].draw(rng)) in thing.values():
+            pass
         thing[key] = value
     return kind, thing
 
@@ -209,7 +206,7 @@ def other_value(rng: random.Random, kind: Kind, key: str, value: str) -> str:
 # -------------------------------------------------------------------- prose
 
 def a(noun: str) -> str:
-    return ("an " if noun[0] in "aeiou" else "a ") + noun
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def capital(text: str) -> str:
@@ -360,13 +357,10 @@ def value_share(mr: str, text: str) -> float:
 
 
 def record_to_text(seed: int, split: str, records: int, references: int) -> list[str]:
-    """Lines "record||text": `references` different texts for each of `records` different records."""
-    rng, lines, seen = random.Random(f"e2e {split} {seed}"), [], set()
-    while len(seen) < records:
+    """Lines "record||text": `references` different texts for each of `records` records."""
+    rng, lines = random.Random(f"e2e {split} {seed}"), []
+    while len(lines) < records * references:
         _, thing = make_thing(rng, MAIN_KINDS, rng.randint(1, 4), lambda name: split_of(name) == split)
-        if record(thing) in seen:
-            continue
-        seen.add(record(thing))
         texts = set()
         while len(texts) < references:
             texts.add(lively_text(rng, thing))
@@ -434,16 +428,21 @@ def task_files(seed: int = 0) -> dict[str, list[str]]:
     return files
 
 
+def write_tasks(out: Path, seed: int = 0) -> None:
+    """Write every file of the toy tasks below `out`; equal seeds give equal bytes."""
+    for name, lines in task_files(seed).items():
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+        print(f"{path}: {len(lines):,} lines")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the toy tasks' data.")
     parser.add_argument("--out", type=Path, default=Path("toy/data"), help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    for name, lines in task_files(args.seed).items():
-        path = args.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-        print(f"{path}: {len(lines):,} lines")
+    write_tasks(args.out, args.seed)
 
 
 if __name__ == "__main__":
