@@ -142,7 +142,7 @@ def add_lora(model: GPT2 | RobertaClassifier, rank: int, alpha: float, targets: 
     if hasattr(model, "lora_settings"):
         raise RuntimeError("the model has LoRA already: load the base again to start another adapter")
     generator = torch.Generator().manual_seed(seed)
-    modules = MODULES[type(model)]
+    modules, model.fingerprint = MODULES[type(model)], base_fingerprint(model)
     for block in model.get_submodule(LAYERS[type(model)]):
         by_path: dict[str, dict[str, slice]] = {}
         for target in sorted(settings.targets, key=TARGETS.index):
@@ -241,8 +241,8 @@ def write_adapter(directory: str | Path, tensors: dict[str, Tensor], config: dic
 
 
 def own_section(model: nn.Module, task: str) -> dict:
-    """What identifies the base and the task of an adapter of any method."""
-    return {"base_fingerprint": base_fingerprint(model), "task": task,
+    """What identifies the base, as it was before training, and the task of an adapter of any method."""
+    return {"base_fingerprint": model.fingerprint, "task": task,
             "num_labels": getattr(model.config, "num_labels", None)}
 
 
@@ -307,6 +307,12 @@ def load_adapter(model: GPT2 | RobertaClassifier, directory: str | Path, alpha: 
         add_lora(model, alpha=own["alpha"] if alpha is None else alpha, **settings)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{directory}: adapter_config.json is no LoRA adapter of this project ({error!r})") from None
+    copy_adapter(model, tensors, directory)
+    return model
+
+
+def copy_adapter(model: nn.Module, tensors: dict[str, Tensor], directory: str | Path) -> None:
+    """Copy the tensors of an adapter file into a model that has LoRA with the same settings."""
     wanted = {name: parameter for name, parameter in model.named_parameters() if name.startswith(HEAD)}
     for name, layer in lora_layers(model).items():
         wanted |= {f"{name}.lora_A": layer.lora_A, f"{name}.lora_B": layer.lora_B}
@@ -321,7 +327,6 @@ def load_adapter(model: GPT2 | RobertaClassifier, directory: str | Path, alpha: 
                 copy_blocks(model.get_submodule(name.rpartition(".")[0]), name, tensor, directory)
             else:
                 copy_exactly(wanted[name], tensor, name, directory)
-    return model
 
 
 def copy_blocks(layer: LoRALinear, name: str, tensor: Tensor, directory: str | Path) -> None:
