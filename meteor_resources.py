@@ -1,0 +1,211 @@
+"""What METEOR knows about English: function words, prefixes, WordNet synonyms and a paraphrase table.
+
+The lists come from the PyPI package pycocoevalcap, which carries METEOR 1.5 as a jar (a zip file) and its paraphrase
+table as a gz file. Both are read as data: nothing of that package is imported and no Java is started.
+
+The paraphrase table holds 5.3 million pairs in 272 MB of text, of which a test set can use a few thousand. It is read
+once, as a stream, and a pair is kept only if both its phrases occur in the texts. Phrases are compared by 64-bit
+fingerprints, a block at a time in numpy, so that no Python object is made for a pair that is thrown away. What
+concerns a set of references is cached on disk.
+"""
+import hashlib
+import importlib.util
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+PACKAGE = "pycocoevalcap==1.2"
+LONGEST_PHRASE = 7  # words, in the paraphrase table
+
+WORDNET_SUFFIXES = (  # suffix -> ending, in WordNet's order: nouns, verbs, adjectives
+    ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
+    ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", ""),
+    ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
+)
+
+
+def resource_paths() -> tuple[Path, Path]:
+    """The jar and the paraphrase table inside pycocoevalcap.
+
+    Raises FileNotFoundError, with the command that installs the package, if they are not there.
+    """
+    package = importlib.util.find_spec("pycocoevalcap")
+    for folder in package.submodule_search_locations or () if package else ():
+        jar = Path(folder) / "meteor" / "meteor-1.5.jar"
+        table = Path(folder) / "meteor" / "data" / "paraphrase-en.gz"
+        if jar.is_file() and table.is_file():
+            return jar, table
+    raise FileNotFoundError(
+        f"METEOR needs the word lists of {PACKAGE}, which is not installed: run  pip install --no-deps {PACKAGE}")
+
+
+class Lexicon:
+    """The word lists of METEOR's jar: function words, words whose period is no full stop, and synonym sets."""
+
+    def __init__(self, jar: Path):
+        with zipfile.ZipFile(jar) as archive:
+            def lines(name: str) -> list[str]:
+                return archive.read(name).decode("utf-8").removesuffix("\n").split("\n")
+
+            self.function_words = frozenset(lines("function/english.words"))
+            self.prefixes = dict(_parse_prefix(line) for line in lines("nonbreaking/english.prefixes")
+                                 if line and not line.startswith("#"))
+            synsets = lines("synonym/english.synsets")
+            exceptions = lines("synonym/english.exceptions")
+        self._synsets = dict(zip(synsets[::2], synsets[1::2], strict=True))  # word -> "id id ..."
+        self._base_forms: dict[str, list[str]] = {}
+        for base, forms in zip(exceptions[::2], exceptions[1::2], strict=True):
+            for form in forms.split():
+                self._base_forms.setdefault(form, []).append(base)
+
+    @lru_cache(maxsize=1 << 16)  # noqa: B019 - one lexicon lives as long as the program
+    def synsets(self, word: str) -> frozenset[str]:
+        """The WordNet synonym sets of a word and of its base forms."""
+        bases = self._base_forms[word] if word in self._base_forms else [self._base_form(word)]
+        return frozenset(synset for form in (word, *bases) for synset in self._synsets.get(form, "").split())
+
+    def _base_form(self, word: str) -> str:
+        """The first form in WordNet that a suffix rule makes of the word: "dishes" -> "dish"; "" if there is none."""
+        if word.endswith("ss") or len(word) <= 2:
+            return word
+        forms = (word.removesuffix(suffix) + ending for suffix, ending in WORDNET_SUFFIXES if word.endswith(suffix))
+        return next((form for form in forms if form in self._synsets), "")
+
+
+def _parse_prefix(line: str) -> tuple[str, bool]:
+    """A line of the prefix list -> (word, whether it counts before numbers only)."""
+    word, *mark = line.split()
+    return word, bool(mark)
+
+
+@lru_cache(maxsize=1)
+def load_lexicon() -> Lexicon:
+    """The word lists, read once."""
+    return Lexicon(resource_paths()[0])
+
+
+# -------------------------------------------------------------------------------------------------- paraphrase table
+
+BLOCK_BYTES = 1 << 22  # of compressed table; about 18 MB of text
+FINGERPRINT_BITS = 24
+IN_REFERENCES, IN_HYPOTHESES = np.uint8(1), np.uint8(2)
+LOW_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)  # masks for the first n bytes
+MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)  # odd, random bits
+
+
+def paraphrases_near(references: list[str], cache: bool = True) -> bytes:
+    """All pairs of the paraphrase table with a phrase in the references, as lines: phrase, paraphrase, phrase, ...
+
+    The references are normalised texts. A few pairs more may be among them (two phrases can share a fingerprint);
+    none is missing. With `cache`, they are kept under $XDG_CACHE_HOME (~/.cache) in a file named after the content of
+    references and table. That saves time and never changes a result: a damaged file is read anew from the table, and
+    without a writable folder nothing is kept.
+    """
+    table = resource_paths()[1]
+    if not cache:
+        return _scan_table(table, references)
+    path = _cache_path(table, references)
+    try:
+        return zlib.decompress(path.read_bytes())
+    except (OSError, zlib.error):
+        pairs = _scan_table(table, references)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(zlib.compress(pairs, level=1))
+        os.replace(file.name, path)
+    except OSError:
+        pass
+    return pairs
+
+
+def select_paraphrases(pairs: bytes, references: list[str], hypotheses: list[str]) -> list[tuple[str, str]]:
+    """Of `paraphrases_near(references)` those that match a phrase of a reference with one of a hypothesis, in order."""
+    seen = _seen(references, IN_REFERENCES) | _seen(hypotheses, IN_HYPOTHESES)
+
+    def joins(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return (first & IN_REFERENCES & second >> 1) | (second & IN_REFERENCES & first >> 1)
+
+    selected, _ = _select(pairs, 2, seen, joins)
+    lines = selected.decode("utf-8").split("\n")
+    return list(zip(lines[:-1:2], lines[1::2], strict=True))
+
+
+def _scan_table(table: Path, references: list[str]) -> bytes:
+    """Read the whole table; one thread decompresses the next block while this one is looked through."""
+    seen = _seen(references, IN_REFERENCES)
+    found, rest = [], b""
+    with table.open("rb") as file, ThreadPoolExecutor(1) as ahead:
+        decompressor = zlib.decompressobj(wbits=31)
+
+        def next_block() -> bytes:
+            return decompressor.decompress(file.read(BLOCK_BYTES))
+
+        pending = ahead.submit(next_block)
+        while block := pending.result():
+            pending = ahead.submit(next_block)
+            pairs, rest = _select(rest + block, 3, seen, np.bitwise_or)
+            found.append(pairs)
+    return b"".join(found)
+
+
+def _select(text: bytes, lines_per_pair: int, seen: np.ndarray, condition: Callable) -> tuple[bytes, bytes]:
+    """The pairs of `text` that fulfil condition(seen of phrase a, seen of phrase b), and the incomplete rest of text.
+
+    A pair is two lines, or three where its probability stands first; it comes back as two lines.
+    """
+    line_ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
+    line_ends = line_ends[:len(line_ends) // lines_per_pair * lines_per_pair]
+    ends = line_ends.reshape(-1, lines_per_pair)  # (pairs, lines)
+    starts = np.concatenate([[0], line_ends[:-1] + 1])[:len(line_ends)].reshape(ends.shape)
+    a, b = (seen[_fingerprints(text, starts[:, i], ends[:, i])] for i in (-2, -1))
+    chosen = np.flatnonzero(condition(a, b))
+    spans = zip(starts[chosen, -2].tolist(), (ends[chosen, -1] + 1).tolist(), strict=True)
+    complete = int(line_ends[-1]) + 1 if len(line_ends) else 0
+    return b"".join(text[start:end] for start, end in spans), text[complete:]
+
+
+def _seen(texts: list[str], flag: np.uint8) -> np.ndarray:
+    """A table of 2^FINGERPRINT_BITS bytes that holds `flag` for the fingerprint of every phrase in the texts."""
+    text = "\n".join(texts).encode("utf-8")
+    characters = np.frombuffer(text, dtype=np.uint8)
+    separators = np.flatnonzero((characters == ord(" ")) | (characters == ord("\n")))
+    starts = np.concatenate([[0], separators + 1])  # (words,)
+    ends = np.concatenate([separators, [len(text)]])
+    lines = np.concatenate([[0], np.cumsum(characters[separators] == ord("\n"))])
+    seen = np.zeros(1 << FINGERPRINT_BITS, dtype=np.uint8)
+    for words in range(1, LONGEST_PHRASE + 1):
+        first, last = slice(None, max(len(lines) - words + 1, 0)), slice(words - 1, None)
+        inside = lines[first] == lines[last]
+        seen[_fingerprints(text, starts[first][inside], ends[last][inside])] = flag
+    return seen
+
+
+def _fingerprints(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """FINGERPRINT_BITS bits for each slice of text, mixed from its first 8 bytes, its last 8 bytes and its length."""
+    padded = text + bytes(8)
+    eight_bytes_from = np.ndarray((len(text) + 1,), dtype="<u8", buffer=padded, strides=(1,))  # overlapping windows
+    lengths = ends - starts
+    low_bytes = LOW_BYTES[np.minimum(lengths, 8)]
+    mixed = (eight_bytes_from[starts] & low_bytes) * MIXERS[0]
+    mixed ^= (eight_bytes_from[np.maximum(ends - 8, starts)] & low_bytes) * MIXERS[1]
+    mixed ^= lengths.astype(np.uint64) * MIXERS[2]
+    mixed ^= mixed >> np.uint64(29)
+    return mixed * MIXERS[0] >> np.uint64(64 - FINGERPRINT_BITS)
+
+
+def _cache_path(table: Path, references: list[str]) -> Path:
+    """Where the pairs for these references are kept; the table is known by its gzip trailer, a checksum and a size."""
+    with table.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        key = hashlib.sha256(file.read())
+    key.update("\n".join(references).encode("utf-8"))
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "meteor-paraphrases" / f"{key.hexdigest()[:32]}.z"
