@@ -86,6 +86,14 @@ class KVCache:
         self.values[layer, :, :, self.length:end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def keep(self, rows: list[int]) -> None:
+        """Keep these rows of the batch, in ascending order; they move up in place, so this takes no new memory."""
+        for new, old in enumerate(rows):
+            if new != old:
+                self.keys[:, new, :, :self.length] = self.keys[:, old, :, :self.length]
+                self.values[:, new, :, :self.length] = self.values[:, old, :, :self.length]
+        self.keys, self.values = self.keys[:, :len(rows)], self.values[:, :len(rows)]
+
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:
     return x.unflatten(-1, (n_head, -1)).transpose(1, 2)                     # (B, T, C) -> (B, H, T, D)

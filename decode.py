@@ -1,0 +1,354 @@
+"""Beam search for GPT-2, and the E2E task from meaning representation to text file.
+
+Two procedures, because they give different text (Hu et al. 2021, appendix D.3 decodes with the first):
+
+    authors   The n-gram ban looks at generated text and acts on the logits, so what is left is renormalised. The best K
+              continuations become the beams; one that ends is set aside, its slot counts as -inf and is refilled by the
+              others in the next step. At the last step unfinished beams compete too.
+    hf        As transformers' generate: the ban looks at prompt and generated text and acts on the log-probabilities.
+              Of (1 + number of end tokens) K continuations the best K that go on become the beams; the K best finished
+              ones are kept, and the search ends when the best beam scores below the worst of them. Greedy for K = 1.
+
+Both score a text by sum log p / length ** length_penalty, end token included. `greedy` and `sample` take one path.
+
+The K beams of a prompt are K tokens of one row: they share its keys and values, and a mask of each beam's ancestors
+takes the place of copies of the cache. Prompts are batched by length, and leave the batch when their search is over.
+Left out: diverse and constrained beams, prompts that join a batch under way.
+Shapes: N prompts of a batch, K beams, P prompt tokens, L generated tokens, S cached positions, V vocabulary.
+"""
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model import GPT2, KVCache
+
+SEARCHES = ("authors", "hf", "greedy", "sample")
+GPT2_END_TOKENS = (50256, 628)                                               # <|endoftext|> and "\n\n"
+CACHE_BYTES = 2**29                                                          # for keys, values and logits of a batch
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to search. length_penalties: the first ranks; `authors` is exact for the others too (see n_best)."""
+    beam_size: int = 10
+    length_penalties: tuple[float, ...] = (0.9,)
+    no_repeat_ngram_size: int = 4                                            # 0: no ban
+    max_new_tokens: int = 64
+    eos_ids: tuple[int, ...] = GPT2_END_TOKENS
+    search: str = "authors"
+    temperature: float = 1.0                                                 # this and the rest: for `sample`
+    top_k: int = 0                                                           # 0: the whole vocabulary
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.search not in SEARCHES:
+            raise ValueError(f"search is '{self.search}', expected one of {', '.join(SEARCHES)}")
+        for name, lowest in (("beam_size", 1), ("max_new_tokens", 1), ("no_repeat_ngram_size", 0), ("top_k", 0)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {lowest} or more")
+        if not self.length_penalties or not all(map(math.isfinite, self.length_penalties)):
+            raise ValueError(f"length penalties are {self.length_penalties}, expected at least one, all finite")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature is {self.temperature}, expected a number above 0 (search='greedy' has none)")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, expected 0 < top_p <= 1")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A generated text. tokens: without prompt and end token. length: tokens with the end token, if it has one."""
+    tokens: list[int]
+    log_probability: float
+    length: int
+
+    def score(self, length_penalty: float) -> float:
+        return self.log_probability / self.length ** length_penalty
+
+
+# ---------------------------------------------------------------- what users call
+
+def generate(model: GPT2, prompts: Sequence[Sequence[int]], beam_size: int = 10, length_penalty: float = 0.9,
+             no_repeat_ngram_size: int = 4, max_new_tokens: int = 64, eos_ids: Sequence[int] = GPT2_END_TOKENS,
+             search: str = "authors", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0,
+             batch_size: int | None = None) -> list[list[int]]:
+    """Token ids that continue each prompt, without the prompt and the end token.
+
+    eos_ids: any of them ends a text; one that the vocabulary lacks never occurs. search: see above; temperature,
+    top_k, top_p and seed are for "sample". batch_size: prompts at a time, None as many as CACHE_BYTES hold; it does
+    not change the result.
+    Raises ValueError for an empty or too long prompt, an unknown token id, and settings that make no sense.
+    """
+    settings = Settings(beam_size, (length_penalty,), no_repeat_ngram_size, max_new_tokens, tuple(eos_ids), search,
+                        temperature, top_k, top_p, seed)
+    return [hypotheses[0].tokens for hypotheses in n_best(model, prompts, settings, batch_size)]
+
+
+@torch.inference_mode()
+def n_best(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings,
+           batch_size: int | None = None) -> list[list[Hypothesis]]:
+    """The hypotheses of each prompt, best first by settings.length_penalties[0].
+
+    `authors` ranks beams without a length penalty, so one search serves several: for each of settings.length_penalties
+    the best of the list is what a search with that penalty alone finds. `hf` keeps the best beam_size for the first.
+    """
+    check_prompts(model, prompts, settings)
+    was_training = model.training
+    model.eval()
+    try:
+        results: list[list[Hypothesis]] = [[] for _ in prompts]
+        by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        while by_length:
+            size = batch_size or fitting_batch(model, len(prompts[by_length[0]]), settings)
+            batch, by_length = by_length[:size], by_length[size:]
+            greedy = settings.search == "hf" and settings.beam_size == 1
+            kind = OnePath if greedy else SEARCH_CLASSES[settings.search]
+            search = kind(model, {index: prompts[index] for index in batch}, settings)
+            search.run(results)
+    finally:
+        model.train(was_training)
+    for hypotheses in results:
+        hypotheses.sort(key=lambda hypothesis: -hypothesis.score(settings.length_penalties[0]))
+    return results
+
+
+def check_prompts(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings) -> None:
+    vocab_size, n_positions = model.config.vocab_size, model.config.n_positions
+    for index, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"prompt {index} is empty, expected at least one token (<|endoftext|> starts a free text)")
+        if len(prompt) + settings.max_new_tokens > n_positions:
+            raise ValueError(f"prompt {index} has {len(prompt)} tokens and max_new_tokens is {settings.max_new_tokens}, but "
+                             f"the model has {n_positions} positions: shorten one of them")
+        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+            outside = next(token for token in prompt if not 0 <= token < vocab_size)
+            raise ValueError(f"prompt {index} holds token id {outside}, but the model's ids are 0 to {vocab_size - 1}: use "
+                             "the tokenizer of this model")
+    # the first step has one beam to branch from, and `hf` needs beam_size continuations that do not end
+    needed = settings.beam_size + (len(set(settings.eos_ids)) if settings.search == "hf" else 0)
+    if settings.search in ("authors", "hf") and needed > vocab_size:
+        raise ValueError(f"beam_size is {settings.beam_size}, too large for the model's {vocab_size} tokens: lower it")
+
+
+def fitting_batch(model: GPT2, prompt_length: int, settings: Settings) -> int:
+    """How many prompts of at most this length a batch may hold: at least 1, and as many as CACHE_BYTES have room for."""
+    config, itemsize = model.config, model.transformer.wte.weight.element_size()
+    positions = prompt_length + settings.beam_size * settings.max_new_tokens
+    logits = 3 * settings.beam_size * config.vocab_size * itemsize
+    return max(1, CACHE_BYTES // (2 * config.n_layer * config.n_embd * positions * itemsize + logits))
+
+
+# ---------------------------------------------------------------- the beams of a batch
+
+class Beams:
+    """The running beams of N prompts: their tokens and log-probabilities, and what the model has computed for them."""
+
+    def __init__(self, model: GPT2, prompts: list[Sequence[int]], capacity: int):
+        """Reads the prompts, each once: one beam per prompt, with no token yet."""
+        device, lengths = model.transformer.wte.weight.device, [len(prompt) for prompt in prompts]
+        longest = max(lengths)
+        self.model, self.length = model, 0
+        self.cache = KVCache(model.config, len(prompts), longest + capacity, device, model.transformer.wte.weight.dtype)
+        self.tokens = torch.empty(len(prompts), 1, 0, dtype=torch.long, device=device)   # (N, K, L)
+        self.log_probs = torch.zeros(len(prompts), 1, device=device)                     # (N, K)
+        self.prompts = torch.tensor([[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+        input_ids = torch.tensor([list(prompt) + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
+        self.next_position = torch.tensor(lengths, device=device)[:, None]               # (N, 1)
+        self.visible = torch.arange(longest, device=device) < self.next_position[..., None]      # (N, K, S)
+        hidden_states = model.hidden_states(input_ids, cache=self.cache)                 # (N, P) -> (N, P, C)
+        self.logits = self.next_logits(hidden_states[torch.arange(len(prompts)), self.next_position[:, 0] - 1, None])
+
+    def next_logits(self, hidden_states: Tensor) -> Tensor:
+        return self.model.logits(hidden_states).float()                                  # (N, K, C) -> (N, K, V)
+
+    def branch(self, parents: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
+        """The next beams (N, K): the beam each comes from, the token it adds, and its log-probability."""
+        rows = torch.arange(len(parents), device=parents.device)[:, None]
+        self.tokens = torch.cat([self.tokens[rows, parents], tokens[..., None]], dim=-1)  # (N, K, L) -> (N, K, L + 1)
+        self.visible = self.visible[rows, parents]
+        self.log_probs, self.length = log_probs, self.length + 1
+
+    def keep(self, rows: list[int]) -> None:
+        """Drop the prompts whose search is over."""
+        for name in ("tokens", "log_probs", "prompts", "next_position", "visible"):
+            setattr(self, name, getattr(self, name)[rows])
+        self.cache.keep(rows)
+
+    def read(self) -> None:
+        """Run the model over the newest token of every beam.
+
+        Its keys and values go behind those of the prompt and of all earlier tokens of all beams, dead ones too; a beam
+        sees the positions of its ancestors and its own.
+        """
+        n, k, _ = self.tokens.shape
+        own = torch.eye(k, dtype=torch.bool, device=self.tokens.device).expand(n, k, k)
+        self.visible = torch.cat([self.visible, own], dim=-1)                            # (N, K, S) -> (N, K, S + K)
+        self.logits = self.next_logits(self.model.hidden_states(
+            self.tokens[..., -1], self.next_position.expand(n, k), self.visible[:, None], self.cache))
+        self.next_position = self.next_position + 1
+
+
+def ban_repeats(scores: Tensor, history: Tensor, n: int) -> None:
+    """Set to -inf, in scores (N, K, V), each token that would repeat an n-gram of history (N, K, T); -1 is padding."""
+    if n == 0 or history.shape[-1] < n:
+        return
+    windows = history.unfold(-1, n, 1)                                       # (N, K, T) -> (N, K, T - n + 1, n)
+    suffix = history[..., history.shape[-1] - n + 1:]                        # (N, K, n - 1)
+    repeats = (windows[..., :-1] == suffix[:, :, None]).all(dim=-1) & (windows[..., -1] >= 0)
+    row, beam, start = repeats.nonzero(as_tuple=True)
+    scores[row, beam, windows[row, beam, start, -1]] = NEVER
+
+
+def best_continuations(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `count` highest of scores (N, K, V), best first: their values, beams and tokens, each (N, count)."""
+    values, flat = scores.flatten(1).topk(min(count, scores.shape[1] * scores.shape[2]))
+    return values, flat // scores.shape[2], flat % scores.shape[2]
+
+
+# ---------------------------------------------------------------- the searches
+
+class Search:
+    """A search over a batch of prompts; what a step does is in the classes below."""
+
+    def __init__(self, model: GPT2, prompts: dict[int, Sequence[int]], settings: Settings):
+        """prompts: index in the caller's list -> token ids."""
+        width = settings.beam_size if settings.search in ("authors", "hf") else 1
+        self.settings, self.indices = settings, list(prompts)
+        self.beams = Beams(model, list(prompts.values()), capacity=width * (settings.max_new_tokens - 1))
+        self.eos_ids = torch.tensor(sorted(set(settings.eos_ids)), device=self.beams.tokens.device)
+        self.finished: list[list[Hypothesis]] = [[] for _ in prompts]        # of each row
+
+    def run(self, results: list[list[Hypothesis]]) -> None:
+        while True:
+            over = self.step(self.beams.logits)
+            going_on = [row for row in range(len(over)) if not over[row]]
+            for row in set(range(len(over))).difference(going_on):
+                results[self.indices[row]] = self.finished[row]
+            if not going_on:
+                return
+            if len(going_on) < len(over):
+                self.beams.keep(going_on)
+                self.indices = [self.indices[row] for row in going_on]
+                self.finished = [self.finished[row] for row in going_on]
+            self.beams.read()
+
+    def step(self, logits: Tensor) -> list[bool]:
+        """Choose the next token of every beam from logits (N, K, V); True for the rows whose search is over."""
+        raise NotImplementedError
+
+    def at_limit(self) -> bool:
+        return self.beams.length == self.settings.max_new_tokens
+
+    def finish(self, row: int, tokens: Tensor, log_prob: float) -> None:
+        """Set aside a text of `row`; its end token, if it has one, counts in the length but is not part of the text."""
+        ids = tokens.tolist()
+        self.finished[row].append(Hypothesis(ids[:-1] if ids[-1] in self.settings.eos_ids else ids, log_prob, len(ids)))
+
+
+class AuthorsSearch(Search):
+    def step(self, logits: Tensor) -> list[bool]:
+        beams, settings = self.beams, self.settings
+        ban_repeats(logits, beams.tokens, settings.no_repeat_ngram_size)
+        scores = beams.log_probs[..., None] + F.log_softmax(logits, dim=-1)              # (N, K, V)
+        log_probs, parents, tokens = best_continuations(scores, settings.beam_size)
+        beams.branch(parents, tokens, log_probs)
+        ended = torch.isin(tokens, self.eos_ids)
+        setting_aside = (ended | self.at_limit()) & log_probs.isfinite()     # children of an ended beam are at -inf
+        for row, beam in setting_aside.nonzero().tolist():
+            self.finish(row, beams.tokens[row, beam], log_probs[row, beam].item())
+        beams.log_probs = log_probs.masked_fill(ended, NEVER)
+        return [self.at_limit() or self.is_decided(finished, best_running)
+                for finished, best_running in zip(self.finished, beams.log_probs.amax(dim=1).tolist(), strict=True)]
+
+    def is_decided(self, finished: list[Hypothesis], best_running: float) -> bool:
+        """Whether no running beam can still beat the best finished text, so that stopping changes nothing.
+
+        A running beam has log-probability c <= best_running <= 0. Each further token adds log p <= 0, so it ends with
+        c' <= c, and with a length of at most M = max_new_tokens. For a penalty a >= 0 its score is then
+        c' / length ** a <= c' / M ** a <= best_running / M ** a, because dividing a negative number by more brings it
+        nearer to 0. If a finished text reaches that bound, the later one could at most draw, and the first keeps its place.
+        With a < 0 longer texts score lower without bound on c, and only the end of all beams (-inf) decides.
+        """
+        if best_running == NEVER:
+            return True
+        return bool(finished) and all(
+            penalty >= 0 and max(text.score(penalty) for text in finished)
+            >= best_running / self.settings.max_new_tokens ** penalty for penalty in self.settings.length_penalties)
+
+
+class HfSearch(Search):
+    def step(self, logits: Tensor) -> list[bool]:
+        beams, settings, K = self.beams, self.settings, self.settings.beam_size
+        scores = F.log_softmax(logits, dim=-1)                                           # (N, K, V)
+        prompts = beams.prompts[:, None].expand(-1, scores.shape[1], -1)                 # (N, P) -> (N, K, P)
+        ban_repeats(scores, torch.cat([prompts, beams.tokens], dim=-1), settings.no_repeat_ngram_size)
+        scores += beams.log_probs[..., None]
+        log_probs, parents, tokens = best_continuations(scores, max(2, 1 + len(self.eos_ids)) * K)
+        beams.branch(parents, tokens, log_probs)                             # more than K beams, until the choice below
+        ended = torch.isin(tokens, self.eos_ids) | self.at_limit()
+        for row, rank in (ended[:, :K] & log_probs[:, :K].isfinite()).nonzero().tolist():
+            self.finish(row, beams.tokens[row, rank], log_probs[row, rank].item())
+        running, best = log_probs.masked_fill(ended, NEVER).topk(K)          # (N, K)
+        rows = torch.arange(len(best), device=best.device)[:, None]
+        beams.tokens, beams.visible, beams.log_probs = beams.tokens[rows, best], beams.visible[rows, best], running
+        return [self.at_limit() or self.is_decided(row, best_running)
+                for row, best_running in enumerate(running[:, 0].tolist())]
+
+    def is_decided(self, row: int, best_running: float) -> bool:
+        """Keep the best K texts; over when there are K and the best beam, ending now, would not be among them.
+
+        That is transformers' rule for early_stopping=False: a longer text could still have a higher score.
+        """
+        penalty = self.settings.length_penalties[0]
+        best = sorted(self.finished[row], key=lambda text: -text.score(penalty))[:self.settings.beam_size]
+        self.finished[row] = best
+        return len(best) == self.settings.beam_size and (
+            best_running / self.beams.length ** penalty <= best[-1].score(penalty))
+
+
+class OnePath(Search):
+    """Greedy search or sampling; the n-gram ban looks at prompt and generated text and acts on the logits."""
+
+    def __init__(self, model: GPT2, prompts: dict[int, Sequence[int]], settings: Settings):
+        super().__init__(model, prompts, settings)
+        # a source of random numbers per prompt, so that batches do not matter
+        self.random = {index: random.Random(f"seed {settings.seed}, prompt {index}") for index in prompts}
+
+    def step(self, logits: Tensor) -> list[bool]:
+        beams, settings = self.beams, self.settings
+        history = torch.cat([beams.prompts[:, None], beams.tokens], dim=-1)              # (N, 1, P + L)
+        ban_repeats(logits, history, settings.no_repeat_ngram_size)
+        if settings.search == "sample":
+            tokens = self.draw(logits[:, 0])[:, None]                                    # (N, 1)
+        else:
+            tokens = logits.argmax(dim=-1)
+        log_probs = F.log_softmax(logits, dim=-1).gather(-1, tokens[..., None])[..., 0]  # (N, 1)
+        beams.branch(torch.zeros_like(tokens), tokens, beams.log_probs + log_probs)
+        over = (torch.isin(tokens, self.eos_ids) | self.at_limit())[:, 0].tolist()
+        for row in range(len(over)):
+            if over[row]:
+                self.finish(row, beams.tokens[row, 0], beams.log_probs[row, 0].item())
+        return over
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """A token of each row of logits (N, V): temperature, then the top_k best, then the fewest that hold top_p."""
+        settings = self.settings
+        probs, ids = F.softmax(logits / settings.temperature, dim=-1).sort(dim=-1, descending=True)
+        if settings.top_k:
+            probs[:, settings.top_k:] = 0
+        probs /= probs.sum(dim=-1, keepdim=True)
+        probs[probs.cumsum(dim=-1) - probs >= settings.top_p] = 0            # what comes before it holds top_p already
+        cumulative = probs.cumsum(dim=-1)
+        uniform = torch.tensor([[self.random[index].random()] for index in self.indices], device=logits.device)
+        chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+        last = (probs > 0).sum(dim=-1, keepdim=True) - 1                     # rounding must not lead beyond it
+        return ids.gather(-1, chosen.minimum(last))[:, 0]
+
+
+SEARCH_CLASSES = {"authors": AuthorsSearch, "hf": HfSearch, "greedy": OnePath, "sample": OnePath}
