@@ -2,6 +2,8 @@
 
 Two procedures, because they give different text (Hu et al. 2021, appendix D.3 decodes with the first):
 
+    python decode.py --model gpt2-medium --adapter DIR --task e2e --split test --out predictions.txt
+
     authors   The n-gram ban looks at generated text and acts on the logits, so what is left is renormalised. The best K
               continuations become the beams; one that ends is set aside, its slot counts as -inf and is refilled by the
               others in the next step. At the last step unfinished beams compete too.
@@ -16,16 +18,23 @@ takes the place of copies of the cache. Prompts are batched by length, and leave
 Left out: diverse and constrained beams, prompts that join a batch under way.
 Shapes: N prompts of a batch, K beams, P prompt tokens, L generated tokens, S cached positions, V vocabulary.
 """
+import argparse
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
-from model import GPT2, KVCache
+import cli
+from data import Tokenizer, encode_e2e, fetch_model, fetch_task, load_tokenizer, read_e2e
+from eval_metrics import evaluate, write_hypotheses, write_references
+from lora import load_adapter
+from model import GPT2, KVCache, load_pretrained, write_json
 
 SEARCHES = ("authors", "hf", "greedy", "sample")
 GPT2_END_TOKENS = (50256, 628)                                               # <|endoftext|> and "\n\n"
@@ -55,6 +64,8 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {lowest} or more")
         if not self.length_penalties or not all(map(math.isfinite, self.length_penalties)):
             raise ValueError(f"length penalties are {self.length_penalties}, expected at least one, all finite")
+        if self.search == "hf" and len(self.length_penalties) > 1:
+            raise ValueError("hf ranks by the length penalty while it searches: expected one, search again for another")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature is {self.temperature}, expected a number above 0 (search='greedy' has none)")
         if not 0 < self.top_p <= 1:
@@ -87,7 +98,7 @@ def generate(model: GPT2, prompts: Sequence[Sequence[int]], beam_size: int = 10,
     """
     settings = Settings(beam_size, (length_penalty,), no_repeat_ngram_size, max_new_tokens, tuple(eos_ids), search,
                         temperature, top_k, top_p, seed)
-    return [hypotheses[0].tokens for hypotheses in n_best(model, prompts, settings, batch_size)]
+    return [best_text(hypotheses, length_penalty) for hypotheses in n_best(model, prompts, settings, batch_size)]
 
 
 @torch.inference_mode()
@@ -99,23 +110,28 @@ def n_best(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings,
     the best of the list is what a search with that penalty alone finds. `hf` keeps the best beam_size for the first.
     """
     check_prompts(model, prompts, settings)
+    greedy = settings.search == "hf" and settings.beam_size == 1
+    search_class = OnePath if greedy else SEARCH_CLASSES[settings.search]
+    results: list[list[Hypothesis]] = [[] for _ in prompts]
+    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     was_training = model.training
     model.eval()
     try:
-        results: list[list[Hypothesis]] = [[] for _ in prompts]
-        by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        while by_length:
-            size = batch_size or fitting_batch(model, len(prompts[by_length[0]]), settings)
-            batch, by_length = by_length[:size], by_length[size:]
-            greedy = settings.search == "hf" and settings.beam_size == 1
-            kind = OnePath if greedy else SEARCH_CLASSES[settings.search]
-            search = kind(model, {index: prompts[index] for index in batch}, settings)
-            search.run(results)
+        with tqdm(total=len(prompts), unit="prompt", desc="decoding", leave=False, disable=None) as bar:
+            while longest_first:
+                size = batch_size or fitting_batch(model, len(prompts[longest_first[0]]), settings)
+                batch, longest_first = longest_first[:size], longest_first[size:]
+                search_class(model, {index: prompts[index] for index in batch}, settings).run(results, bar)
     finally:
         model.train(was_training)
     for hypotheses in results:
         hypotheses.sort(key=lambda hypothesis: -hypothesis.score(settings.length_penalties[0]))
     return results
+
+
+def best_text(hypotheses: list[Hypothesis], length_penalty: float) -> list[int]:
+    """The tokens of the hypothesis with the highest score; the first of equals."""
+    return max(hypotheses, key=lambda hypothesis: hypothesis.score(length_penalty)).tokens
 
 
 def check_prompts(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings) -> None:
@@ -224,12 +240,14 @@ class Search:
         self.eos_ids = torch.tensor(sorted(set(settings.eos_ids)), device=self.beams.tokens.device)
         self.finished: list[list[Hypothesis]] = [[] for _ in prompts]        # of each row
 
-    def run(self, results: list[list[Hypothesis]]) -> None:
+    def run(self, results: list[list[Hypothesis]], bar: tqdm) -> None:
+        """Search to the end; each prompt's hypotheses go to its place in `results`."""
         while True:
             over = self.step(self.beams.logits)
             going_on = [row for row in range(len(over)) if not over[row]]
             for row in set(range(len(over))).difference(going_on):
                 results[self.indices[row]] = self.finished[row]
+                bar.update()
             if not going_on:
                 return
             if len(going_on) < len(over):
@@ -352,3 +370,110 @@ class OnePath(Search):
 
 
 SEARCH_CLASSES = {"authors": AuthorsSearch, "hf": HfSearch, "greedy": OnePath, "sample": OnePath}
+
+
+# ---------------------------------------------------------------- E2E
+
+def end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """<|endoftext|> and, where the vocabulary has it as one token, the empty line: 50256 and 628 for GPT-2."""
+    empty_line = tokenizer.pieces("\n\n")
+    return (tokenizer.eos_id, *empty_line) if len(empty_line) == 1 else (tokenizer.eos_id,)
+
+
+def clean(text: str) -> str:
+    """The text as the authors write it: up to the first empty line, without white space at the ends.
+
+    A line break left inside becomes a space, because the scorer's files hold one text per line.
+    """
+    return " ".join(text.split("\n\n")[0].strip().splitlines())
+
+
+def decode_e2e(model: GPT2, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]],
+               length_penalties: Sequence[float] = (0.9,), **options) -> tuple[list[list[str]], dict[float, list[str]]]:
+    """Decode each distinct MR of the (MR, reference) pairs once.
+
+    options: further fields of Settings, such as beam_size and search. Returns the references of each MR, in the order
+    in which the MRs first occur, and for every length penalty the hypotheses in the same order. With `authors` all
+    penalties come from one search.
+    """
+    references: dict[str, list[str]] = {}
+    for mr, reference in pairs:
+        references.setdefault(mr, []).append(reference)
+    prompts = []
+    for mr in references:
+        ids, context_length = encode_e2e(tokenizer, mr, "")
+        prompts.append(ids[:context_length])
+    results = n_best(model, prompts, Settings(length_penalties=tuple(length_penalties), eos_ids=end_tokens(tokenizer),
+                                              **options))
+    hypotheses = {penalty: [clean(tokenizer.decode(best_text(texts, penalty))) for texts in results]
+                  for penalty in length_penalties}
+    return list(references.values()), hypotheses
+
+
+def penalty_table(references: list[list[str]], hypotheses: dict[float, list[str]]) -> str:
+    """BLEU, NIST and the length ratio to the closest references, a line per length penalty."""
+    lines = ["length penalty    BLEU    NIST  length ratio"]
+    for penalty in sorted(hypotheses):
+        scores = evaluate(references, hypotheses[penalty], metrics=("BLEU", "NIST"))
+        lines.append(f"{penalty:14g}  {scores.system['BLEU']:.4f}  {scores.system['NIST']:.4f}  "
+                     f"{scores.details['length_ratio']:12.4f}")
+    return "\n".join(lines)
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="decode.py", description="Decode the meaning representations of an E2E split "
+                                     "and write hypotheses and references in the scorer's file format.")
+    parser.add_argument("--model", required=True, help="gpt2, gpt2-medium, ... or a model folder")
+    parser.add_argument("--adapter", help="a trained adapter; without it the base model decodes")
+    parser.add_argument("--alpha", type=float, help="scale of the adapter, in place of the stored one")
+    parser.add_argument("--task", default="e2e", choices=["e2e"])
+    parser.add_argument("--split", default="test", choices=["train", "valid", "test"])
+    parser.add_argument("--text", default="pretokenised", choices=["pretokenised", "official"],
+                        help="the authors' form of the texts, or the challenge's own; scores of the two do not compare")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="hypotheses; references "
+                        "and settings go beside it, into FILE.references and FILE.json")
+    parser.add_argument("--search", default="authors", choices=SEARCHES)
+    parser.add_argument("--beam-size", type=int, default=10)
+    parser.add_argument("--length-penalty", type=float, default=0.9, help="the paper has 0.9, the authors' README 0.8")
+    parser.add_argument("--no-repeat-ngram-size", type=int, default=4, help="0: no ban")
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--compare-penalties", action="store_true",
+                        help="print BLEU, NIST and length ratio for 0.8, 0.9 and 1.0 from the same search")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N rows of the split only")
+    parser.add_argument("--data-dir", help="folder with e2e/ (default: $LORA_DATA, else a cache folder)")
+    parser.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
+    options = parser.parse_args(arguments)
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"--limit is {options.limit}; expected a number from 1")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    directory = fetch_model(options.model, options.weights_dir)
+    model = load_pretrained(directory)
+    if not isinstance(model, GPT2):
+        raise ValueError(f"{directory} is a RoBERTa, which generates no text: give a GPT-2")
+    if options.adapter:
+        load_adapter(model, options.adapter, alpha=options.alpha)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    pairs = read_e2e(options.split, fetch_task("e2e", options.data_dir), options.text)[:options.limit]
+    settings = {"search": options.search, "beam_size": options.beam_size, "max_new_tokens": options.max_new_tokens,
+                "no_repeat_ngram_size": options.no_repeat_ngram_size}
+    penalties = dict.fromkeys((options.length_penalty, *((0.8, 0.9, 1.0) if options.compare_penalties else ())))
+    references, hypotheses = decode_e2e(model, load_tokenizer(directory), pairs, tuple(penalties), **settings)
+    references_path = Path(f"{options.out}.references")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_hypotheses(hypotheses[options.length_penalty], options.out)
+    write_references(references, references_path)
+    write_json({"model": options.model, "adapter": options.adapter, "split": options.split, "text": options.text,
+                "length_penalty": options.length_penalty, **settings}, Path(f"{options.out}.json"))
+    if options.compare_penalties:
+        print(penalty_table(references, hypotheses))
+    print(f"wrote {options.out} and {references_path}: {len(references)} MRs of {options.split}, {options.text} text; score "
+          f"them with\npython eval_metrics.py {references_path} {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
