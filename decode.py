@@ -38,7 +38,7 @@ from model import GPT2, KVCache, load_pretrained, write_json
 
 SEARCHES = ("authors", "hf", "greedy", "sample")
 GPT2_END_TOKENS = (50256, 628)                                               # <|endoftext|> and "\n\n"
-CACHE_BYTES = 2**29                                                          # for keys, values and logits of a batch
+CACHE_BYTES = 2**30                                                          # for keys, values and logits of a batch
 NEVER = float("-inf")
 
 
@@ -66,10 +66,9 @@ class Settings:
             raise ValueError(f"length penalties are {self.length_penalties}, expected at least one, all finite")
         if self.search == "hf" and len(self.length_penalties) > 1:
             raise ValueError("hf ranks by the length penalty while it searches: expected one, search again for another")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature is {self.temperature}, expected a number above 0 (search='greedy' has none)")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}, expected 0 < top_p <= 1")
+        if not (0 < self.temperature < math.inf and 0 < self.top_p <= 1):
+            raise ValueError(f"temperature is {self.temperature} and top_p {self.top_p}, expected 0 < temperature and "
+                             "0 < top_p <= 1")
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,11 @@ def n_best(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings,
     the best of the list is what a search with that penalty alone finds. `hf` keeps the best beam_size for the first.
     """
     check_prompts(model, prompts, settings)
-    greedy = settings.search == "hf" and settings.beam_size == 1
-    search_class = OnePath if greedy else SEARCH_CLASSES[settings.search]
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+    search_class = SEARCH_CLASSES[settings.search]
+    if settings.search == "hf" and settings.beam_size == 1:
+        search_class = OnePath
     results: list[list[Hypothesis]] = [[] for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     was_training = model.training
@@ -124,7 +126,10 @@ def n_best(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings,
                 search_class(model, {index: prompts[index] for index in batch}, settings).run(results, bar)
     finally:
         model.train(was_training)
-    for hypotheses in results:
+    for index, hypotheses in enumerate(results):
+        if not hypotheses or not math.isfinite(hypotheses[0].log_probability):
+            raise ValueError(f"prompt {index}: no text has a finite probability; the model's weights are broken, or the "
+                             f"ban of repeated {settings.no_repeat_ngram_size}-grams leaves no token")
         hypotheses.sort(key=lambda hypothesis: -hypothesis.score(settings.length_penalties[0]))
     return results
 
@@ -146,7 +151,7 @@ def check_prompts(model: GPT2, prompts: Sequence[Sequence[int]], settings: Setti
             outside = next(token for token in prompt if not 0 <= token < vocab_size)
             raise ValueError(f"prompt {index} holds token id {outside}, but the model's ids are 0 to {vocab_size - 1}: use "
                              "the tokenizer of this model")
-    # the first step has one beam to branch from, and `hf` needs beam_size continuations that do not end
+    # all beams come from one in the first step; in `hf` none of them may have ended
     needed = settings.beam_size + (len(set(settings.eos_ids)) if settings.search == "hf" else 0)
     if settings.search in ("authors", "hf") and needed > vocab_size:
         raise ValueError(f"beam_size is {settings.beam_size}, too large for the model's {vocab_size} tokens: lower it")
@@ -165,12 +170,13 @@ def fitting_batch(model: GPT2, prompt_length: int, settings: Settings) -> int:
 class Beams:
     """The running beams of N prompts: their tokens and log-probabilities, and what the model has computed for them."""
 
-    def __init__(self, model: GPT2, prompts: list[Sequence[int]], capacity: int):
-        """Reads the prompts, each once: one beam per prompt, with no token yet."""
+    def __init__(self, model: GPT2, prompts: list[Sequence[int]], width: int, max_new_tokens: int):
+        """Reads the prompts, each once: one beam per prompt, with no token yet. Later there will be `width`."""
         device, lengths = model.transformer.wte.weight.device, [len(prompt) for prompt in prompts]
         longest = max(lengths)
+        capacity = longest + width * (max_new_tokens - 1)                    # the last tokens are not read
         self.model, self.length = model, 0
-        self.cache = KVCache(model.config, len(prompts), longest + capacity, device, model.transformer.wte.weight.dtype)
+        self.cache = KVCache(model.config, len(prompts), capacity, device, model.transformer.wte.weight.dtype)
         self.tokens = torch.empty(len(prompts), 1, 0, dtype=torch.long, device=device)   # (N, K, L)
         self.log_probs = torch.zeros(len(prompts), 1, device=device)                     # (N, K)
         self.prompts = torch.tensor([[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
@@ -178,10 +184,12 @@ class Beams:
         self.next_position = torch.tensor(lengths, device=device)[:, None]               # (N, 1)
         self.visible = torch.arange(longest, device=device) < self.next_position[..., None]      # (N, K, S)
         hidden_states = model.hidden_states(input_ids, cache=self.cache)                 # (N, P) -> (N, P, C)
-        self.logits = self.next_logits(hidden_states[torch.arange(len(prompts)), self.next_position[:, 0] - 1, None])
+        last = torch.arange(len(prompts), device=device)[:, None], self.next_position - 1
+        self.logits = model.logits(hidden_states[last]).float()                          # (N, K, C) -> (N, K, V)
 
-    def next_logits(self, hidden_states: Tensor) -> Tensor:
-        return self.model.logits(hidden_states).float()                                  # (N, K, C) -> (N, K, V)
+    def history(self) -> Tensor:
+        """Prompt and generated tokens of every beam, (N, K, P + L), with -1 before shorter prompts."""
+        return torch.cat([self.prompts[:, None].expand(-1, self.tokens.shape[1], -1), self.tokens], dim=-1)
 
     def branch(self, parents: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
         """The next beams (N, K): the beam each comes from, the token it adds, and its log-probability."""
@@ -202,11 +210,12 @@ class Beams:
         Its keys and values go behind those of the prompt and of all earlier tokens of all beams, dead ones too; a beam
         sees the positions of its ancestors and its own.
         """
-        n, k, _ = self.tokens.shape
+        n, k = self.log_probs.shape
         own = torch.eye(k, dtype=torch.bool, device=self.tokens.device).expand(n, k, k)
         self.visible = torch.cat([self.visible, own], dim=-1)                            # (N, K, S) -> (N, K, S + K)
-        self.logits = self.next_logits(self.model.hidden_states(
-            self.tokens[..., -1], self.next_position.expand(n, k), self.visible[:, None], self.cache))
+        hidden_states = self.model.hidden_states(self.tokens[..., -1], self.next_position.expand(n, k),
+                                                 self.visible[:, None], self.cache)      # (N, K) -> (N, K, C)
+        self.logits = self.model.logits(hidden_states).float()                           # (N, K, C) -> (N, K, V)
         self.next_position = self.next_position + 1
 
 
@@ -230,43 +239,42 @@ def best_continuations(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tens
 # ---------------------------------------------------------------- the searches
 
 class Search:
-    """A search over a batch of prompts; what a step does is in the classes below."""
+    """A search over a batch of prompts. The classes below add `step`: from logits (N, K, V) it sets aside the texts that
+    end, chooses the next beams, and returns which rows are over."""
 
     def __init__(self, model: GPT2, prompts: dict[int, Sequence[int]], settings: Settings):
         """prompts: index in the caller's list -> token ids."""
-        width = settings.beam_size if settings.search in ("authors", "hf") else 1
         self.settings, self.indices = settings, list(prompts)
-        self.beams = Beams(model, list(prompts.values()), capacity=width * (settings.max_new_tokens - 1))
+        width = settings.beam_size if settings.search in ("authors", "hf") else 1
+        self.beams = Beams(model, list(prompts.values()), width, settings.max_new_tokens)
         self.eos_ids = torch.tensor(sorted(set(settings.eos_ids)), device=self.beams.tokens.device)
         self.finished: list[list[Hypothesis]] = [[] for _ in prompts]        # of each row
 
     def run(self, results: list[list[Hypothesis]], bar: tqdm) -> None:
         """Search to the end; each prompt's hypotheses go to its place in `results`."""
-        while True:
+        while self.indices:
             over = self.step(self.beams.logits)
-            going_on = [row for row in range(len(over)) if not over[row]]
-            for row in set(range(len(over))).difference(going_on):
+            for row in (row for row, is_over in enumerate(over) if is_over):
                 results[self.indices[row]] = self.finished[row]
                 bar.update()
-            if not going_on:
-                return
-            if len(going_on) < len(over):
+            if any(over):
+                going_on = [row for row, is_over in enumerate(over) if not is_over]
                 self.beams.keep(going_on)
                 self.indices = [self.indices[row] for row in going_on]
                 self.finished = [self.finished[row] for row in going_on]
-            self.beams.read()
+            if self.indices:
+                self.beams.read()
 
-    def step(self, logits: Tensor) -> list[bool]:
-        """Choose the next token of every beam from logits (N, K, V); True for the rows whose search is over."""
-        raise NotImplementedError
+    def ends(self, tokens: Tensor) -> Tensor:
+        """Whether a text is over with each of tokens (N, K): an end token, or the last that it may have."""
+        return torch.isin(tokens, self.eos_ids) | (self.beams.length + 1 == self.settings.max_new_tokens)
 
-    def at_limit(self) -> bool:
-        return self.beams.length == self.settings.max_new_tokens
-
-    def finish(self, row: int, tokens: Tensor, log_prob: float) -> None:
-        """Set aside a text of `row`; its end token, if it has one, counts in the length but is not part of the text."""
-        ids = tokens.tolist()
-        self.finished[row].append(Hypothesis(ids[:-1] if ids[-1] in self.settings.eos_ids else ids, log_prob, len(ids)))
+    def set_aside(self, chosen: Tensor, log_probs: Tensor, parents: Tensor, tokens: Tensor) -> None:
+        """Note the chosen ones of the continuations (N, K) as texts; one at -inf descends from an ended beam."""
+        for row, rank in (chosen & log_probs.isfinite()).nonzero().tolist():
+            ids = [*self.beams.tokens[row, parents[row, rank]].tolist(), tokens[row, rank].item()]
+            text = ids[:-1] if ids[-1] in self.settings.eos_ids else ids
+            self.finished[row].append(Hypothesis(text, log_probs[row, rank].item(), len(ids)))
 
 
 class AuthorsSearch(Search):
@@ -274,29 +282,25 @@ class AuthorsSearch(Search):
         beams, settings = self.beams, self.settings
         ban_repeats(logits, beams.tokens, settings.no_repeat_ngram_size)
         scores = beams.log_probs[..., None] + F.log_softmax(logits, dim=-1)              # (N, K, V)
-        log_probs, parents, tokens = best_continuations(scores, settings.beam_size)
-        beams.branch(parents, tokens, log_probs)
-        ended = torch.isin(tokens, self.eos_ids)
-        setting_aside = (ended | self.at_limit()) & log_probs.isfinite()     # children of an ended beam are at -inf
-        for row, beam in setting_aside.nonzero().tolist():
-            self.finish(row, beams.tokens[row, beam], log_probs[row, beam].item())
-        beams.log_probs = log_probs.masked_fill(ended, NEVER)
-        return [self.at_limit() or self.is_decided(finished, best_running)
-                for finished, best_running in zip(self.finished, beams.log_probs.amax(dim=1).tolist(), strict=True)]
+        log_probs, parents, tokens = best_continuations(scores, settings.beam_size)      # (N, K)
+        ended = self.ends(tokens)
+        self.set_aside(ended, log_probs, parents, tokens)
+        beams.branch(parents, tokens, log_probs.masked_fill(ended, NEVER))
+        return [self.is_decided(row, best) for row, best in enumerate(beams.log_probs.amax(dim=1).tolist())]
 
-    def is_decided(self, finished: list[Hypothesis], best_running: float) -> bool:
+    def is_decided(self, row: int, best_running: float) -> bool:
         """Whether no running beam can still beat the best finished text, so that stopping changes nothing.
 
         A running beam has log-probability c <= best_running <= 0. Each further token adds log p <= 0, so it ends with
         c' <= c, and with a length of at most M = max_new_tokens. For a penalty a >= 0 its score is then
         c' / length ** a <= c' / M ** a <= best_running / M ** a, because dividing a negative number by more brings it
-        nearer to 0. If a finished text reaches that bound, the later one could at most draw, and the first keeps its place.
-        With a < 0 longer texts score lower without bound on c, and only the end of all beams (-inf) decides.
+        nearer to 0. If a finished text reaches that bound, a later one could at most draw, and the first keeps its place.
+        With a < 0 length lowers the score, the bound does not hold, and the search goes on until no beam runs.
         """
         if best_running == NEVER:
             return True
-        return bool(finished) and all(
-            penalty >= 0 and max(text.score(penalty) for text in finished)
+        return bool(self.finished[row]) and all(
+            penalty >= 0 and max(text.score(penalty) for text in self.finished[row])
             >= best_running / self.settings.max_new_tokens ** penalty for penalty in self.settings.length_penalties)
 
 
@@ -304,19 +308,15 @@ class HfSearch(Search):
     def step(self, logits: Tensor) -> list[bool]:
         beams, settings, K = self.beams, self.settings, self.settings.beam_size
         scores = F.log_softmax(logits, dim=-1)                                           # (N, K, V)
-        prompts = beams.prompts[:, None].expand(-1, scores.shape[1], -1)                 # (N, P) -> (N, K, P)
-        ban_repeats(scores, torch.cat([prompts, beams.tokens], dim=-1), settings.no_repeat_ngram_size)
+        ban_repeats(scores, beams.history(), settings.no_repeat_ngram_size)
         scores += beams.log_probs[..., None]
-        log_probs, parents, tokens = best_continuations(scores, max(2, 1 + len(self.eos_ids)) * K)
-        beams.branch(parents, tokens, log_probs)                             # more than K beams, until the choice below
-        ended = torch.isin(tokens, self.eos_ids) | self.at_limit()
-        for row, rank in (ended[:, :K] & log_probs[:, :K].isfinite()).nonzero().tolist():
-            self.finish(row, beams.tokens[row, rank], log_probs[row, rank].item())
+        candidates = best_continuations(scores, max(2, 1 + len(self.eos_ids)) * K)
+        log_probs, parents, tokens = candidates                              # (N, 2 K) or more
+        ended = self.ends(tokens)
+        self.set_aside(ended[:, :K], *(part[:, :K] for part in candidates))
         running, best = log_probs.masked_fill(ended, NEVER).topk(K)          # (N, K)
-        rows = torch.arange(len(best), device=best.device)[:, None]
-        beams.tokens, beams.visible, beams.log_probs = beams.tokens[rows, best], beams.visible[rows, best], running
-        return [self.at_limit() or self.is_decided(row, best_running)
-                for row, best_running in enumerate(running[:, 0].tolist())]
+        beams.branch(parents.gather(1, best), tokens.gather(1, best), running)
+        return [self.is_decided(row, best_running) for row, best_running in enumerate(running[:, 0].tolist())]
 
     def is_decided(self, row: int, best_running: float) -> bool:
         """Keep the best K texts; over when there are K and the best beam, ending now, would not be among them.
@@ -326,8 +326,8 @@ class HfSearch(Search):
         penalty = self.settings.length_penalties[0]
         best = sorted(self.finished[row], key=lambda text: -text.score(penalty))[:self.settings.beam_size]
         self.finished[row] = best
-        return len(best) == self.settings.beam_size and (
-            best_running / self.beams.length ** penalty <= best[-1].score(penalty))
+        return best_running == NEVER or (len(best) == self.settings.beam_size and best_running
+                                         / self.beams.length ** penalty <= best[-1].score(penalty))
 
 
 class OnePath(Search):
@@ -339,20 +339,14 @@ class OnePath(Search):
         self.random = {index: random.Random(f"seed {settings.seed}, prompt {index}") for index in prompts}
 
     def step(self, logits: Tensor) -> list[bool]:
-        beams, settings = self.beams, self.settings
-        history = torch.cat([beams.prompts[:, None], beams.tokens], dim=-1)              # (N, 1, P + L)
-        ban_repeats(logits, history, settings.no_repeat_ngram_size)
-        if settings.search == "sample":
-            tokens = self.draw(logits[:, 0])[:, None]                                    # (N, 1)
-        else:
-            tokens = logits.argmax(dim=-1)
-        log_probs = F.log_softmax(logits, dim=-1).gather(-1, tokens[..., None])[..., 0]  # (N, 1)
-        beams.branch(torch.zeros_like(tokens), tokens, beams.log_probs + log_probs)
-        over = (torch.isin(tokens, self.eos_ids) | self.at_limit())[:, 0].tolist()
-        for row in range(len(over)):
-            if over[row]:
-                self.finish(row, beams.tokens[row, 0], beams.log_probs[row, 0].item())
-        return over
+        beams = self.beams
+        ban_repeats(logits, beams.history(), self.settings.no_repeat_ngram_size)
+        tokens = self.draw(logits[:, 0]) if self.settings.search == "sample" else logits.argmax(dim=-1)      # (N, 1)
+        log_probs = beams.log_probs + F.log_softmax(logits, dim=-1)[:, 0].gather(-1, tokens)
+        ended, parents = self.ends(tokens), torch.zeros_like(tokens)
+        self.set_aside(ended, log_probs, parents, tokens)
+        beams.branch(parents, tokens, log_probs)
+        return ended[:, 0].tolist()
 
     def draw(self, logits: Tensor) -> Tensor:
         """A token of each row of logits (N, V): temperature, then the top_k best, then the fewest that hold top_p."""
@@ -366,7 +360,7 @@ class OnePath(Search):
         uniform = torch.tensor([[self.random[index].random()] for index in self.indices], device=logits.device)
         chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
         last = (probs > 0).sum(dim=-1, keepdim=True) - 1                     # rounding must not lead beyond it
-        return ids.gather(-1, chosen.minimum(last))[:, 0]
+        return ids.gather(-1, chosen.minimum(last))                          # (N, 1)
 
 
 SEARCH_CLASSES = {"authors": AuthorsSearch, "hf": HfSearch, "greedy": OnePath, "sample": OnePath}
@@ -389,25 +383,23 @@ def clean(text: str) -> str:
 
 
 def decode_e2e(model: GPT2, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]],
-               length_penalties: Sequence[float] = (0.9,), **options) -> tuple[list[list[str]], dict[float, list[str]]]:
-    """Decode each distinct MR of the (MR, reference) pairs once.
+               length_penalties: Sequence[float] = (0.9,), limit: int | None = None,
+               **options) -> tuple[list[list[str]], dict[float, list[str]]]:
+    """Decode each distinct MR of the (MR, reference) pairs once; limit: only the first so many MRs.
 
     options: further fields of Settings, such as beam_size and search. Returns the references of each MR, in the order
-    in which the MRs first occur, and for every length penalty the hypotheses in the same order. With `authors` all
-    penalties come from one search.
+    in which the MRs first occur, and the hypotheses for every length penalty in the same order, all from one search.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"the limit is {limit} meaning representations, expected 1 or more")
     references: dict[str, list[str]] = {}
     for mr, reference in pairs:
         references.setdefault(mr, []).append(reference)
-    prompts = []
-    for mr in references:
-        ids, context_length = encode_e2e(tokenizer, mr, "")
-        prompts.append(ids[:context_length])
-    results = n_best(model, prompts, Settings(length_penalties=tuple(length_penalties), eos_ids=end_tokens(tokenizer),
-                                              **options))
-    hypotheses = {penalty: [clean(tokenizer.decode(best_text(texts, penalty))) for texts in results]
-                  for penalty in length_penalties}
-    return list(references.values()), hypotheses
+    samples = [encode_e2e(tokenizer, mr, "") for mr in list(references)[:limit]]
+    settings = Settings(length_penalties=tuple(length_penalties), eos_ids=end_tokens(tokenizer), **options)
+    results = n_best(model, [ids[:context_length] for ids, context_length in samples], settings)
+    return list(references.values())[:limit], {
+        penalty: [clean(tokenizer.decode(best_text(texts, penalty))) for texts in results] for penalty in length_penalties}
 
 
 def penalty_table(references: list[list[str]], hypotheses: dict[float, list[str]]) -> str:
@@ -420,12 +412,11 @@ def penalty_table(references: list[list[str]], hypotheses: dict[float, list[str]
     return "\n".join(lines)
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="decode.py", description="Decode the meaning representations of an E2E split "
                                      "and write hypotheses and references in the scorer's file format.")
     parser.add_argument("--model", required=True, help="gpt2, gpt2-medium, ... or a model folder")
     parser.add_argument("--adapter", help="a trained adapter; without it the base model decodes")
-    parser.add_argument("--alpha", type=float, help="scale of the adapter, in place of the stored one")
     parser.add_argument("--task", default="e2e", choices=["e2e"])
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"])
     parser.add_argument("--text", default="pretokenised", choices=["pretokenised", "official"],
@@ -439,29 +430,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--compare-penalties", action="store_true",
                         help="print BLEU, NIST and length ratio for 0.8, 0.9 and 1.0 from the same search")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N rows of the split only")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N meaning representations only")
     parser.add_argument("--data-dir", help="folder with e2e/ (default: $LORA_DATA, else a cache folder)")
     parser.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
     options = parser.parse_args(arguments)
-    if options.limit is not None and options.limit < 1:
-        parser.error(f"--limit is {options.limit}; expected a number from 1")
-    return options
 
-
-def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
     directory = fetch_model(options.model, options.weights_dir)
     model = load_pretrained(directory)
     if not isinstance(model, GPT2):
         raise ValueError(f"{directory} is a RoBERTa, which generates no text: give a GPT-2")
     if options.adapter:
-        load_adapter(model, options.adapter, alpha=options.alpha)
+        load_adapter(model, options.adapter)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    pairs = read_e2e(options.split, fetch_task("e2e", options.data_dir), options.text)[:options.limit]
-    settings = {"search": options.search, "beam_size": options.beam_size, "max_new_tokens": options.max_new_tokens,
-                "no_repeat_ngram_size": options.no_repeat_ngram_size}
+    pairs = read_e2e(options.split, fetch_task("e2e", options.data_dir), options.text)
+    settings = {name: getattr(options, name) for name in ("search", "beam_size", "no_repeat_ngram_size", "max_new_tokens")}
     penalties = dict.fromkeys((options.length_penalty, *((0.8, 0.9, 1.0) if options.compare_penalties else ())))
-    references, hypotheses = decode_e2e(model, load_tokenizer(directory), pairs, tuple(penalties), **settings)
+    references, hypotheses = decode_e2e(model, load_tokenizer(directory), pairs, tuple(penalties), options.limit, **settings)
     references_path = Path(f"{options.out}.references")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_hypotheses(hypotheses[options.length_penalty], options.out)

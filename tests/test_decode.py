@@ -323,12 +323,14 @@ def test_no_ngram_is_repeated(search, sees_prompt):
     ([[1]], {"beam_size": 62}, "beam_size is 62, too large for the model's 61 tokens"),
     ([[1]], {"beam_size": 60, "search": "hf"}, "beam_size is 60, too large"),
     ([[1]], {"beam_size": 0}, "beam_size is 0"),
+    ([[1]], {"batch_size": 0}, "batch_size is 0"),
+    ([[1]], {"no_repeat_ngram_size": 1, "max_new_tokens": 62, "eos_ids": ()}, "prompt 0: no text has a finite probability"),
     ([[1]], {"max_new_tokens": 0}, "max_new_tokens is 0"),
     ([[1]], {"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
     ([[1]], {"length_penalty": math.nan}, "length penalties are"),
     ([[1]], {"search": "beam"}, "search is 'beam', expected one of authors, hf, greedy, sample"),
-    ([[1]], {"search": "sample", "temperature": 0.0}, "temperature is 0.0"),
-    ([[1]], {"search": "sample", "top_p": 0.0}, "top_p is 0.0"),
+    ([[1]], {"search": "sample", "temperature": 0.0}, "temperature is 0.0 and"),
+    ([[1]], {"search": "sample", "top_p": 0.0}, "top_p 0.0"),
 ])
 def test_bad_input_is_named(prompts, options, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -381,7 +383,7 @@ def test_the_command_writes_the_scorers_files(toy_model, toy_data, repository, t
     save_adapter(adapted, tmp_path / "adapter")
     out = tmp_path / "new" / "predictions.txt"
     options = ["--model", str(repository / "toy" / "gpt2"), "--task", "e2e", "--split", "test", "--data-dir", str(toy_data),
-               "--beam-size", "3", "--max-new-tokens", "10", "--limit", str(len(pairs))]
+               "--beam-size", "3", "--max-new-tokens", "10", "--limit", str(len(prompts))]
     assert main([*options, "--out", str(out), "--adapter", str(tmp_path / "adapter"), "--compare-penalties"]) == 0
     assert "length ratio" in capsys.readouterr().out
     hypotheses, references = read_hypotheses(out), read_references(f"{out}.references")

@@ -1,0 +1,108 @@
+"""Speed against peers, measured side by side: each round runs both, in turn, and the medians of the rounds are compared.
+
+    python -m experiments.bench decode --data-dir DIR --tokenizer DIR     # beam search on gpt2, against transformers
+
+Weights are random with the real configuration, which costs the same as trained ones; the texts are real. Needs the
+libraries of requirements-dev.txt.
+"""
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+import cli
+from data import encode_e2e, load_tokenizer, read_e2e
+from decode import GPT2_END_TOKENS, generate
+from model import GPT2, GPT2Config, init_weights
+
+PAD = 628                                                                    # an end token that no E2E prompt contains
+
+
+def transformers_copy(model: GPT2):
+    """The same weights in transformers' GPT-2."""
+    import transformers
+    transformers.utils.logging.set_verbosity_error()
+    copy = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+    copy.load_state_dict(model.state_dict() | {"lm_head.weight": model.transformer.wte.weight})
+    return copy.eval()
+
+
+def transformers_generate(reference, prompts: list[list[int]], beam_size: int, max_new_tokens: int) -> list[list[int]]:
+    longest = max(map(len, prompts))
+    output = reference.generate(
+        torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts]),
+        attention_mask=torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
+        num_beams=beam_size, length_penalty=0.9, no_repeat_ngram_size=4, max_new_tokens=max_new_tokens, do_sample=False,
+        early_stopping=False, eos_token_id=list(GPT2_END_TOKENS), pad_token_id=PAD)
+    texts = []
+    for ids in output[:, longest:].tolist():
+        end = next((position for position, token in enumerate(ids) if token in GPT2_END_TOKENS), len(ids))
+        texts.append(ids[:end])
+    return texts
+
+
+def bench_decode(options: argparse.Namespace) -> dict:
+    """Seconds per prompt of generate(search="hf") and of transformers' generate: same prompts, batch, beams, output."""
+    torch.set_num_threads(options.threads)
+    tokenizer = load_tokenizer(options.tokenizer)
+    records = list(dict.fromkeys(mr for mr, _ in read_e2e("test", options.data_dir)))
+    step = len(records) // options.prompts
+    contexts = [encode_e2e(tokenizer, mr, "") for mr in records[::step][:options.prompts]]
+    prompts = [ids[:length] for ids, length in contexts]
+    model = GPT2(GPT2Config()).eval()
+    init_weights(model, seed=0)
+    reference = transformers_copy(model)
+    ways = {
+        "transformers": lambda: transformers_generate(reference, prompts, options.beam_size, options.max_new_tokens),
+        "hf": lambda: generate(model, prompts, options.beam_size, max_new_tokens=options.max_new_tokens, search="hf",
+                               batch_size=len(prompts)),
+        "authors": lambda: generate(model, prompts, options.beam_size, max_new_tokens=options.max_new_tokens,
+                                    batch_size=len(prompts)),
+    }
+    transformers_generate(reference, prompts[:1], 2, 2)                      # first calls are slow
+    generate(model, prompts[:1], 2, max_new_tokens=2)
+    seconds, cpu_seconds, texts = {name: [] for name in ways}, {name: [] for name in ways}, {}
+    for round_number in range(1, options.rounds + 1):
+        for name, way in ways.items():
+            started, cpu_started = time.perf_counter(), time.process_time()
+            texts[name] = way()
+            seconds[name].append((time.perf_counter() - started) / len(prompts))
+            cpu_seconds[name].append((time.process_time() - cpu_started) / len(prompts))
+        print(f"round {round_number}, s/prompt (processor s): " + ", ".join(
+            f"{name} {seconds[name][-1]:.2f} ({cpu_seconds[name][-1]:.2f})" for name in ways), flush=True)
+    differing = sum(ours != theirs for ours, theirs in zip(texts["hf"], texts["transformers"], strict=True))
+    figures = {"seconds_per_prompt": {name: statistics.median(times) for name, times in seconds.items()},
+               "ratios": [slow / fast for slow, fast in zip(seconds["transformers"], seconds["hf"], strict=True)],
+               "processor_time_ratios": [slow / fast for slow, fast in
+                                         zip(cpu_seconds["transformers"], cpu_seconds["hf"], strict=True)]}
+    print("medians: " + ", ".join(f"{name} {value:.2f} s/prompt" for name, value in figures["seconds_per_prompt"].items()))
+    print(f"hf is {statistics.median(figures['ratios']):.2f} times as fast as transformers (processor time: "
+          f"{statistics.median(figures['processor_time_ratios']):.2f} times); {differing} of {len(prompts)} texts differ")
+    return figures | {"differing": differing, "prompts": len(prompts), "beam_size": options.beam_size,
+                      "max_new_tokens": options.max_new_tokens, "threads": options.threads, "torch": torch.__version__}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    sections = parser.add_subparsers(dest="section", required=True)
+    decode = sections.add_parser("decode", help="beam search on gpt2 with E2E prompts, against transformers' generate")
+    decode.add_argument("--data-dir", required=True, help="folder with e2e/")
+    decode.add_argument("--tokenizer", required=True, help="folder with gpt2's vocab.json and merges.txt")
+    decode.add_argument("--prompts", type=int, default=8)
+    decode.add_argument("--beam-size", type=int, default=10)
+    decode.add_argument("--max-new-tokens", type=int, default=64)
+    decode.add_argument("--rounds", type=int, default=3)
+    decode.add_argument("--threads", type=int, default=2)
+    decode.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    figures = {"decode": bench_decode}[options.section](options)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
