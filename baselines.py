@@ -23,13 +23,14 @@ LAST_LAYERS = 2
 
 
 def apply_method(model: GPT2 | RobertaClassifier, method: str, rank: int = 8, alpha: float = 8.0,
-                 targets: tuple[str, ...] = ("q", "v"), dropout: float = 0.0, init: str = "kaiming", seed: int = 0) -> None:
+                 targets: tuple[str, ...] = ("q", "v"), dropout: float = 0.0, lora_init: str = "kaiming",
+                 seed: int = 0) -> None:
     """Mark what `method` trains and freeze the rest; "lora" also puts its updates in (the options are LoRA's).
 
     Raises ValueError for an unknown method, or one that trains nothing on this model.
     """
     if method == "lora":
-        lora.add_lora(model, rank, alpha, targets, dropout=dropout, init=init, seed=seed)
+        lora.add_lora(model, rank, alpha, targets, dropout=dropout, init=lora_init, seed=seed)
         return
     if method not in METHODS:
         raise ValueError(f"unknown method '{method}'; expected one of {' '.join(METHODS)}")

@@ -205,14 +205,17 @@ class Beams:
         self.cache.keep(rows)
 
     def read(self) -> None:
-        """Run the model over the newest token of every beam.
+        """Run the model over the newest token of every beam, which sees its ancestors' slots and its own.
 
-        Its keys and values go behind those of the prompt and of all earlier tokens of all beams, dead ones too; a beam
-        sees the positions of its ancestors and its own.
+        Its keys and values go where no beam looks: into padding or what only ended beams have seen, else behind.
         """
         n, k = self.log_probs.shape
-        own = torch.eye(k, dtype=torch.bool, device=self.tokens.device).expand(n, k, k)
-        self.visible = torch.cat([self.visible, own], dim=-1)                            # (N, K, S) -> (N, K, S + K)
+        free = ~self.visible.any(dim=1)                                                  # (N, K, S) -> (N, S)
+        if free.sum(dim=1).min() < k:
+            self.visible, free = F.pad(self.visible, (0, k)), F.pad(free, (0, k), value=True)    # (.., S) -> (.., S + K)
+        slots = free.byte().argsort(dim=1, descending=True, stable=True)[:, :k]          # (N, K): the first that are free
+        self.visible = self.visible.scatter(2, slots[..., None], True)
+        self.cache.reuse(slots, length=self.visible.shape[2])
         hidden_states = self.model.hidden_states(self.tokens[..., -1], self.next_position.expand(n, k),
                                                  self.visible[:, None], self.cache)      # (N, K) -> (N, K, C)
         self.logits = self.model.logits(hidden_states).float()                           # (N, K, C) -> (N, K, V)

@@ -348,12 +348,19 @@ def meteor(references: list[list[str]], hypotheses: list[str], cache: bool = Tru
     `cache` allows the paraphrases that concern the references to be kept on disk (`paraphrases_near`). Raises
     FileNotFoundError if METEOR's word lists are not installed.
     """
-    reference_words = [[normalize(text) for text in texts] for texts in references]
-    hypothesis_words = [normalize(text.replace("|||", "").replace("  ", " ")) for text in hypotheses]
-    return score_words(reference_words, hypothesis_words, find_paraphrases(reference_words, hypothesis_words, cache))
+    words = normalize_set(references, hypotheses)
+    return score_words(*words, find_paraphrases(*words, cache))
 
 
-def find_paraphrases(references: list[list[list[str]]], hypotheses: list[list[str]], cache: bool) -> Paraphrases:
+def normalize_set(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[list[str]]], list[list[str]]]:
+    """The words of every reference of every instance, and those of every hypothesis."""
+    return ([[normalize(text) for text in texts] for texts in references],
+            [normalize(text.replace("|||", "").replace("  ", " ")) for text in hypotheses])
+
+
+def find_paraphrases(references: list[list[list[str]]], hypotheses: list[list[str]],
+                     cache: bool = True) -> Paraphrases:
+    """The pairs of the paraphrase table that can occur between these references and hypotheses."""
     reference_texts = [" ".join(words) for texts in references for words in texts]
     hypothesis_texts = [" ".join(words) for words in hypotheses]
     near = paraphrases_near(reference_texts, cache)

@@ -71,19 +71,32 @@ class Conv1D(nn.Module):
 
 
 class KVCache:
-    """Keys and values of every layer, written once and only ever appended to (nothing is copied or reordered)."""
+    """Keys and values of every layer. New ones stand behind the earlier, or in slots that nothing attends to any more;
+    none is ever moved for the sake of an order."""
 
     def __init__(self, config: GPT2Config, batch: int, capacity: int, device=None, dtype=torch.float32):
         shape = (config.n_layer, batch, config.n_head, capacity, config.n_embd // config.n_head)
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.length = 0
+        self.length, self.slots = 0, None
+
+    def reuse(self, slots: Tensor, length: int) -> None:
+        """The next tokens take slots (B, T) among the first `length`, instead of standing behind."""
+        begin = self.length
+        for kept in (self.keys, self.values):                                # a row may leave new slots unused, and what is
+            kept[:, :, :, begin:length] = 0                                  # masked must still be a number: 0 * NaN is NaN
+        self.slots, self.length = slots, length - slots.shape[1]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, H, T, D) behind what is there; return all of it, (B, H, S, D). The model advances `length`."""
+        """Write (B, H, T, D) behind what is there, or to `slots`; return all, (B, H, S, D). The model advances `length`."""
         end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length:end] = keys
-        self.values[layer, :, :, self.length:end] = values
+        if self.slots is None:
+            self.keys[layer, :, :, self.length:end] = keys
+            self.values[layer, :, :, self.length:end] = values
+        else:
+            index = self.slots[:, None, :, None].expand_as(keys)             # (B, T) -> (B, H, T, D)
+            self.keys[layer].scatter_(2, index, keys)
+            self.values[layer].scatter_(2, index, values)
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def keep(self, rows: list[int]) -> None:
@@ -93,6 +106,13 @@ class KVCache:
                 self.keys[:, new, :, :self.length] = self.keys[:, old, :, :self.length]
                 self.values[:, new, :, :self.length] = self.values[:, old, :, :self.length]
         self.keys, self.values = self.keys[:, :len(rows)], self.values[:, :len(rows)]
+
+
+def few_rows_on_cpu(x: Tensor) -> bool:
+    """Whether a product with a wide matrix is faster in oneDNN: for a decoding step up to three times, where MKL, torch's
+    default, is slow for few rows (measured on AVX2). Inference in fp32 only."""
+    return (x.device.type == "cpu" and x.dtype == torch.float32 and x[..., 0].numel() < 256
+            and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available())
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:
@@ -185,7 +205,10 @@ class GPT2(nn.Module):
         return self.transformer.ln_f(x)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
-        return F.linear(hidden_states, self.transformer.wte.weight)          # (..., C) -> (..., V)
+        """(..., C) -> (..., V)"""
+        if few_rows_on_cpu(hidden_states):
+            return F.linear(hidden_states.to_mkldnn(), self.transformer.wte.weight).to_dense()
+        return F.linear(hidden_states, self.transformer.wte.weight)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits (B, T, V) of the next token. Padding must be on the right: no real token can see it there, so the

@@ -253,9 +253,9 @@ def nist_length_penalty(ratio: float) -> float:
     return math.exp(-beta * math.log(ratio) ** 2)
 
 
-def too_short_for_nist(shared: list[Overlap]) -> list[int]:
-    """Orders for which the n-grams of the hypotheses add up to zero: there the original divides by zero."""
-    return [n for n in range(1, NIST_ORDER + 1) if sum(ngram_slots(overlap, n, "python") for overlap in shared) == 0]
+def orders_without_room(shared: list[Overlap], variant: str) -> list[int]:
+    """Orders for which the hypotheses have no n-grams in sum: there the original divides by zero."""
+    return [n for n in range(1, NIST_ORDER + 1) if not sum(ngram_slots(overlap, n, variant) for overlap in shared)]
 
 
 # ---------------------------------------------------------------------------------------------------------- ROUGE-L

@@ -24,6 +24,15 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory) -> Path:
+    """The toy world's tasks, a --data-dir."""
+    from toy.world import write_tasks
+    folder = tmp_path_factory.mktemp("toy-data")
+    write_tasks(folder)
+    return folder
+
+
 def pytest_sessionfinish(session):
     """Under LORA_NO_SKIPS (continuous integration), a skipped comparison is a failure."""
     skipped = session.config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", [])

@@ -161,12 +161,12 @@ def test_authors_equals_a_slow_search(beam_size, ngram, eos_ids):
     for prompt, hypotheses in zip(prompts, n_best(model, prompts, settings), strict=True):
         expected = slow_authors(model, prompt, beam_size, ngram, 14, eos_ids)
         for penalty in penalties:
-            score, tokens = max(((total / len(tokens) ** penalty, tokens) for total, tokens in expected),
-                                key=lambda scored: scored[0])
+            total, tokens = max(expected, key=lambda beam: beam[0] / len(beam[1]) ** penalty)
             found = max(hypotheses, key=lambda text: text.score(penalty))
-            assert found.tokens == tokens[:-1] if tokens[-1] in eos_ids else tokens
+            assert found.tokens == (tokens[:-1] if tokens[-1] in eos_ids else tokens)
             assert found.length == len(tokens)
-            assert found.score(penalty) == pytest.approx(score, abs=2e-5)
+            assert found.log_probability == pytest.approx(total, rel=1e-6)   # a sum in fp32: 8 units in the last place
+            assert found.score(penalty) == found.log_probability / len(tokens) ** penalty
             assert generate(model, [prompt], beam_size, penalty, ngram, 14, eos_ids) == [best_text(hypotheses, penalty)]
 
 
@@ -179,7 +179,7 @@ def test_n_best_holds_what_the_search_set_aside():
     assert [text.score(-1.0) for text in hypotheses] == sorted((text.score(-1.0) for text in hypotheses), reverse=True)
     for text, (total, tokens) in zip(hypotheses, sorted(expected, key=lambda beam: -beam[0] * len(beam[1])), strict=True):
         assert text.tokens == [token for token in tokens if token not in (7, 8, 9)]
-        assert text.log_probability == pytest.approx(total, abs=2e-5)
+        assert text.log_probability == pytest.approx(total, rel=1e-6)
 
 
 def test_decided_prompts_leave_the_batch():

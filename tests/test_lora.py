@@ -299,7 +299,8 @@ def test_a_damaged_adapter_is_refused_in_one_line(tmp_path, fault):
     ({"targets": ("q", "w")}, "unknown LoRA target 'w'; expected any of q k v o fc proj"),
     ({"targets": ()}, "no LoRA target"), ({"targets": ("q", "q")}, "name one twice"),
     ({"rank": 0}, "rank is 0"), ({"rank": 25}, "exceeds the 24 x 24"), ({"alpha": 0}, "alpha is 0"),
-    ({"alpha": float("nan")}, "alpha is nan"), ({"dropout": 1.0}, "dropout is 1.0"), ({"init": "zero"}, "start of A is 'zero'")])
+    ({"alpha": float("nan")}, "alpha is nan"), ({"dropout": 1.0}, "dropout is 1.0"),
+    ({"init": "zero"}, "start of A is 'zero'")])
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         L.add_lora(make_base("gpt2"), **{"rank": 2, "alpha": 5} | settings)

@@ -1,0 +1,192 @@
+"""What a task is to the training loop: its samples, its loss, its scores, and the files that a finished run leaves.
+
+PairTask: a GLUE task on RoBERTa, cross-entropy over the labels, or squared error for STS-B's scores.
+GenerationTask: E2E on GPT-2, cross-entropy on the reference and its end token, given the meaning representation (MR).
+
+Both offer the same few names to train.py: train_lengths, loss, evaluate, main_metric, higher_is_better, summary, finish.
+"""
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+import data
+from data import GLUE_TASKS, Tokenizer
+from decode import decode_e2e
+from eval_metrics import glue_scores, score, write_hypotheses, write_references
+from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
+
+EVAL_BATCH_SIZE = 32
+
+
+def make_task(settings: dict, tokenizer: Tokenizer, config: GPT2Config | RobertaConfig, data_dir: Path):
+    """The task object for the settings of a run; reads and tokenises its files."""
+    kind = GenerationTask if settings["task"] == "e2e" else PairTask
+    return kind(settings, tokenizer, config, data_dir)
+
+
+def in_length_order(lengths: list[int]) -> Iterator[list[int]]:
+    """Evaluation batches: every index once, longest first, so that too large a batch fails at once."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    for start in tqdm(range(0, len(order), EVAL_BATCH_SIZE), desc="evaluating", leave=False, disable=None):
+        yield order[start:start + EVAL_BATCH_SIZE]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+# ---------------------------------------------------------------- GLUE
+
+class PairTask:
+    """A GLUE task: one sentence or two, and a label or a score."""
+
+    def __init__(self, settings: dict, tokenizer: Tokenizer, config: RobertaConfig, data_dir: Path):
+        self.name, self.glue, self.tokenizer = settings["task"], GLUE_TASKS[settings["task"]], tokenizer
+        self.max_length = min(settings["max_length"], config.max_position_embeddings - config.pad_token_id - 1)
+        self.main_metric, self.higher_is_better = self.glue.metrics[0], True
+        self.dev_splits = [split for split in self.glue.splits if split.startswith("dev")]
+        self.cut = 0
+        self.train = self.encode("train", data_dir, settings["limit_train"])
+        self.dev = {split: self.encode(split, data_dir, settings["limit_eval"]) for split in self.dev_splits}
+        self.train_lengths = [len(ids) for ids, _ in self.train]
+        sizes = ", ".join(f"{len(samples):,} {split}" for split, samples in self.dev.items())
+        self.summary = (f"{self.name}: {len(self.train):,} train, {sizes}, {sum(self.train_lengths) / len(self.train):.1f} "
+                        f"tokens per sample; {self.cut:,} longer than {self.max_length} tokens, cut there")
+
+    def encode(self, split: str, data_dir: Path, limit: int | None) -> list[tuple[list[int], float]]:
+        """(token ids, label) per row; what is longer than max_length loses tokens of its longer sentence."""
+        samples = []
+        for example in data.read_glue(self.name, split, data_dir)[:limit]:
+            ids = self.tokenizer.encode(example.text, example.pair)
+            if len(ids) > self.max_length:
+                ids = self.tokenizer.encode(example.text, example.pair, self.max_length)
+                self.cut += 1
+            samples.append((ids, example.label))
+        return samples
+
+    def batch(self, samples: list, model: RobertaClassifier) -> tuple[Tensor, Tensor, Tensor]:
+        device = device_of(model)
+        input_ids, attention_mask = data.collate_pairs([ids for ids, _ in samples], self.tokenizer.pad_id)
+        labels = torch.tensor([label for _, label in samples], dtype=torch.float if self.glue.labels is None else torch.long)
+        return input_ids.to(device), attention_mask.to(device), labels.to(device)
+
+    def loss(self, model: RobertaClassifier, indices: list[int]) -> tuple[Tensor, int]:
+        """Mean loss of the training samples `indices`, and their number of tokens."""
+        input_ids, attention_mask, labels = self.batch([self.train[index] for index in indices], model)
+        return self.loss_of(model(input_ids, attention_mask), labels), int(attention_mask.sum())
+
+    def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.glue.labels is None:
+            return F.mse_loss(logits.squeeze(-1), labels)                    # (B, 1) -> (B,)
+        return F.cross_entropy(logits, labels)
+
+    @torch.inference_mode()
+    def predict(self, model: RobertaClassifier, samples: list) -> tuple[list, float]:
+        """The class (or score) of every sample in order, and the mean loss."""
+        predictions, loss = [0] * len(samples), 0.0
+        for indices in in_length_order([len(ids) for ids, _ in samples]):
+            input_ids, attention_mask, labels = self.batch([samples[index] for index in indices], model)
+            logits = model(input_ids, attention_mask)                        # (B, L)
+            loss += self.loss_of(logits, labels).item() * len(indices)
+            values = logits.squeeze(-1) if self.glue.labels is None else logits.argmax(dim=-1)
+            for index, value in zip(indices, values.tolist(), strict=True):
+                predictions[index] = value
+        return predictions, loss / len(samples)
+
+    def evaluate(self, model: RobertaClassifier) -> dict[str, float]:
+        """The task's scores on the development set; MNLI's mismatched part apart, with its own names."""
+        scores = {}
+        for split in self.dev_splits:
+            suffix = "_mismatched" if split == "dev_mismatched" else ""
+            predictions, loss = self.predict(model, self.dev[split])
+            labels = [label for _, label in self.dev[split]]
+            scores |= {name + suffix: value for name, value in glue_scores(self.name, predictions, labels).items()}
+            scores["loss" + suffix] = loss
+        return scores
+
+    def finish(self, model: RobertaClassifier, folder: Path) -> dict:
+        """Write the predictions on the development set; the scores stand in the chosen epoch already."""
+        for split in self.dev_splits:
+            predictions, _ = self.predict(model, self.dev[split])
+            lines = ["index\tprediction\tlabel"]
+            for index, (prediction, (_, label)) in enumerate(zip(predictions, self.dev[split], strict=True)):
+                shown = [f"{value:.4f}" if self.glue.labels is None else self.glue.labels[value]
+                         for value in (prediction, label)]
+                lines.append(f"{index}\t{shown[0]}\t{shown[1]}")
+            name = "predictions.tsv" if split == "dev" else f"predictions_{split}.tsv"
+            (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+            if len(set(predictions)) == 1 and len(predictions) > 1:
+                print(f"warning: every prediction on {split} is the same: this run has collapsed; try a lower --lr or "
+                      "another --seed", file=sys.stderr)
+        return {}
+
+
+# ---------------------------------------------------------------- E2E
+
+class GenerationTask:
+    """E2E: from a meaning representation to a sentence. A sample is MR, end token, reference, end token."""
+
+    def __init__(self, settings: dict, tokenizer: Tokenizer, config: GPT2Config, data_dir: Path):
+        self.settings, self.tokenizer, self.config = settings, tokenizer, config
+        self.main_metric, self.higher_is_better = "loss", False
+        text, limit_eval = settings["text"], settings["limit_eval"]
+        self.train = self.encode(data.read_e2e("train", data_dir, text)[:settings["limit_train"]], "train")
+        self.valid = self.encode(data.read_e2e("valid", data_dir, text)[:limit_eval], "valid")
+        self.test = data.read_e2e("test", data_dir, text)
+        self.train_lengths = [len(ids) for ids, _ in self.train]
+        self.summary = (f"e2e, {text} text: {len(self.train):,} train, {len(self.valid):,} valid, {len(self.test):,} test "
+                        f"references of {len({mr for mr, _ in self.test}):,} MRs, "
+                        f"{sum(self.train_lengths) / len(self.train):.1f} tokens per sample")
+
+    def encode(self, pairs: list[tuple[str, str]], split: str) -> list[tuple[list[int], int]]:
+        samples = [data.encode_e2e(self.tokenizer, mr, reference) for mr, reference in pairs]
+        for row, (ids, _) in enumerate(samples):
+            if len(ids) > self.config.n_positions:
+                raise ValueError(f"e2e {split} sample {row + 1} has {len(ids)} tokens, the model takes "
+                                 f"{self.config.n_positions}: shorten its text or take a model with more positions")
+        return samples
+
+    def logits_and_targets(self, model: GPT2, samples: list) -> tuple[Tensor, Tensor]:
+        """Logits (N, V) at the N positions that have a target, and the targets (N,): the head runs nowhere else."""
+        input_ids, targets = (tensor.to(device_of(model)) for tensor in data.collate_lm(samples))
+        hidden_states = model.hidden_states(input_ids)                       # (B, T, C)
+        has_target = targets != -100                                         # (B, T)
+        return model.logits(hidden_states[has_target]), targets[has_target]  # (B, T, C) -> (N, V)
+
+    def loss(self, model: GPT2, indices: list[int]) -> tuple[Tensor, int]:
+        """Mean smoothed loss per target token of the training samples `indices`, and their number of tokens."""
+        samples = [self.train[index] for index in indices]
+        logits, targets = self.logits_and_targets(model, samples)
+        smoothed = F.cross_entropy(logits, targets, label_smoothing=self.settings["label_smoothing"])
+        return smoothed, sum(len(ids) for ids, _ in samples)
+
+    @torch.inference_mode()
+    def evaluate(self, model: GPT2) -> dict[str, float]:
+        """Loss per target token on the validation set, in nats, without label smoothing."""
+        total, count = 0.0, 0
+        for indices in in_length_order([len(ids) for ids, _ in self.valid]):
+            logits, targets = self.logits_and_targets(model, [self.valid[index] for index in indices])
+            total += F.cross_entropy(logits, targets, reduction="sum").item()
+            count += len(targets)
+        return {"loss": total / count}
+
+    def finish(self, model: GPT2, folder: Path) -> dict:
+        """Decode the test set, write predictions.txt and references.txt, and score them."""
+        return decode_and_score(model, self.tokenizer, self.test, self.settings, folder)
+
+
+def decode_and_score(model: GPT2, tokenizer: Tokenizer, pairs: list[tuple[str, str]], settings: dict, folder: Path) -> dict:
+    """Decode each distinct MR of `pairs` (the first limit_eval of them) once, write predictions.txt and references.txt
+    in the scorer's format, and return the five scores and which reference text they stand on."""
+    mrs = list(dict.fromkeys(mr for mr, _ in pairs))[:settings["limit_eval"]]
+    wanted, penalty = set(mrs), settings["length_penalty"]
+    references, hypotheses = decode_e2e(model, tokenizer, [pair for pair in pairs if pair[0] in wanted], (penalty,),
+                                        beam_size=settings["beam_size"])
+    write_hypotheses(hypotheses[penalty], folder / "predictions.txt")
+    write_references(references, folder / "references.txt")
+    return score(references, hypotheses[penalty]) | {"reference_text": settings["text"]}

@@ -1,0 +1,303 @@
+"""train.py and tasks.py on the toy models: the loss by hand, the schedule, the run folder, resuming, and bad input."""
+import json
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import data
+import lora
+import model as M
+import tasks
+import train
+
+
+@pytest.fixture()
+def run(repository, toy_data, tmp_path):
+    """Run train.py in this process on a toy model; returns the run's folder."""
+    def run(task, *options, out="runs", model=None):
+        kind = "gpt2" if task == "e2e" else "roberta"
+        arguments = ["--model", str(model or repository / "toy" / kind), "--task", task, "--data-dir", str(toy_data),
+                     "--out-dir", str(tmp_path / out), "--limit-train", "60", "--limit-eval", "12", "--batch-size", "8",
+                     "--lr", "0.003", "--rank", "3", "--alpha", "7", "--dropout", "0.1", *options]
+        if task == "e2e":
+            arguments += ["--beam-size", "2"]
+        train.main(arguments)
+        return max((tmp_path / out).rglob("config.json"), key=lambda path: path.stat().st_mtime, default=tmp_path).parent
+    return run
+
+
+def read_metrics(folder):
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def adapter(folder):
+    return {name: tensor.clone() for name, tensor in M.read_safetensors(folder / "adapter/adapter_model.safetensors").items()}
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def e2e_task(repository, toy_data, label_smoothing):
+    settings = {"task": "e2e", "text": "pretokenised", "limit_train": 20, "limit_eval": 9, "label_smoothing": label_smoothing}
+    model = M.load_pretrained(repository / "toy" / "gpt2")
+    return tasks.make_task(settings, data.load_tokenizer(repository / "toy" / "gpt2"), model.config, toy_data), model
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_e2e_loss_is_that_of_the_reference_and_its_end_token(repository, toy_data, epsilon):
+    """One sample at a time, with full logits: (1 - eps) NLL + eps times the mean of -log p over the vocabulary."""
+    task, model = e2e_task(repository, toy_data, epsilon)
+    indices, total, count = [3, 0, 11, 17], 0.0, 0
+    for index in indices:
+        mr, reference = data.read_e2e("train", toy_data)[index]
+        tokenizer = task.tokenizer
+        context, end = tokenizer.encode(mr) + [tokenizer.eos_id], tokenizer.encode(" " + reference) + [tokenizer.eos_id]
+        log_p = model(torch.tensor([context + end]))[0].log_softmax(-1)      # (T, V)
+        for offset, token in enumerate(end):
+            row = log_p[len(context) + offset - 1]                           # what the model says before it sees the token
+            total += -(1 - epsilon) * row[token] - epsilon * row.mean()
+            count += 1
+    loss, tokens = task.loss(model, indices)
+    torch.testing.assert_close(loss, total / count, atol=1e-5, rtol=1e-5)
+    assert tokens == sum(task.train_lengths[index] for index in indices) > count
+
+
+def test_validation_loss_is_unsmoothed_and_over_all_tokens(repository, toy_data):
+    task, model = e2e_task(repository, toy_data, 0.1)
+    with torch.inference_mode():
+        losses = [F.cross_entropy(*task.logits_and_targets(model, [sample]), reduction="sum") for sample in task.valid]
+    count = sum(len(ids) - context for ids, context in task.valid)
+    assert task.evaluate(model)["loss"] == pytest.approx(sum(losses).item() / count, rel=1e-5)
+
+
+def test_stsb_is_regression_and_mnli_scores_both_parts(repository, toy_data):
+    tokenizer = data.load_tokenizer(repository / "toy" / "roberta")
+    settings = {"task": "mnli", "limit_train": 8, "limit_eval": 30, "max_length": 512}
+    model = M.load_pretrained(repository / "toy" / "roberta", num_labels=3)
+    scores = tasks.make_task(settings, tokenizer, model.config, toy_data).evaluate(model)
+    assert scores.keys() == {"accuracy", "accuracy_mismatched", "loss", "loss_mismatched"}
+    assert scores["loss"] != scores["loss_mismatched"]
+    regression = tasks.PairTask.__new__(tasks.PairTask)
+    regression.glue = data.GLUE_TASKS["stsb"]
+    logits, scores = torch.tensor([[1.0], [4.0]]), torch.tensor([2.0, 4.5])
+    assert regression.loss_of(logits, scores).item() == pytest.approx((1.0 + 0.25) / 2)
+
+
+def test_cut_pairs_are_counted(repository, toy_data):
+    tokenizer = data.load_tokenizer(repository / "toy" / "roberta")
+    config = M.load_pretrained(repository / "toy" / "roberta").config
+    settings = {"task": "mrpc", "limit_train": 50, "limit_eval": 10, "max_length": 30}
+    task = tasks.make_task(settings, tokenizer, config, toy_data)
+    examples = data.read_glue("mrpc", "train", toy_data)[:50] + data.read_glue("mrpc", "dev", toy_data)[:10]
+    too_long = sum(len(tokenizer.encode(example.text, example.pair)) > 30 for example in examples)
+    assert 0 < too_long == task.cut and f"{too_long} longer than 30 tokens, cut there" in task.summary
+    assert max(task.train_lengths) == 30
+
+
+@pytest.mark.parametrize("steps, warmup, expected", [(100, 0.06, 6), (100, 8, 8)])
+def test_the_schedule_is_that_of_transformers(steps, warmup, expected):
+    transformers = pytest.importorskip("transformers")
+    schedule = train.Schedule({"epochs": 10, "max_steps": None, "lr": 0.3, "warmup": warmup}, steps_per_epoch=steps // 10)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    reference = transformers.get_linear_schedule_with_warmup(optimizer, expected, steps)
+    for step in range(steps):
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        reference.step()
+
+
+@pytest.mark.parametrize("max_steps, warmup", [(None, 500), (4000, 400), (100, 10)])
+def test_a_run_too_short_for_its_warm_up_takes_a_tenth(max_steps, warmup):
+    schedule = train.Schedule({"epochs": 6, "max_steps": max_steps, "lr": 1.0, "warmup": 500}, steps_per_epoch=1000)
+    assert (schedule.steps, schedule.warmup) == (max_steps or 6000, warmup)
+
+
+def test_a_run_leaves_what_it_promises(run, tmp_path):
+    folder = run("mrpc", "--epochs", "2", "--seed", "4")
+    assert folder == tmp_path / "runs/mrpc" / folder.parts[-3] / "lora_r3_alpha7_qv_lr0.003/seed4"
+    metrics, lines = read_metrics(folder), log(folder)
+    assert {path.name for path in folder.iterdir()} == {"config.json", "log.jsonl", "adapter", "last.pt", "predictions.tsv",
+                                                        "metrics.json"}
+    assert [entry["epoch"] for entry in metrics["epochs"]] == [0, 1, 2]
+    best = max(metrics["epochs"][1:], key=lambda entry: (entry["accuracy"], -entry["epoch"]))
+    assert metrics["chosen_epoch"] == best["epoch"] and metrics["scores"]["accuracy"] == best["accuracy"]
+    assert metrics["trainable_parameters"] == 4 * 2 * (128 + 128) * 3 and metrics["head_parameters"] == 128 * 128 + 128 * 3 + 2
+    assert metrics["steps"] == 16 and lines[-1]["step"] == 16
+    assert lines[-1].keys() == {"step", "loss", "lr", "examples_per_second", "tokens_per_second"}
+    assert min(metrics["memory_parts_bytes"].values()) > 0
+    assert metrics["memory_parts_bytes"]["gradients"] == 4 * (metrics["trainable_parameters"] + metrics["head_parameters"])
+    predictions = (folder / "predictions.tsv").read_text(encoding="utf-8").splitlines()
+    right = [line.split("\t")[1] == line.split("\t")[2] for line in predictions[1:]]
+    assert len(right) == 12 and sum(right) / 12 == pytest.approx(metrics["scores"]["accuracy"])
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["seed"] == 4 and config["weight_decay"] == 0.1 and config["source"].startswith("LoRA paper, Table 9")
+
+
+def test_the_saved_adapter_is_the_chosen_epoch_and_loads_onto_the_base(run, repository, toy_data):
+    folder = run("e2e", "--epochs", "2")
+    metrics = read_metrics(folder)
+    model = M.load_pretrained(repository / "toy" / "gpt2")
+    lora.load_adapter(model, folder / "adapter", task="e2e")
+    settings = {"task": "e2e", "text": "pretokenised", "limit_train": 1, "limit_eval": 12, "label_smoothing": 0.0}
+    task = tasks.make_task(settings, data.load_tokenizer(repository / "toy" / "gpt2"), model.config, toy_data)
+    assert task.evaluate(model)["loss"] == pytest.approx(metrics["scores"]["loss"], rel=1e-5)
+    assert metrics["scores"]["loss"] == min(entry["loss"] for entry in metrics["epochs"][1:])
+    assert metrics["scores"].keys() >= {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
+    assert len((folder / "predictions.txt").read_text(encoding="utf-8").splitlines()) == 12
+
+
+def test_eval_only_gives_the_scores_of_the_run(run, tmp_path, repository, toy_data):
+    metrics = read_metrics(run("e2e", "--max-steps", "4"))
+    adapter_folder = next(tmp_path.rglob("adapter"))
+    run("e2e", "--eval-only", "--adapter", str(adapter_folder), out="again")
+    (again,) = (tmp_path / "again").rglob("metrics.json")
+    scores = json.loads(again.read_text(encoding="utf-8"))["scores"]
+    assert scores.keys() == metrics["scores"].keys() and scores["BLEU"] == metrics["scores"]["BLEU"]
+    with pytest.raises(ValueError, match="trained for task 'e2e', expected 'mrpc'|trained on base"):
+        run("mrpc", "--eval-only", "--adapter", str(adapter_folder), out="wrong")
+
+
+@pytest.mark.parametrize("method, learning_rate", [("full", "0.001"), ("head", "0.003"), ("bitfit", "0.003")])
+def test_other_methods_run_too(run, method, learning_rate):
+    metrics = read_metrics(run("mrpc", "--epochs", "1", "--method", method, "--lr", learning_rate))
+    assert metrics["method"] == method and metrics["epochs"][0]["loss"] != metrics["epochs"][1]["loss"]
+
+
+def test_same_seed_same_result_and_another_seed_another(run):
+    first, again = (run("mrpc", "--max-steps", "5", out=out) for out in ("a", "b"))
+    other = run("mrpc", "--max-steps", "5", "--seed", "1", out="c")
+    assert all(torch.equal(tensor, adapter(again)[name]) for name, tensor in adapter(first).items())
+    assert read_metrics(first)["epochs"] == read_metrics(again)["epochs"] != read_metrics(other)["epochs"]
+
+
+@pytest.mark.parametrize("task", ["mrpc", "e2e"])
+def test_resuming_equals_never_having_stopped(run, monkeypatch, task):
+    options = ("--epochs", "2", "--save-every", "3")
+    whole = run(task, *options, out="whole")
+    original, calls = train.Trainer.train_step, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) == 12:                                                 # in the second epoch, two steps after a save
+            raise KeyboardInterrupt
+        original(self, *arguments)
+    monkeypatch.setattr(train.Trainer, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(task, *options, out="parts")
+    monkeypatch.undo()
+    torch.rand(5)                                                            # the random state must come from the file
+    parts = run(task, *options, "--resume", out="parts")
+    assert all(torch.equal(tensor, adapter(parts)[name]) for name, tensor in adapter(whole).items())
+    for key in ("epochs", "chosen_epoch", "scores", "steps"):
+        assert read_metrics(whole)[key] == read_metrics(parts)[key]
+    timeless = [[(line["step"], line["loss"], line["lr"]) for line in log(folder)] for folder in (whole, parts)]
+    assert timeless[0] == timeless[1]
+
+
+def test_an_earlier_run_is_neither_overwritten_nor_resumed_with_other_settings(run):
+    folder = run("mrpc", "--max-steps", "2")
+    before = (folder / "metrics.json").read_bytes()
+    with pytest.raises(ValueError, match="holds a run already: give --resume"):
+        run("mrpc", "--max-steps", "2")
+    with pytest.raises(ValueError, match="started with max_steps = 2, not 3"):
+        run("mrpc", "--max-steps", "3", "--resume")
+    assert (folder / "metrics.json").read_bytes() == before
+    run("mrpc", "--max-steps", "3", "--overwrite")
+    assert read_metrics(folder)["steps"] == 3
+
+
+def test_the_last_epoch_is_kept_when_asked_for(run, monkeypatch):
+    accuracies = iter([0.5, 0.9, 0.6])
+    monkeypatch.setattr(tasks.PairTask, "evaluate", lambda self, model: {"accuracy": next(accuracies), "loss": 1.0})
+    metrics = read_metrics(run("mrpc", "--epochs", "2", "--select", "last"))
+    assert (metrics["chosen_epoch"], metrics["chosen_by"]) == (2, "the last epoch")
+    accuracies = iter([0.95, 0.9, 0.6])                                      # the untrained start is never chosen
+    assert read_metrics(run("mrpc", "--epochs", "2", "--overwrite"))["chosen_epoch"] == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+.*lower --lr"):
+        run("mrpc", "--epochs", "3", "--lr", "1e30", "--warmup", "0")
+
+
+# ---------------------------------------------------------------- bad input, through the command line
+
+def command(repository, *arguments, **environment):
+    """(exit status, stderr without the loader's reports) of the real command."""
+    import os
+    done = subprocess.run([sys.executable, "train.py", *map(str, arguments)], cwd=repository, capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, timeout=120)
+    return done.returncode, [line for line in done.stderr.splitlines() if not line.startswith("loaded ")]
+
+
+def closed_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def truncated_weights(repository, toy_data, tmp_path):
+    shutil.copytree(repository / "toy" / "roberta", tmp_path / "model")
+    whole = (tmp_path / "model" / "model.safetensors").read_bytes()
+    (tmp_path / "model" / "model.safetensors").write_bytes(whole[:-1000])
+    return ["--model", tmp_path / "model", "--task", "mrpc", "--data-dir", toy_data], ["truncated", "fetch it again"]
+
+
+def wrong_weights(repository, toy_data, tmp_path):
+    shutil.copytree(repository / "toy" / "roberta", tmp_path / "model")
+    shutil.copy(repository / "toy" / "gpt2" / "model.safetensors", tmp_path / "model")
+    return ["--model", tmp_path / "model", "--task", "mrpc", "--data-dir", toy_data], ["missing", "unexpected", "one model"]
+
+
+def with_line_replaced(toy_data, tmp_path, line):
+    shutil.copytree(toy_data, tmp_path / "data")
+    path = tmp_path / "data/glue/MRPC/train.tsv"
+    lines = path.read_text(encoding="utf-8").split("\n")
+    lines[6] = line
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return ["--model", "toy/roberta", "--task", "mrpc", "--data-dir", tmp_path / "data"]
+
+
+def malformed_row(repository, toy_data, tmp_path):
+    return with_line_replaced(toy_data, tmp_path, "1\tonly\tthree"), ["train.tsv", "7", "3", "5"]
+
+
+def wrong_label(repository, toy_data, tmp_path):
+    return with_line_replaced(toy_data, tmp_path, "maybe\t1\t2\tone\ttwo"), ["train.tsv", "7", "maybe", "0", "1"]
+
+
+def unknown_target(repository, toy_data, tmp_path):
+    return ["--model", "toy/roberta", "--task", "mrpc", "--data-dir", toy_data, "--targets", "q", "w", "--out-dir", tmp_path], [
+        "unknown LoRA target 'w'", "q k v o fc proj"]
+
+
+def missing_data(repository, toy_data, tmp_path):
+    (tmp_path / "glue" / "RTE").mkdir(parents=True)
+    return ["--model", "toy/roberta", "--task", "rte", "--data-dir", tmp_path], ["train.tsv", "RTE"]
+
+
+def missing_model(repository, toy_data, tmp_path):
+    return ["--model", "gpt2", "--task", "e2e", "--data-dir", toy_data, "--weights-dir", tmp_path], ["gpt2", "make demo"]
+
+
+@pytest.mark.parametrize("fault", [truncated_weights, wrong_weights, malformed_row, wrong_label, unknown_target, missing_data,
+                                   missing_model], ids=lambda fault: fault.__name__)
+def test_bad_input_is_one_clear_line_and_status_1(repository, toy_data, tmp_path, fault):
+    arguments, words = fault(repository, toy_data, tmp_path)
+    home = tmp_path / "home"
+    status, lines = command(repository, *arguments, "--out-dir", tmp_path / "out", HF_HOME=str(home), XDG_CACHE_HOME=str(home),
+                            HF_ENDPOINT=f"http://127.0.0.1:{closed_port()}")
+    assert status == 1
+    assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in lines[0]
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_wrong_usage_is_status_2(repository):
+    assert command(repository, "--model", "toy/roberta", "--task", "nonsense")[0] == 2
+    assert command(repository, "--model", "toy/roberta", "--task", "mrpc", "--epochs", "0")[0] == 2

@@ -1,0 +1,417 @@
+"""Fine-tune GPT-2 on E2E or RoBERTa on a GLUE task, by LoRA or one of the methods it is compared with.
+
+    python train.py --model gpt2-medium --task e2e --rank 4
+    python train.py --model roberta-base --task mrpc --seed 0 1 2
+
+One plain loop for both models (Hu et al. 2021, sections 5.2 to 5.4): AdamW, linear schedule with warm-up, evaluation
+before the first step and after every epoch. What is not given on the command line comes from recipes.py. A run leaves
+runs/<task>/<model>/<method and its settings>/seed<k>/ with config.json, log.jsonl, adapter/, last.pt (the state to
+resume from), predictions, and metrics.json.
+
+Left out: several processes, reduced precision, hyperparameter search.
+"""
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import cli
+from baselines import METHODS, apply_method, parameter_counts, reload_trained, save_trained
+from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches, load_tokenizer
+from lora import TARGETS, load_adapter
+from model import load_pretrained, write_json
+from recipes import Recipe, recipe_for
+from tasks import make_task
+
+LOG_EVERY = 10                                                               # steps per line of log.jsonl
+
+
+# ---------------------------------------------------------------- what to run
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="train.py", description="Fine-tune by LoRA or a method it is compared with. "
+                                     "Options without a default here come from the recipe of the model and task.")
+    run = parser.add_argument_group("what to run")
+    run.add_argument("--model", required=True, help="gpt2, gpt2-medium, roberta-base, ... or a model folder")
+    run.add_argument("--task", required=True, choices=["e2e", *GLUE_TASKS])
+    run.add_argument("--method", default="lora", choices=METHODS)
+    run.add_argument("--recipe", default="paper", choices=["paper", "repo"],
+                     help="the paper's numbers or the authors' scripts'")
+    run.add_argument("--seed", type=int, nargs="+", default=[0], help="one run per seed")
+    lora = parser.add_argument_group("LoRA")
+    lora.add_argument("--rank", type=int)
+    lora.add_argument("--alpha", type=float, help="the update is scaled by alpha / rank")
+    lora.add_argument("--targets", nargs="+", default=["q", "v"], metavar="T", help=f"any of {' '.join(TARGETS)}")
+    lora.add_argument("--dropout", type=float, help="on the input of A")
+    lora.add_argument("--lora-init", choices=["gaussian", "kaiming"], help="start of A")
+    training = parser.add_argument_group("training")
+    training.add_argument("--lr", type=float)
+    training.add_argument("--batch-size", type=int)
+    training.add_argument("--epochs", type=int)
+    training.add_argument("--max-steps", type=int, help="end after this many updates; the schedule is fitted to it")
+    training.add_argument("--warmup", type=float, help="below 1 a share of all steps, from 1 on a number of steps")
+    training.add_argument("--weight-decay", type=float)
+    training.add_argument("--label-smoothing", type=float)
+    training.add_argument("--model-dropout", type=float, help="in place of the model's own; the authors' GPT-2 has 0")
+    training.add_argument("--max-length", type=int, help="tokens of a sentence pair")
+    training.add_argument("--select", choices=["best", "last"], help="the epoch that is kept and scored")
+    generation = parser.add_argument_group("E2E text")
+    generation.add_argument("--text", default="pretokenised", choices=["pretokenised", "official"])
+    generation.add_argument("--beam-size", type=int)
+    generation.add_argument("--length-penalty", type=float, help="the paper has 0.9, the authors' script 0.8")
+    files = parser.add_argument_group("files and limits")
+    files.add_argument("--data-dir", help="folder with e2e/ and glue/ (default: $LORA_DATA, else a cache folder)")
+    files.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
+    files.add_argument("--out-dir", default="runs")
+    files.add_argument("--eval-only", action="store_true", help="evaluate (and decode) with --adapter, without training")
+    files.add_argument("--adapter", metavar="DIR", help="the trained adapter for --eval-only")
+    files.add_argument("--resume", action="store_true", help="go on where an interrupted run was last saved")
+    files.add_argument("--overwrite", action="store_true", help="replace an earlier run with the same settings")
+    files.add_argument("--save-every", type=int, default=500, metavar="N", help="save the state every N steps (default 500)")
+    files.add_argument("--limit-train", type=int, metavar="N", help="the first N training samples only")
+    files.add_argument("--limit-eval", type=int, metavar="N", help="the first N development samples, and test inputs, only")
+    options = parser.parse_args(arguments)
+    if options.eval_only != bool(options.adapter):
+        parser.error("--eval-only and --adapter DIR go together")
+    for name in ("batch_size", "epochs", "max_steps", "save_every", "limit_train", "limit_eval", "max_length", "beam_size"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected a number from 1")
+    return options
+
+
+def resolve(options: argparse.Namespace, recipe: Recipe) -> dict:
+    """Every setting of the run: what was given, and the recipe for the rest."""
+    settings = dict(vars(options))
+    for field in fields(Recipe):
+        if settings.get(field.name) is None:
+            settings[field.name] = getattr(recipe, field.name)
+    elsewhere = ("max_length",) if options.task == "e2e" else ("text", "beam_size", "length_penalty", "label_smoothing")
+    if options.method != "lora":
+        elsewhere += ("rank", "alpha", "targets", "dropout", "lora_init")
+    return {name: value for name, value in settings.items()
+            if name not in ("seed", "out_dir", "resume", "overwrite", "save_every", "eval_only", "adapter", *elsewhere)}
+
+
+def run_folder(settings: dict, out_dir: str, seed: int) -> Path:
+    method = settings["method"]
+    if method == "lora":
+        method += f"_r{settings['rank']}_alpha{settings['alpha']:g}_{''.join(settings['targets'])}"
+    model = Path(settings["model"]).as_posix().strip("./").replace("/", "-")
+    return Path(out_dir) / settings["task"] / model / f"{method}_lr{settings['lr']:g}" / f"seed{seed}"
+
+
+def open_run(folder: Path, settings: dict, options: argparse.Namespace, seed: int) -> bool:
+    """Prepare the run's folder; True if a saved state is to be resumed."""
+    config = {"seed": seed, **settings}
+    state_exists = (folder / "last.pt").exists()
+    if (folder / "config.json").exists() and not options.overwrite:
+        if not options.resume:
+            raise ValueError(f"{folder} holds a run already: give --resume to go on with it, --overwrite to replace it, or "
+                             "another --out-dir")
+        earlier = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        for name, value in config.items():
+            if earlier.get(name) != value:
+                raise ValueError(f"{folder} was started with {name} = {earlier.get(name)}, not {value}: resume with the "
+                                 "same settings, or give another --out-dir")
+        return state_exists
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in ("last.pt", "metrics.json", "log.jsonl"):
+        (folder / leftover).unlink(missing_ok=True)
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    write_json(config | {"versions": versions}, folder / "config.json")
+    return False
+
+
+# ---------------------------------------------------------------- the loop
+
+class Schedule:
+    """Learning rate of every step: linear from 0 to `lr` over the warm-up, then linear to 0. A warm-up given in steps
+    shrinks to a tenth of a run that is too short for it."""
+
+    def __init__(self, settings: dict, steps_per_epoch: int):
+        self.lr, warmup = settings["lr"], settings["warmup"]
+        self.steps = settings["max_steps"] or settings["epochs"] * steps_per_epoch
+        self.warmup = math.ceil(warmup * self.steps if warmup < 1 else min(warmup, 0.1 * self.steps))
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return self.lr * step / self.warmup
+        return self.lr * max(0.0, (self.steps - step) / max(1, self.steps - self.warmup))
+
+
+def make_optimizer(model: nn.Module, settings: dict) -> torch.optim.AdamW:
+    """AdamW on what trains; no decay on biases and LayerNorms, as both of the authors' training scripts end up doing."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for _, parameter in trained if parameter.dim() > 1]
+    others = [parameter for _, parameter in trained if parameter.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings["lr"],
+                             eps=settings["adam_epsilon"], betas=(0.9, 0.999))
+
+
+class Activations:
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, parameters apart."""
+
+    def __init__(self, model: nn.Module):
+        self.seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self.bytes = 0
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.count, lambda tensor: tensor)
+
+    def count(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+class Trainer:
+    """The state of a run, the loop that advances it, and its way to disk and back."""
+
+    def __init__(self, model: nn.Module, task, settings: dict, seed: int, folder: Path):
+        self.model, self.task, self.settings, self.seed, self.folder = model, task, settings, seed, folder
+        steps_per_epoch = math.ceil(len(task.train_lengths) / settings["batch_size"])
+        self.schedule = Schedule(settings, steps_per_epoch)
+        self.optimizer = make_optimizer(model, settings)
+        self.progress = {"step": 0, "epoch": 0, "batch": 0, "seconds": 0.0, "examples": 0, "tokens": 0,
+                         "epochs": [], "chosen_epoch": None, "activation_bytes": 0, "largest_batch_tokens": 0}
+
+    def train(self, save_every: int) -> None:
+        """Advance to the last step of the schedule, evaluating before the first and after every epoch."""
+        progress, seed = self.progress, self.seed
+        if not progress["epochs"]:
+            self.evaluate()
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8", newline="\n") as log:
+            while progress["step"] < self.schedule.steps:
+                batches = length_grouped_batches(self.task.train_lengths, self.settings["batch_size"], seed, progress["epoch"])
+                batches = batches[:progress["batch"] + self.schedule.steps - progress["step"]]
+                with tqdm(total=len(batches), initial=progress["batch"], unit="step", desc=f"epoch {progress['epoch'] + 1}",
+                          leave=False, disable=None) as bar:                 # None: no bar where nobody watches
+                    for indices in batches[progress["batch"]:]:
+                        self.train_step(indices, bar, log)
+                        if progress["step"] % save_every == 0 and progress["batch"] < len(batches):
+                            self.save()
+                progress["epoch"], progress["batch"] = progress["epoch"] + 1, 0
+                self.evaluate()
+                self.save()
+
+    def train_step(self, indices: list[int], bar: tqdm, log) -> None:
+        progress, started = self.progress, time.perf_counter()
+        lr = self.schedule(progress["step"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, tokens = self.loss_and_gradients(indices)
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss} at step {progress['step'] + 1} (epoch {progress['epoch'] + 1}, samples "
+                             f"{indices[0]}, ...): lower --lr; the last good state is {self.folder / 'last.pt'}")
+        if self.settings["clip_norm"]:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["clip_norm"])
+        self.optimizer.step()
+        seconds = time.perf_counter() - started
+        for name, amount in (("step", 1), ("batch", 1), ("examples", len(indices)), ("tokens", tokens), ("seconds", seconds)):
+            progress[name] += amount
+        bar.update()
+        bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{tokens / seconds:,.0f}", refresh=False)
+        if progress["step"] % LOG_EVERY == 0 or progress["step"] == self.schedule.steps:
+            log.write(json.dumps({"step": progress["step"], "loss": loss, "lr": lr,
+                                  "examples_per_second": len(indices) / seconds, "tokens_per_second": tokens / seconds}) + "\n")
+            log.flush()
+
+    def loss_and_gradients(self, indices: list[int]) -> tuple[float, int]:
+        """Forward and backward; on the largest batch so far, also count what autograd had to keep."""
+        size = len(indices) * max(self.task.train_lengths[index] for index in indices)
+        if size > self.progress["largest_batch_tokens"]:
+            activations = Activations(self.model)
+            with activations.hooks:
+                loss, tokens = self.task.loss(self.model, indices)
+            self.progress |= {"largest_batch_tokens": size, "activation_bytes": activations.bytes}
+        else:
+            loss, tokens = self.task.loss(self.model, indices)
+        loss.backward()
+        return loss.item(), tokens
+
+    def evaluate(self) -> None:
+        """Score the development set, and keep the adapter if this is the epoch to choose. Epoch 0 is the start."""
+        scores = self.task.evaluate(self.model.eval())
+        progress, metric = self.progress, self.task.main_metric
+        entry = {"epoch": progress["epoch"], "step": progress["step"]} | scores
+        progress["epochs"].append(entry)
+        print(f"epoch {entry['epoch']} (step {entry['step']}): " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()),
+              file=sys.stderr)
+        trained = progress["epochs"][1:]
+        if not trained:
+            return
+        sign = 1 if self.task.higher_is_better else -1
+        best = max(trained, key=lambda e: (sign * e[metric], -e["epoch"]))
+        chosen = trained[-1] if self.settings["select"] == "last" else best
+        if chosen is trained[-1]:
+            save_trained(self.model, self.settings["method"], self.folder / "adapter", self.settings["model"],
+                         self.settings["task"])
+        progress["chosen_epoch"] = chosen["epoch"]
+
+    def save(self) -> None:
+        """Write last.pt in one step: what trains, the optimizer, the place in the data and the random state."""
+        state = {"trained": {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad},
+                 "optimizer": self.optimizer.state_dict(), "progress": self.progress, "rng": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        temporary = self.folder / "last.pt.tmp"
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / "last.pt")
+
+    def restore(self) -> None:
+        state = torch.load(self.folder / "last.pt", weights_only=True)
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in state["trained"].items():
+                parameters[name].copy_(tensor)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = state["progress"]
+        torch.set_rng_state(state["rng"].cpu())
+        if "cuda_rng" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+        log = self.folder / "log.jsonl"                                      # drop lines of steps that will run again
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.progress["step"]),
+                       encoding="utf-8", newline="\n")
+        print(f"resumed at step {self.progress['step']} of {self.schedule.steps}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+def bytes_of(tensors) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def peak_memory_bytes() -> int:
+    """Peak of this process so far: of the GPU's memory where one is used, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:                                                      # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def run_metrics(trainer: Trainer, final: dict) -> dict:
+    model, settings, progress = trainer.model, trainer.settings, trainer.progress
+    counts, trained = parameter_counts(model), [p for p in model.parameters() if p.requires_grad]
+    optimizer = [t for state in trainer.optimizer.state.values() for t in state.values()]
+    chosen = next(entry for entry in progress["epochs"] if entry["epoch"] == progress["chosen_epoch"])
+    rule = "the last epoch" if settings["select"] == "last" else (
+        f"the {'highest' if trainer.task.higher_is_better else 'lowest'} {trainer.task.main_metric} on the development set, "
+        "the earlier of equals")
+    return {"task": settings["task"], "model": settings["model"], "method": settings["method"], "seed": trainer.seed,
+            "recipe": settings["source"], "scores": {k: v for k, v in chosen.items() if k not in ("epoch", "step")} | final,
+            "epochs": progress["epochs"], "chosen_epoch": progress["chosen_epoch"], "chosen_by": rule,
+            "trainable_parameters": counts["trainable"], "head_parameters": counts["head"],
+            "total_parameters": counts["total"],
+            "adapter_bytes": (trainer.folder / "adapter" / "adapter_model.safetensors").stat().st_size,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "memory_parts_bytes": {"weights": bytes_of(model.parameters()), "gradients": bytes_of(trained),
+                                   "optimizer": bytes_of(optimizer), "activations": progress["activation_bytes"]},
+            "steps": progress["step"], "seconds": progress["seconds"],
+            "examples_per_second": progress["examples"] / progress["seconds"],
+            "tokens_per_second": progress["tokens"] / progress["seconds"]}
+
+
+def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, dict, Recipe]:
+    """The base model, the task with its samples, the resolved settings, and the recipe they come from."""
+    directory, data_dir = fetch_model(options.model, options.weights_dir), fetch_task(options.task, options.data_dir)
+    labels = None if options.task == "e2e" else len(GLUE_TASKS[options.task].labels or ("score",))
+    model = load_pretrained(directory, num_labels=labels, dropout=options.model_dropout, seed=seed)
+    recipe = recipe_for(model.config, options.task, options.method, options.recipe)
+    settings = resolve(options, recipe)
+    if settings["model_dropout"] != options.model_dropout:
+        model = load_pretrained(directory, num_labels=labels, dropout=settings["model_dropout"], seed=seed)
+    return model, make_task(settings, load_tokenizer(directory), model.config, data_dir), settings, recipe
+
+
+def train_one_seed(options: argparse.Namespace, seed: int) -> None:
+    """One run, from its start or its saved state to metrics.json."""
+    torch.manual_seed(seed)                                                  # dropout
+    model, task, settings, recipe = prepare(options, seed)
+    folder = run_folder(settings, options.out_dir, seed)
+    lora = ("rank", "alpha", "targets", "dropout", "lora_init") if settings["method"] == "lora" else ()
+    apply_method(model, settings["method"], **{name: settings[name] for name in lora}, seed=seed)
+    resuming = open_run(folder, settings, options, seed)
+    trainer = Trainer(model.to(device()), task, settings, seed, folder)
+    report_start(trainer, recipe)
+    if resuming:
+        trainer.restore()
+    trainer.train(options.save_every)
+    reload_trained(model, settings["method"], folder / "adapter")
+    metrics = run_metrics(trainer, task.finish(model.eval(), folder))
+    write_json(metrics, folder / "metrics.json")
+    report_end(metrics, folder)
+
+
+def evaluate_adapter(options: argparse.Namespace) -> None:
+    """Score a saved LoRA adapter on the development set and, for E2E, on the decoded test set."""
+    model, task, settings, _ = prepare(options, seed=0)
+    load_adapter(model, options.adapter, alpha=options.alpha, task=options.task)
+    source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
+    folder = Path(options.out_dir) / settings["task"] / "eval" / source
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = task.evaluate(model.to(device()).eval())
+    scores |= task.finish(model, folder)
+    write_json({"task": options.task, "model": options.model, "adapter": options.adapter, "scores": scores},
+               folder / "metrics.json")
+    print("scores: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float)))
+    print(f"wrote {folder / 'metrics.json'}")
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def report_start(trainer: Trainer, recipe: Recipe) -> None:
+    settings, schedule, counts = trainer.settings, trainer.schedule, parameter_counts(trainer.model)
+    given = [f"{name} {settings[name]}" for name, value in asdict(recipe).items() if settings.get(name, value) != value]
+    print(f"recipe: {recipe.source}" + (f"; changed: {', '.join(given)}" if given else ""))
+    print("settings: " + ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None))
+    print(f"data: {trainer.task.summary}")
+    print(f"schedule: {schedule.steps:,} steps, learning rate rising to {schedule.lr:g} over {schedule.warmup:,} and "
+          "falling to 0")
+    print(f"trainable: {counts['trainable']:,} of {counts['total']:,} parameters "
+          f"({counts['trainable'] / counts['total']:.2%}) and {counts['head']:,} of the task head")
+    print(f"run folder: {trainer.folder}", flush=True)
+
+
+def report_end(metrics: dict, folder: Path) -> None:
+    print(f"chosen: epoch {metrics['chosen_epoch']}, {metrics['chosen_by']}")
+    print("scores: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics["scores"].items()
+                                 if isinstance(value, float)))
+    print(f"training took {metrics['seconds']:.0f} s ({metrics['tokens_per_second']:,.0f} tokens/s), peak memory "
+          f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MiB, adapter {metrics['adapter_bytes'] / 1024:,.0f} KiB")
+    print(f"wrote {folder / 'metrics.json'}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    if options.eval_only:
+        evaluate_adapter(options)
+        return 0
+    for seed in options.seed:
+        train_one_seed(options, seed)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
