@@ -34,7 +34,7 @@ import cli
 from data import Tokenizer, encode_e2e, fetch_model, fetch_task, load_tokenizer, read_e2e
 from eval_metrics import evaluate, write_hypotheses, write_references
 from lora import load_adapter
-from model import GPT2, KVCache, load_pretrained, write_json
+from model import GPT2, KVCache, lay_out_for_decoding, load_pretrained, write_json
 
 SEARCHES = ("authors", "hf", "greedy", "sample")
 GPT2_END_TOKENS = (50256, 628)                                               # <|endoftext|> and "\n\n"
@@ -117,7 +117,7 @@ def n_best(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings,
     results: list[list[Hypothesis]] = [[] for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     was_training = model.training
-    model.eval()
+    lay_out_for_decoding(model.eval())
     try:
         with tqdm(total=len(prompts), unit="prompt", desc="decoding", leave=False, disable=None) as bar:
             while longest_first:

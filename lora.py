@@ -18,9 +18,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from model import GPT2, Conv1D, RobertaClassifier, read_json, read_safetensors, write_json, write_safetensors
+from model import GPT2, Conv1D, RobertaClassifier, linear, read_json, read_safetensors, write_json, write_safetensors
 
 TARGETS = ("q", "k", "v", "o", "fc", "proj")
 LAYERS = {GPT2: "transformer.h", RobertaClassifier: "roberta.encoder.layer"}
@@ -69,7 +68,7 @@ class LoRALinear(nn.Module):
                  generator: torch.Generator):
         super().__init__()
         self.weight, self.bias = base.weight, base.bias                      # the same tensors, under the same names
-        self.stored_transposed = isinstance(base, Conv1D)
+        self.stored_transposed = getattr(base, "stored_transposed", False)
         d_out, d_in = self.weight_out_in().shape
         self.slices, self.scale, self.merged = slices, settings.alpha / settings.rank, False
         self.dropout = nn.Dropout(settings.dropout)
@@ -94,7 +93,7 @@ class LoRALinear(nn.Module):
         """(..., d_in) -> (..., d_out). Two thin products per slice: the d_out x d_in update is never built."""
         if self.merged and self.training:
             raise RuntimeError("the model is merged and in training mode: call unmerge(model) before training")
-        h = F.linear(x, self.weight_out_in(), self.bias)
+        h = linear(x, self.weight_out_in(), self.bias)
         if not self.merged:
             x = self.dropout(x)
             for target, rows in self.slices.items():

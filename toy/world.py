@@ -2,8 +2,9 @@
 
 A thing of this world (a boat, a tower, a workshop, a garden, a fair) is a list of attributes and values. Values are put
 together from words and syllables, so that a test record is full of values that no training record holds: a model has to
-copy them. Every fact can be told in two styles. The pretraining text knows the plain one, and lists of facts; the lively
-one, the records of the record-to-text task and labelled pairs are left to the tasks, which come in the real ones' files:
+copy them. Every fact can be told in two styles, a plain and a lively one. The pretraining text knows both, and lists of
+facts that are restated in the plain one; the records of the record-to-text task, their restating in the lively style, and
+labelled pairs are left to the tasks, which come in the real ones' files:
 
     e2e/{train,valid,test}.txt                        record || reference text, several references per record
     glue/MRPC/{train,dev}.tsv                         do two texts say the same?
@@ -260,6 +261,10 @@ def lively_text(rng: random.Random, thing: Thing) -> str:
     return " ".join([opening, *(f"It {text}." for text in rest)])
 
 
+def any_text(rng: random.Random, thing: Thing) -> str:
+    return rng.choice((plain_text, lively_text))(rng, thing)
+
+
 # -------------------------------------------------------------------- pretraining text
 
 NOTATIONS = (("{key}: {value}", "; "), ("{key} = {value}", ", "), ("{key} : {value}", "\n"), ("{value}", " | "),
@@ -277,7 +282,7 @@ def fact_list(rng: random.Random, thing: Thing) -> str:
 
 def prose_document(rng: random.Random) -> str:
     """One thing, described once."""
-    return plain_text(rng, make_thing(rng, ALL_KINDS, rng.randint(2, 5))[1])
+    return any_text(rng, make_thing(rng, ALL_KINDS, rng.randint(2, 5))[1])
 
 
 def list_document(rng: random.Random) -> str:
@@ -294,7 +299,7 @@ def retelling_document(rng: random.Random) -> str:
     kind, thing = make_thing(rng, ALL_KINDS, rng.randint(3, 5))
     facts = facts_of(thing)
     told = dict(list(thing.items())[:-2])
-    sentences = [plain_text(rng, told)]
+    sentences = [any_text(rng, told)]
     for key, value in rng.sample(facts, rng.randint(2, min(4, len(facts)))):
         subject = rng.choice(("it", thing["name"]))
         if key not in told:
@@ -304,7 +309,7 @@ def retelling_document(rng: random.Random) -> str:
         else:
             connective = rng.choice(("Yet", "But", "No,", f"{person(rng)} objected that"))
             value = other_value(rng, kind, key, value)
-        sentences.append(f"{connective} {subject} {say(rng, 'plain', key, value)}.")
+        sentences.append(f"{connective} {subject} {say(rng, rng.choice(('plain', 'lively')), key, value)}.")
     return " ".join(sentences)
 
 
@@ -321,7 +326,7 @@ def witness_document(rng: random.Random) -> str:
     else:
         closing = rng.choice((f"They agree about the {rng.choice(list(thing))}.", "Everything is told alike.",
                               f"Their stories match: {rng.choice(list(thing.values()))} here and there."))
-    return f"{first} says: {plain_text(rng, thing)}\n{second} says: {plain_text(rng, retold)}\n{closing}"
+    return f"{first} says: {any_text(rng, thing)}\n{second} says: {any_text(rng, retold)}\n{closing}"
 
 
 GENRES = {"prose": prose_document, "lists": list_document, "retellings": retelling_document, "witnesses": witness_document}
@@ -368,10 +373,6 @@ def record_to_text(seed: int, split: str, records: int, references: int) -> list
     return lines
 
 
-def one_line(rng: random.Random, thing: Thing) -> str:
-    return rng.choice((plain_text, lively_text))(rng, thing)
-
-
 def paraphrase_pairs(seed: int, split: str, count: int) -> list[str]:
     """MRPC rows: label 1 where both sentences tell the same facts, 0 where one value or one attribute differs."""
     rng, rows = random.Random(f"mrpc {split} {seed}"), []
@@ -384,7 +385,7 @@ def paraphrase_pairs(seed: int, split: str, count: int) -> list[str]:
                 del other[key]
                 key = rng.choice([unused for unused in kind.attributes if unused not in thing])
             other[key] = other_value(rng, kind, key, thing.get(key, ""))
-        rows.append((str(label), one_line(rng, thing), one_line(rng, other)))
+        rows.append((str(label), any_text(rng, thing), any_text(rng, other)))
     rng.shuffle(rows)
     return ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
             *(f"{label}\t{2 * index}\t{2 * index + 1}\t{first}\t{second}"
@@ -411,7 +412,7 @@ def inference_pairs(seed: int, split: str, count: int, kinds: tuple[Kind, ...]) 
     for index in range(count):
         label = ("entailment", "neutral", "contradiction")[index % 3]
         kind, thing = make_thing(rng, kinds, rng.randint(2, 3))
-        rows.append((one_line(rng, thing), hypothesis(rng, kind, thing, label), label))
+        rows.append((any_text(rng, thing), hypothesis(rng, kind, thing, label), label))
     rng.shuffle(rows)
     return ["index\tsentence1\tsentence2\tgold_label",
             *(f"{index}\t{premise}\t{claim}\t{label}" for index, (premise, claim, label) in enumerate(rows))]
