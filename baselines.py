@@ -12,10 +12,10 @@ Left out: adapters and prefix tuning, which add modules.
 import re
 from pathlib import Path
 
-import torch
 from torch import nn
 
 import lora
+from adapter_files import read_adapter, read_folder, write_folder
 from model import GPT2, RobertaClassifier
 
 METHODS = ("lora", "full", "last-layers", "bitfit", "head")
@@ -49,7 +49,7 @@ def trains(model: nn.Module, method: str, name: str) -> bool:
     if method == "bitfit":
         return name.endswith(".bias")
     if method == "last-layers":
-        layers = lora.LAYERS[type(model)]
+        layers = lora.LAYERS[type(model.config)]
         block = re.match(re.escape(layers) + r"\.(\d+)\.", name)
         return block is not None and int(block[1]) >= len(model.get_submodule(layers)) - LAST_LAYERS
     return False
@@ -71,17 +71,15 @@ def save_trained(model: nn.Module, method: str, directory: str | Path, base_name
         lora.save_adapter(model, directory, base_name, task)
         return
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    config = {"base_model_name_or_path": str(base_name)}
-    lora.write_adapter(directory, trained, config | {lora.OWN_SECTION: lora.own_section(model, task) | {"method": method}})
+    own = {"method": method, "task": task, "base_fingerprint": model.fingerprint,
+           "num_labels": getattr(model.config, "num_labels", None)}
+    write_folder(directory, trained, {"base_model_name_or_path": str(base_name), "method": method}, own)
 
 
 def reload_trained(model: nn.Module, method: str, directory: str | Path) -> None:
     """Put what save_trained wrote back into the model that it was saved from, in place of its present numbers."""
-    tensors, _ = lora.read_adapter(directory)
     if method == "lora":
-        lora.copy_adapter(model, tensors, directory)
+        lora.copy_adapter(model, read_adapter(directory, model.config))
         return
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+    tensors, _, _ = read_folder(directory)
+    lora.copy_tensors({name: p for name, p in model.named_parameters() if p.requires_grad}, tensors, directory)
