@@ -122,8 +122,8 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def is_base(name: str) -> bool:
-    """Whether a parameter name belongs to the pretrained base: neither LoRA's nor the task head's."""
-    return ".lora_" not in name and not name.startswith(HEAD)
+    """Whether a parameter name belongs to the pretrained base: neither the task head's nor what a method added."""
+    return not name.startswith(HEAD) and not any(part in name for part in (".lora_", ".adapter.", ".prefix."))
 
 
 def add_lora(model: GPT2 | RobertaClassifier, rank: int, alpha: float, targets: tuple[str, ...] = ("q", "v"),
@@ -257,7 +257,7 @@ def check_adapter(model: nn.Module, adapter: Adapter, task: str | None) -> None:
     if adapter.base_fingerprint not in (None, fingerprint):
         raise ValueError(f"{adapter.source}: the adapter was trained on base {adapter.base_fingerprint}, this model is "
                          f"{fingerprint}: load the weights that it was trained on")
-    if task is not None and adapter.task not in (None, task):
+    if task is not None and adapter.task not in (None, "", task):
         raise ValueError(f"{adapter.source}: the adapter was trained for task '{adapter.task}', expected '{task}': choose "
                          "an adapter of this task")
     if labels is not None and adapter.num_labels is None:
