@@ -342,6 +342,8 @@ def read_loralib(path: Path, config: GPT2Config | RobertaConfig, targets: tuple[
         raise ValueError(f"{path}: has updates of ranks {', '.join(map(str, sorted(ranks)))}, expected one rank")
     found = tuple(target for target in TARGETS if any(target in layer for layer in updates.values()))
     check_complete(updates, found, config, str(path))
+    if isinstance(config, GPT2Config) and targets is None and {"q", "v"} <= set(found) and "k" not in found:
+        print(f"{path}: took the two updates of c_attn as those of q and v, as the authors' code has them", file=sys.stderr)
     bias = "none" if not biases else "lora-only" if {name.rpartition(".")[0] for name in biases} == updates.keys() else "all"
     return Adapter(str(path), updates, others, ranks.pop(), alpha=None, targets=found, bias=bias)
 
@@ -358,8 +360,6 @@ def fused_targets(layer: str, count: int, B: Tensor, config: GPT2Config, targets
         return ["qkv"]                                                       # loralib's plain Linear
     if count == 1:
         raise ValueError(f"{path}: '{layer}' has one update, of q, k or v, and the file does not tell which: give targets")
-    if count == 2:
-        print(f"{path}: took the two updates of c_attn as those of q and v, as the authors' code has them", file=sys.stderr)
     return ["q", "v"] if count == 2 else ["q", "k", "v"]
 
 

@@ -434,6 +434,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:                                               # torch raises a different one for each fault
         raise ValueError(f"{path}: not a readable PyTorch state dict ({str(error).splitlines()[0][:120]}); fetch it "
                          "again, or use model.safetensors") from None
+    if isinstance(tensors, dict) and isinstance(tensors.get("model_state_dict"), dict):      # the LoRA authors' checkpoints
+        tensors = tensors["model_state_dict"]
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path}: holds {type(tensors).__name__}, expected a state dict of tensors")
     return tensors

@@ -392,7 +392,7 @@ def run(repository, toy_data, tmp_path):
     def run(task, method, *options, out="runs"):
         kind = "gpt2" if task == "e2e" else "roberta"
         arguments = ["--model", str(repository / "toy" / kind), "--task", task, "--data-dir", str(toy_data), "--method", method,
-                     "--out-dir", str(tmp_path / out), "--limit-train", "40", "--limit-eval", "6", "--batch-size", "8",
+                     "--out-dir", str(tmp_path / out), "--limit-train", "24", "--limit-eval", "6", "--batch-size", "8",
                      "--lr", "0.003", "--rank", "3", "--alpha", "7", *options]
         train.main([*arguments, *(["--beam-size", "2"] if task == "e2e" else [])])
         (metrics,) = (tmp_path / out).rglob("metrics.json")
@@ -401,24 +401,26 @@ def run(repository, toy_data, tmp_path):
 
 
 def scores(folder):
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["scores"]
+    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["scores"]
+    return {name: value for name, value in content.items() if isinstance(value, float)}
 
 
-@pytest.mark.parametrize("task, method", [("mrpc", "bitfit"), ("mrpc", "adapter-l"), ("e2e", "adapter-h"), ("e2e", "prefix")])
+@pytest.mark.parametrize("task, method", [("mrpc", "bitfit"), ("mrpc", "adapter-l"), ("e2e", "prefix")])
 def test_a_run_resumes_and_is_evaluated_like_loras(run, tmp_path, monkeypatch, task, method):
-    whole = run(task, method, "--epochs", "2", "--save-every", "3", out="whole")
+    options = (task, method, "--epochs", "2", "--save-every", "2")           # three steps per epoch
+    whole = run(*options, out="whole")
     original, calls = train.Trainer.train_step, []
 
     def interrupted(self, *arguments):
         calls.append(1)
-        if len(calls) == 9:                                                  # in the second epoch, two steps after a save
+        if len(calls) == 6:                                                  # in the second epoch, two steps after a save
             raise KeyboardInterrupt
         original(self, *arguments)
     monkeypatch.setattr(train.Trainer, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(task, method, "--epochs", "2", "--save-every", "3", out="parts")
+        run(*options, out="parts")
     monkeypatch.undo()
-    parts = run(task, method, "--epochs", "2", "--save-every", "3", "--resume", out="parts")
+    parts = run(*options, "--resume", out="parts")
     (first, _, _), (second, _, _) = read_folder(whole / "adapter"), read_folder(parts / "adapter")
     assert first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert scores(whole) == scores(parts)
