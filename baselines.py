@@ -32,6 +32,7 @@ from adapter_files import (
     HEAD,
     LAYERS,
     MODULES,
+    TARGETS,
     Adapter,
     layer_shape,
     n_layers,
@@ -249,11 +250,11 @@ def read_trained(path: str | Path, config: GPT2Config | RobertaConfig) -> tuple[
                    base_fingerprint=own.get("base_fingerprint")), method
 
 
-def start_from(model: nn.Module, method: str, path: str | Path, alpha: float) -> str:
+def start_from(model: nn.Module, method: str, path: str | Path) -> str:
     """Start training from an adapter of the same method (the paper starts MRPC, RTE and STS-B from MNLI's, appendix D.1).
 
-    model: the base with `method` applied. alpha: of this run; a file that holds none takes it. A head for another number
-    of labels is left out. Returns a line that says what was taken.
+    model: the base with `method` applied; a file that holds no alpha takes its alpha. A head for another number of labels
+    is left out. Returns a line that says what was taken.
     Raises ValueError for an adapter of another base, method, rank or alpha.
     """
     adapter, its_method = read_trained(path, model.config)
@@ -263,13 +264,15 @@ def start_from(model: nn.Module, method: str, path: str | Path, alpha: float) ->
     if adapter.base_fingerprint not in (None, model.fingerprint):
         raise ValueError(f"{path}: the adapter was trained on base {adapter.base_fingerprint}, this model is "
                          f"{model.fingerprint}: load the weights that it was trained on")
-    its_alpha = adapter.alpha if adapter.alpha is not None else alpha
-    if method == "lora" and (adapter.rank, its_alpha) != (model.lora_settings.rank, alpha):
-        raise ValueError(f"{path}: the adapter has rank {adapter.rank} and alpha {its_alpha:g}, this run rank "
-                         f"{model.lora_settings.rank} and alpha {alpha:g}: give --rank {adapter.rank} --alpha {its_alpha:g}")
+    ours = {"rank": model.rank} if method != "lora" else {
+        name: getattr(model.lora_settings, name) for name in ("rank", "alpha", "targets", "bias")}
+    for name, value in ours.items():
+        its = shown(getattr(adapter, name))
+        if value is not None and its not in (shown(value), "None"):
+            raise ValueError(f"{path}: the adapter has {name} {its}, this run {shown(value)}: give --{name} {its}")
     labels, line = getattr(model.config, "num_labels", None), f"started from {path}"
     if method == "lora" and adapter.alpha is None:
-        line += f", which holds no alpha: this run's {alpha:g} is used"
+        line += f", which holds no alpha: this run's {model.lora_settings.alpha:g} is used"
     fresh_head = {name: p for name, p in model.named_parameters() if name.startswith(HEAD)}
     if labels is not None and adapter.num_labels != labels:
         line += f"; its head has {adapter.num_labels or 'no'} labels, this task {labels}: dropped, a fresh head starts"
@@ -280,6 +283,13 @@ def start_from(model: nn.Module, method: str, path: str | Path, alpha: float) ->
     else:
         lora.copy_tensors(trained_parameters(model), adapter.others, path)
     return line
+
+
+def shown(value: float | str | tuple[str, ...] | None) -> str:
+    """A setting as the command line takes it."""
+    if isinstance(value, tuple):
+        return " ".join(sorted(value, key=TARGETS.index))
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 def reload_trained(model: nn.Module, method: str, directory: str | Path) -> None:

@@ -361,7 +361,7 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
     apply_method(model, settings["method"], **{name: settings[name] for name in ("rank", *LORA_ONLY) if name in settings},
                  seed=seed)
     if settings["init_adapter"]:
-        print(start_from(model, settings["method"], settings["init_adapter"], settings.get("alpha")))
+        print(start_from(model, settings["method"], settings["init_adapter"]))
     resuming = open_run(folder, settings, options, seed)
     trainer = Trainer(model.to(device()), task, settings, seed, folder)
     report_start(trainer, recipe)

@@ -9,6 +9,7 @@ last column of the second table is this project's own: the share of a record's v
 text, which says more than BLEU about such a small world.
 """
 import argparse
+import re
 import shlex
 import statistics
 import sys
@@ -58,7 +59,7 @@ def command(task: str, row: str) -> str:
 
 def run_once(task: str, row: str, seed: int, out_dir: Path, extra: list[str]) -> dict:
     """The metrics of a run, which is made, finished, or found. Text also gets its share of values."""
-    folder = out_dir / task / row.replace(" ", "-").replace(",", "")
+    folder = out_dir / task / re.sub(r"[^\w.-]+", "_", " ".join([row, command(task, row), *extra]))
     if not list(folder.rglob(f"seed{seed}/metrics.json")):
         print(f"\n$ python train.py {command(task, row)} --seed {seed} {' '.join(extra)}", flush=True)
         train.main([*shlex.split(command(task, row)), "--seed", str(seed), "--out-dir", str(folder), "--resume", *extra])

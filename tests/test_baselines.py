@@ -11,7 +11,7 @@ import baselines as B
 import lora as L
 import model as M
 import train
-from adapter_files import read_folder
+from adapter_files import loralib_tensors, read_folder
 from decode import Settings, n_best
 
 ADDING = ("adapter-h", "adapter-l", "prefix")
@@ -342,33 +342,44 @@ def test_starting_from_an_adapter_of_another_task_drops_its_head(tmp_path, metho
                 model.get_parameter(name).copy_(parameter)
     B.apply_method(model, method, rank=RANK, alpha=7)
     head = copy.deepcopy(model.classifier.state_dict())
-    line = B.start_from(model, method, tmp_path, 7)
+    line = B.start_from(model, method, tmp_path)
     assert "its head has 3 labels, this task 1: dropped" in line and "\n" not in line
     assert all(torch.equal(tensor, head[name]) for name, tensor in model.classifier.state_dict().items())
     for name, parameter in B.trained_parameters(model).items():
         assert name.startswith("classifier.") or torch.equal(parameter, trained.get_parameter(name))
     same = make_base("roberta")
     B.apply_method(same, method, rank=RANK, alpha=7)
-    assert "dropped" not in B.start_from(same, method, tmp_path, 7)
+    assert "dropped" not in B.start_from(same, method, tmp_path)
     assert torch.equal(same.classifier.out_proj.weight, trained.classifier.out_proj.weight)
+
+
+def test_starting_from_a_file_without_alpha_takes_the_runs_and_says_so(tmp_path):
+    """As the authors' own MNLI checkpoint is one."""
+    trained = make_trained("roberta", "lora")
+    torch.save(loralib_tensors(L.adapter_of(trained)), tmp_path / "mnli.bin")
+    model = make_base("roberta")
+    B.apply_method(model, "lora", rank=RANK, alpha=5, targets=("v", "q"))
+    assert "which holds no alpha: this run's 5 is used" in B.start_from(model, "lora", tmp_path / "mnli.bin")
+    assert all(torch.equal(parameter, trained.get_parameter(name)) for name, parameter in model.named_parameters())
 
 
 def test_starting_from_what_does_not_fit_is_refused(tmp_path):
     B.save_trained(make_trained("roberta", "lora"), "lora", tmp_path, "base", "mnli")
-    for options, message in (({"rank": 2, "alpha": 7}, "give --rank 3 --alpha 7"),
-                             ({"rank": 3, "alpha": 8}, "has rank 3 and alpha 7, this run rank 3 and alpha 8")):
+    for options, message in (({"rank": 2, "alpha": 7}, "has rank 3, this run 2: give --rank 3"),
+                             ({"rank": 3, "alpha": 8}, "has alpha 7, this run 8: give --alpha 7"),
+                             ({"rank": 3, "alpha": 7, "targets": ("k",)}, "has targets q v, this run k: give --targets q v")):
         model = make_base("roberta")
         B.apply_method(model, "lora", **options)
         with pytest.raises(ValueError, match=message):
-            B.start_from(model, "lora", tmp_path, options["alpha"])
+            B.start_from(model, "lora", tmp_path)
     model = make_base("roberta")
     B.apply_method(model, "bitfit")
     with pytest.raises(ValueError, match="adapter of method 'lora', this run trains 'bitfit'"):
-        B.start_from(model, "bitfit", tmp_path, 7)
+        B.start_from(model, "bitfit", tmp_path)
     model = make_base("roberta", seed=1)
     B.apply_method(model, "lora", rank=3, alpha=7)
     with pytest.raises(ValueError, match="trained on base"):
-        B.start_from(model, "lora", tmp_path, 7)
+        B.start_from(model, "lora", tmp_path)
 
 
 def test_what_makes_no_sense_is_refused():
