@@ -8,6 +8,8 @@ from test_decode import slow_authors
 from test_lora import BOTH, make_base, tokens
 
 import baselines as B
+import data
+import decode
 import lora as L
 import model as M
 import train
@@ -395,7 +397,32 @@ def test_what_makes_no_sense_is_refused():
         B.apply_method(make_trained("gpt2", "adapter-h"), "prefix", rank=2)
 
 
-# ---------------------------------------------------------------- the training command
+# ---------------------------------------------------------------- the commands
+
+def test_decode_reads_an_adapter_of_any_method(repository, toy_data, tmp_path, capsys):
+    """A prefix from its folder, and a LoRA state dict, whose alpha is the recipe's and said to be."""
+    source, texts = repository / "toy" / "gpt2", {}
+    for method, options in (("prefix", {"rank": 3}), ("lora", {"rank": 3, "alpha": 32})):
+        model = M.load_pretrained(source)
+        B.apply_method(model, method, **options)
+        with torch.no_grad():
+            for name, parameter in B.trained_parameters(model).items():
+                parameter.add_(torch.empty_like(parameter).normal_(0, 0.3, generator=torch.Generator().manual_seed(len(name))))
+        adapter = tmp_path / method
+        if method == "lora":
+            adapter = tmp_path / "lora.pt"
+            torch.save(loralib_tensors(L.adapter_of(model)), adapter)
+        else:
+            B.save_trained(model, method, adapter, "toy", "e2e")
+        assert decode.main(["--model", str(source), "--adapter", str(adapter), "--data-dir", str(toy_data), "--out",
+                            str(tmp_path / "out.txt"), "--limit", "3", "--beam-size", "2", "--max-new-tokens", "9"]) == 0
+        texts[method] = (tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()
+        _, expected = decode.decode_e2e(model, data.load_tokenizer(source), data.read_e2e("test", toy_data), limit=3,
+                                        beam_size=2, max_new_tokens=9)
+        assert texts[method] == expected[0.9] and len(texts[method]) == 3
+    assert texts["prefix"] != texts["lora"]
+    assert "the file holds no alpha; 32 is taken from the recipe 'paper'" in capsys.readouterr().err
+
 
 @pytest.fixture()
 def run(repository, toy_data, tmp_path):
