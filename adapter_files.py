@@ -234,7 +234,7 @@ def read_peft(directory: Path, config: GPT2Config | RobertaConfig) -> Adapter:
     except KeyError as error:
         raise ValueError(f"{directory}: no LoRA adapter of this project: {error} is missing in its metadata; save it again"
                          ) from None
-    if abs(settings["alpha"] - alpha) > 1e-6 * alpha:
+    if not isinstance(settings["alpha"], (int, float)) or abs(settings["alpha"] - alpha) > 1e-6 * alpha:
         raise ValueError(f"{directory}: alpha is {settings['alpha']} in its metadata, adapter_config.json comes to {alpha:g}: "
                          "save the adapter again")
     return Adapter(str(directory), updates, others, rank, targets=targets, **settings)
@@ -256,7 +256,10 @@ def check_peft(peft: dict, directory: Path) -> None:
 
 def pattern_value(pattern: dict | None, layer: str, default: float) -> float:
     """PEFT's rule: the first key that matches the end of the layer's name, as a regular expression."""
-    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", layer)), default)
+    try:
+        return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", layer)), default)
+    except re.error as error:
+        raise ValueError(f"adapter_config.json: '{error.pattern}' in a pattern is no regular expression ({error})") from None
 
 
 def alpha_of(layer: str, rank: int, peft: dict, directory: Path) -> float:

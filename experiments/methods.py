@@ -28,14 +28,14 @@ from toy import world
 
 TOY = Path("toy")
 DATA = TOY / "data"
-PAIRS = {                                                                    # row -> options; rates tried on seed 0
+PAIRS = {                                                                    # row -> options
     "frozen base, head": "--method head --lr 3e-3",
     "full": "--method full --lr 1e-3",
     "last two layers": "--method last-layers --lr 1e-3",
     "BitFit": "--method bitfit --lr 1e-2",
     "adapter-h": "--method adapter-h --rank 8 --lr 3e-3",
     "adapter-l": "--method adapter-l --rank 8 --lr 3e-3",
-    "prefix": "--method prefix --rank 8 --lr 1e-2",
+    "prefix": "--method prefix --rank 16 --lr 1e-2",
     "LoRA": "--method lora --rank 4 --alpha 32 --lr 3e-3",
 }
 TEXT = {
@@ -44,7 +44,7 @@ TEXT = {
     "BitFit": "--method bitfit --lr 1e-2",
     "adapter-h": "--method adapter-h --rank 8 --lr 5e-3",
     "adapter-l": "--method adapter-l --rank 8 --lr 5e-3",
-    "prefix": "--method prefix --rank 8 --lr 1e-2",
+    "prefix": "--method prefix --rank 16 --lr 5e-2",
     "LoRA": "--method lora --rank 4 --alpha 32 --lr 5e-3",
 }
 TASKS = {"mrpc": ("toy/roberta", "--epochs 3", PAIRS), "mnli": ("toy/roberta", "--epochs 3", PAIRS),
