@@ -102,7 +102,7 @@ def model_name(name: str, config: GPT2Config | RobertaConfig) -> str:
     name = name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".")
     name = re.sub(r"\.(lora_[AB])\.weight$", r".\1", name)
     base = LAYERS[type(config)].partition(".")[0] + "."                      # a model without a head has no prefix
-    return name if name.startswith((base, HEAD)) else base + name
+    return name if name.startswith(("transformer.", "roberta.", HEAD)) else base + name
 
 
 def stacked_updates(tensors: dict[str, Tensor], config: GPT2Config | RobertaConfig, source: str
@@ -120,7 +120,7 @@ def stacked_updates(tensors: dict[str, Tensor], config: GPT2Config | RobertaConf
         layer, _, letter = name.rpartition(".")
         if layer not in layers:
             raise ValueError(f"{source}: holds '{name}', which is no linear layer of the {n_layers(config)} blocks of this "
-                             "base: load the weights that the adapter was trained on")
+                             "base; it was trained on base weights of another kind or size: load those")
         if f"{layer}.lora_A" not in renamed or f"{layer}.lora_B" not in renamed:
             raise ValueError(f"{source}: the adapter's tensors do not fit its configuration; first difference: '{name}' "
                              "stands without its other half; save it again")
