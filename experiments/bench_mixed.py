@@ -69,8 +69,9 @@ class Competitors:
 
     def fresh(self, base):
         """Another model with the base's numbers in memory of its own, so that merging does not touch the others."""
-        model = type(base)(base.config)
-        model.load_state_dict(base.state_dict())
+        with torch.device("meta"):
+            model = type(base)(base.config)
+        model.load_state_dict({name: tensor.clone() for name, tensor in base.state_dict().items()}, assign=True)
         return model
 
     def save_one(self, base, rank: int, folder: str) -> None:
@@ -265,7 +266,7 @@ def plot(figures: dict, path: Path) -> None:
             axis.plot([point["adapters"] for point in chosen],
                       [point["milliseconds"][way] / point["milliseconds"]["merged"] for point in chosen], marker="o", label=way)
         axis.set(xscale="log", yscale="log", xlabel="adapters in the bank (number)", ylabel="time / time of merged weights",
-                 title=f"{panel[0]}, {panel[1]}, batch {panel[2]}: {chosen[0]['milliseconds']['merged']:.0f} ms", )
+                 title=f"{panel[0]}, {panel[1]}, batch {panel[2]}")
         axis.set_xticks(ticks := [point["adapters"] for point in chosen], map(str, ticks))
         axis.set_yticks(marks := [1, 1.25, 1.5, 2, 4, 8], map(str, marks))
         axis.minorticks_off()

@@ -108,16 +108,17 @@ def bench_requests(options: argparse.Namespace) -> dict:
             alone, took, _ = ask(adapter, [adapter], wanted)
             apart += took
             different += sum(differing(answers[answer["id"]], answer) for answer in alone) + len(wanted) - len(alone)
-    growth = [resident for count, resident in seen if count]
+    resident = [memory for count, memory in seen if count]
     figures = {"adapters": options.adapters, "requests": options.requests, "seconds": seconds, "seconds_apart": apart,
                "different_answers": different, "memory": seen, "labels": len({a.get("label") for a in answers})}
-    if growth:
-        quarter = max(1, len(growth) // 4)
-        figures |= {"memory_first_quarter_mib": max(growth[:quarter]), "memory_last_quarter_mib": max(growth[-quarter:])}
-        print(f"resident memory: at most {max(growth[:quarter]):.1f} MiB in the first quarter of the answers, "
-              f"{max(growth[-quarter:]):.1f} MiB in the last")
     print(f"{options.requests:,} requests for {options.adapters} adapters in order: {seconds:.1f} s in one process, "
           f"{apart:.1f} s in {options.adapters}; {different} answers differ")
+    if len(resident) >= 8:                                                   # too short a run says nothing
+        quarter = len(resident) // 4
+        early, late = figures["resident_mib"] = [max(resident[:quarter]), max(resident[-quarter:])]
+        print(f"resident memory: at most {early:.1f} MiB in the first quarter of the answers, {late:.1f} MiB in the last")
+        if late > 1.05 * early:
+            raise ValueError(f"the memory grew from {early:.1f} to {late:.1f} MiB while requests were answered")
     if different:
         raise ValueError(f"{different} answers differ from those of one process per adapter")
     return figures

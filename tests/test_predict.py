@@ -1,6 +1,7 @@
 """predict.py on the toy models: the answers of each task alone, order, bad lines, a bounded window, and refusals."""
 import io
 import json
+import random
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ import predict
 import train
 from bank import AdapterBank
 from decode import decode_e2e
+from experiments.bench_requests import differing, write_adapters
 
 
 def drawn(model, rank, alpha, targets=("q", "v")):
@@ -194,8 +196,7 @@ def test_standard_input_to_standard_output(repository, adapters):
     assert process.wait() == 0
 
 
-def test_requests_are_told_from_refusals_in_a_strict_file(repository, adapters):
-    """answer_file writes a line as soon as its window is answered."""
+def test_lines_before_a_bad_one_are_written_under_strict(repository, adapters):
     bank = AdapterBank(M.load_pretrained(repository / "toy/roberta"))
     bank.add("mrpc", adapters["mrpc"])
     predictor, out = predict.Predictor(bank, data.load_tokenizer(repository / "toy/roberta"), 2), io.BytesIO()
@@ -203,3 +204,25 @@ def test_requests_are_told_from_refusals_in_a_strict_file(repository, adapters):
     with pytest.raises(ValueError, match="FILE, line 41: not JSON"):
         predict.answer_file(predictor, [good] * 40 + [b"{"], None, "FILE", out, strict=True)
     assert out.getvalue().count(b"\n") == 40
+
+
+def test_many_adapters_answer_in_order_and_as_each_alone(repository, toy_data, tmp_path):
+    """In small what `python -m experiments.bench requests` does in full: 100 adapters, 10,000 requests, a process each."""
+    names = list(write_adapters(tmp_path, 12))
+    examples, draw = data.read_glue("mrpc", "dev", toy_data), random.Random(1)
+    lines = [json.dumps({"id": index, "adapter": draw.choice(names), "text": [examples[index].text, examples[index].pair]})
+             .encode() for index in range(120)]
+    base, tokenizer = M.load_pretrained(repository / "toy/roberta"), data.load_tokenizer(repository / "toy/roberta")
+
+    def answers(held, wanted):
+        bank = AdapterBank(base)
+        for name in held:
+            bank.add(name, tmp_path / name)
+        return [answer for _, answer in predict.answer_lines(predict.Predictor(bank, tokenizer, 16), iter(wanted))]
+    mixed = answers(names, lines)
+    assert [answer["id"] for answer in mixed] == list(range(120)) and len({answer["adapter"] for answer in mixed}) == 12
+    for name in names:
+        wanted = [line for line, answer in zip(lines, mixed, strict=True) if answer["adapter"] == name]
+        alone = answers([name], wanted)
+        assert wanted and not any(differing(mixed[answer["id"]], answer) for answer in alone)
+    assert differing(mixed[0], mixed[1]) and differing({"score": 1.0}, {"score": 1.001})
