@@ -34,14 +34,14 @@ BASE = "base"                                                                # a
 
 
 @dataclass(frozen=True, eq=False)
-class Adapter:
+class BankAdapter:
     """An adapter taken apart. updates: target -> A (I, r, d_in) and B (I, r, d_out), the scale folded into B."""
     task: str
     updates: dict[str, tuple[Tensor, Tensor]]
     head: ClassificationHead | None                                          # None for GPT-2
 
 
-def adapter_of(model: GPT2 | RobertaClassifier, task: str = "") -> Adapter:
+def bank_adapter_of(model: GPT2 | RobertaClassifier, task: str = "") -> BankAdapter:
     """The update and the head of a model that has LoRA. Raises ValueError where a number is not finite."""
     updates, layers = {}, lora_layers(model)
     for target in model.lora_settings.targets:
@@ -51,10 +51,10 @@ def adapter_of(model: GPT2 | RobertaClassifier, task: str = "") -> Adapter:
         if not (A.isfinite().all() and B.isfinite().all()):
             raise ValueError(f"the update of target '{target}' holds NaN or infinity; expected finite numbers")
         updates[target] = A, B
-    return Adapter(task, updates, getattr(model, "classifier", None))
+    return BankAdapter(task, updates, getattr(model, "classifier", None))
 
 
-def read_bank_adapter(model: GPT2 | RobertaClassifier, directory: str | Path) -> Adapter:
+def read_bank_adapter(model: GPT2 | RobertaClassifier, directory: str | Path) -> BankAdapter:
     """An adapter folder, checked against the base and read through load_adapter into a model of the same weights.
 
     Raises ValueError and OSError as load_adapter does, and ValueError for an adapter that lacks the head.
@@ -74,7 +74,7 @@ def read_bank_adapter(model: GPT2 | RobertaClassifier, directory: str | Path) ->
         shell.classifier = ClassificationHead(config).to(model.classifier.dense.weight.device)
         weights |= {HEAD + name: tensor for name, tensor in shell.classifier.state_dict().items()}
     shell.load_state_dict(weights, strict=True, assign=True)                 # the base's own memory, nothing is copied
-    return adapter_of(load_adapter(shell, directory).eval().requires_grad_(False), task)
+    return bank_adapter_of(load_adapter(shell, directory).eval().requires_grad_(False), task)
 
 
 class AdapterBank:
@@ -89,18 +89,18 @@ class AdapterBank:
         if lora_layers(model):
             raise RuntimeError("the model has LoRA: a bank needs the bare base, so load it again without an adapter")
         self.model, self.hooks = model.eval(), []
-        self.adapters = {BASE: Adapter("", {}, getattr(model, "classifier", None))}
+        self.adapters = {BASE: BankAdapter("", {}, getattr(model, "classifier", None))}
 
     # ------------------------------------------------------------ which adapters there are
 
-    def add(self, name: str, adapter: str | Path | Adapter) -> None:
+    def add(self, name: str, adapter: str | Path | BankAdapter) -> None:
         """Hold an adapter, given as its folder or taken apart, under a name.
 
         Raises ValueError for a name that is taken, another base and a missing head, with the names that exist.
         """
         if name in self.adapters:
             raise ValueError(f"there is an adapter '{name}' already; choose another name ({self.held()})")
-        if not isinstance(adapter, Adapter):
+        if not isinstance(adapter, BankAdapter):
             try:
                 adapter = read_bank_adapter(self.model, adapter)
             except ValueError as error:
@@ -114,7 +114,7 @@ class AdapterBank:
             raise ValueError(f"'{BASE}' is the bare base model, which stays; remove one of the others ({self.held()})")
         del self.adapters[name]
 
-    def __getitem__(self, name: str) -> Adapter:
+    def __getitem__(self, name: str) -> BankAdapter:
         try:
             return self.adapters[name]
         except KeyError:
@@ -125,7 +125,7 @@ class AdapterBank:
         shown = names if len(names) <= 20 else [*names[:19], f"{len(names) - 19} more"]
         return f"the bank holds {', '.join(shown)}"
 
-    def choose(self, names: Sequence[str], rows: int) -> list[Adapter]:
+    def choose(self, names: Sequence[str], rows: int) -> list[BankAdapter]:
         if len(names) != rows:
             raise ValueError(f"{len(names)} adapter names for a batch of {rows} rows; expected a name per row")
         return [self[name] for name in names]
@@ -164,14 +164,14 @@ class AdapterBank:
         finally:
             self.route([])
 
-    def route(self, adapters: Sequence[Adapter]) -> None:
+    def route(self, adapters: Sequence[BankAdapter]) -> None:
         """Make the model's next passes use adapters[n] for row n; an empty list: the bare base again."""
         for hook in self.hooks:
             hook.remove()
         self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, *update))
                       for layer, update in self.gather(adapters).items()]
 
-    def gather(self, adapters: Sequence[Adapter]) -> dict[str, tuple[Tensor, list[tuple[slice, slice, Tensor]]]]:
+    def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[Tensor, list[tuple[slice, slice, Tensor]]]]:
         """What a batch adds, by layer name: A (N, R, d_in), and for each target of the layer the rows of the layer's
         output, the columns among the R, and B (N, r, d_out).
 

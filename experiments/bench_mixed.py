@@ -20,10 +20,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bank import Adapter, AdapterBank, read_bank_adapter
+from bank import AdapterBank, BankAdapter, read_bank_adapter
 from data import collate_lm, collate_pairs, encode_e2e, load_tokenizer, read_e2e, read_glue
 from lora import add_lora, load_adapter, merge, save_adapter
-from model import GPT2, GPT2Config, KVCache, RobertaClassifier, RobertaConfig, init_weights
+from model import (
+    GPT2,
+    GPT2Config,
+    KVCache,
+    RobertaClassifier,
+    RobertaConfig,
+    init_weights,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+)
 
 MODELS = {"roberta-base": (RobertaClassifier, RobertaConfig, 8), "gpt2": (GPT2, GPT2Config, 4)}
 POPULATIONS = ("distinct", "uniform", "skewed", "identical")
@@ -65,7 +76,7 @@ class Competitors:
             updates = first.updates if index == 0 else {
                 target: tuple(torch.empty_like(matrix).normal_(0, 0.02, generator=generator) for matrix in pair)
                 for target, pair in first.updates.items()}
-            self.bank.add(str(index), Adapter("mrpc", updates, first.head))
+            self.bank.add(str(index), BankAdapter("mrpc", updates, first.head))
 
     def fresh(self, base):
         """Another model with the base's numbers in memory of its own, so that merging does not touch the others."""
@@ -133,7 +144,10 @@ def own_cache(model: GPT2, rows: int, past: int) -> KVCache:
 
 
 def peft_model(base, folder: str, count: int):
-    """The same base in transformers, with `count` adapters of the same shape in PEFT."""
+    """The same base in transformers, with `count` adapters of the same shape in PEFT.
+
+    PEFT's mixed batches take no head of their own per row (of RoBERTa's kind), so all its rows share the base's.
+    """
     import peft
     import transformers
     transformers.utils.logging.set_verbosity_error()
@@ -143,6 +157,11 @@ def peft_model(base, folder: str, count: int):
         reference = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(
             vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5))
     reference.load_state_dict(base.state_dict(), strict=False)
+    tensors, config = read_safetensors(Path(folder) / "adapter_model.safetensors"), read_json(
+        Path(folder) / "adapter_config.json")
+    write_safetensors({name: tensor.clone() for name, tensor in tensors.items() if ".lora_" in name},
+                      Path(folder) / "adapter_model.safetensors")
+    write_json(config | {"modules_to_save": None, "task_type": None}, Path(folder) / "adapter_config.json")
     model = peft.PeftModel.from_pretrained(reference, folder, adapter_name="a0")
     for index in range(1, count):
         model.load_adapter(folder, f"a{index}")

@@ -139,7 +139,7 @@ def test_other_adapters_change_nothing_bit_for_bit(served):
     kind, bank, models = served
     names, (ids, mask) = POPULATIONS["uniform"], rows(8)
     before = bank.logits(names, ids, mask)
-    bank.add("late", K.adapter_of(make_adapted(kind, "most")))
+    bank.add("late", K.bank_adapter_of(make_adapted(kind, "most")))
     with_late = bank.logits(names, ids, mask)
     used = bank.logits(["late", *names[1:]], ids, mask)
     bank.remove("late")
@@ -165,7 +165,7 @@ def test_the_model_is_left_as_it_was(served):
 
 def test_an_adapter_removed_while_rows_decode_serves_them_to_the_end(served_gpt2):
     _, bank, _ = served_gpt2
-    bank.add("brief", K.adapter_of(make_adapted("gpt2", "eight")))
+    bank.add("brief", K.bank_adapter_of(make_adapted("gpt2", "eight")))
     prompts, names, options = [[5], [9, 4]], ["brief", "one"], {"beam_size": 3, "max_new_tokens": 9, "eos_ids": (63, 78)}
     expected, calls = bank.generate(names, prompts, **options), []
 
@@ -197,7 +197,7 @@ def test_a_batch_costs_by_its_own_adapters_not_by_the_bank(served):
 def test_memory_grows_by_the_adapters_alone(kind):
     """No tensor of a read adapter shares or copies the base; 300 of them are held by name."""
     bank = K.AdapterBank(make_base(kind))
-    adapter = K.adapter_of(make_adapted(kind, "three"))
+    adapter = K.bank_adapter_of(make_adapted(kind, "three"))
     for index in range(300):
         bank.add(f"a{index}", adapter)
     own = {tensor.untyped_storage().data_ptr() for pair in adapter.updates.values() for tensor in pair}
