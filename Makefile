@@ -6,11 +6,11 @@ RUN := $(VENV)/bin/python
 MODEL ?=
 TASK ?=
 DATA ?=
-SEEDS ?= 0
+SEEDS ?=
 # an empty override leaves the default of the target or of train.py
-OPTIONS = --seed $(SEEDS) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+OPTIONS = --seed $(or $(SEEDS),0) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
-.PHONY: demo test lint dev pretrain-toy mrpc-lora mnli-lora e2e-lora e2e-lora-small
+.PHONY: demo test lint dev pretrain-toy mrpc-lora mnli-lora e2e-lora e2e-lora-small baselines counts recipes
 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
 	$(RUN) -m toy.demo
@@ -37,6 +37,15 @@ e2e-lora: $(VENV)/installed      ## GPT-2 medium on the E2E NLG Challenge
 
 e2e-lora-small: $(VENV)/installed
 	$(RUN) train.py --model $(or $(MODEL),gpt2) --task $(or $(TASK),e2e) $(OPTIONS)
+
+baselines: $(VENV)/installed     ## every method on the toy tasks, 3 seeds; finished runs are kept
+	$(RUN) -m experiments.methods --seeds $(or $(SEEDS),0 1 2) $(ARGS)
+
+counts: $(VENV)/installed        ## parameters of every method: paper, formula, built model
+	$(RUN) baselines.py
+
+recipes: $(VENV)/installed       ## hyperparameters of every task: paper and authors' scripts
+	$(RUN) recipes.py
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

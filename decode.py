@@ -31,10 +31,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import cli
+from baselines import load_trained
 from data import Tokenizer, encode_e2e, fetch_model, fetch_task, load_tokenizer, read_e2e
 from eval_metrics import evaluate, write_hypotheses, write_references
-from lora import load_adapter
 from model import GPT2, KVCache, load_pretrained, write_json
+from recipes import alpha_for_file
 
 SEARCHES = ("authors", "hf", "greedy", "sample")
 GPT2_END_TOKENS = (50256, 628)                                               # <|endoftext|> and "\n\n"
@@ -424,7 +425,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="decode.py", description="Decode the meaning representations of an E2E split "
                                      "and write hypotheses and references in the scorer's file format.")
     parser.add_argument("--model", required=True, help="gpt2, gpt2-medium, ... or a model folder")
-    parser.add_argument("--adapter", help="a trained adapter; without it the base model decodes")
+    parser.add_argument("--adapter", help="a trained adapter of any method; without it the base model decodes")
+    parser.add_argument("--alpha", type=float, help="of a LoRA adapter; the authors' and loralib's files hold none "
+                        "(default: the recipe's)")
     parser.add_argument("--task", default="e2e", choices=["e2e"])
     parser.add_argument("--split", default="test", choices=["train", "valid", "test"])
     parser.add_argument("--text", default="pretokenised", choices=["pretokenised", "official"],
@@ -448,7 +451,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not isinstance(model, GPT2):
         raise ValueError(f"{directory} is a RoBERTa, which generates no text: give a GPT-2")
     if options.adapter:
-        load_adapter(model, options.adapter)
+        alpha = options.alpha
+        if alpha is None:
+            alpha = alpha_for_file(options.adapter, model.config, options.task)
+        load_trained(model, options.adapter, alpha, options.task)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     pairs = read_e2e(options.split, fetch_task("e2e", options.data_dir), options.text)
     settings = {name: getattr(options, name) for name in ("search", "beam_size", "no_repeat_ngram_size", "max_new_tokens")}

@@ -130,11 +130,14 @@ class GPT2Attention(nn.Module):
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)               # q, k and v side by side
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.prefix = None                                                   # prefix tuning puts its own here (baselines.py)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         query, key, value = (split_heads(part, self.n_head) for part in self.c_attn(x).chunk(3, dim=-1))
         if cache is not None:
             key, value = cache.append(layer, key, value)                     # (B, H, S, D)
+        if self.prefix is not None:
+            key, value, mask = self.prefix(self, key, value, mask)
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None,
                                                  dropout_p=self.dropout if self.training else 0.0)
         return self.resid_dropout(self.c_proj(merge_heads(context)))
@@ -247,9 +250,12 @@ class RobertaSelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.prefix = None                                                   # as in GPT-2
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = (split_heads(projection(x), self.n_head) for projection in (self.query, self.key, self.value))
+        if self.prefix is not None:
+            key, value, mask = self.prefix(self, key, value, mask)
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask,
                                                  dropout_p=self.dropout if self.training else 0.0)
         return merge_heads(context)
@@ -428,6 +434,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:                                               # torch raises a different one for each fault
         raise ValueError(f"{path}: not a readable PyTorch state dict ({str(error).splitlines()[0][:120]}); fetch it "
                          "again, or use model.safetensors") from None
+    if isinstance(tensors, dict) and isinstance(tensors.get("model_state_dict"), dict):      # the LoRA authors' checkpoints
+        tensors = tensors["model_state_dict"]
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path}: holds {type(tensors).__name__}, expected a state dict of tensors")
     return tensors

@@ -25,14 +25,15 @@ from torch import nn
 from tqdm import tqdm
 
 import cli
-from baselines import METHODS, apply_method, parameter_counts, reload_trained, save_trained
+from baselines import METHODS, WITH_RANK, apply_method, load_trained, parameter_counts, reload_trained, save_trained, start_from
 from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches, load_tokenizer
-from lora import TARGETS, load_adapter
+from lora import TARGETS
 from model import load_pretrained, write_json
-from recipes import Recipe, recipe_for
+from recipes import Recipe, alpha_for_file, recipe_for
 from tasks import make_task
 
 LOG_EVERY = 10                                                               # steps per line of log.jsonl
+LORA_ONLY = ("alpha", "targets", "dropout", "lora_init", "bias")
 
 
 # ---------------------------------------------------------------- what to run
@@ -44,15 +45,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("--model", required=True, help="gpt2, gpt2-medium, roberta-base, ... or a model folder")
     run.add_argument("--task", required=True, choices=["e2e", *GLUE_TASKS])
     run.add_argument("--method", default="lora", choices=METHODS)
-    run.add_argument("--recipe", default="paper", choices=["paper", "repo"],
-                     help="the paper's numbers or the authors' scripts'")
+    run.add_argument("--recipe", choices=["paper", "repo"], help="the paper's numbers (default) or the authors' scripts'")
     run.add_argument("--seed", type=int, nargs="+", default=[0], help="one run per seed")
-    lora = parser.add_argument_group("LoRA")
+    run.add_argument("--init-adapter", metavar="DIR", help="start from this adapter, for MRPC, RTE and STS-B from MNLI's "
+                     "in the paper; a head for another number of labels is dropped")
+    lora = parser.add_argument_group("LoRA; rank is also the size of an adapter's bottleneck and the length of a prefix")
     lora.add_argument("--rank", type=int)
     lora.add_argument("--alpha", type=float, help="the update is scaled by alpha / rank")
     lora.add_argument("--targets", nargs="+", default=["q", "v"], metavar="T", help=f"any of {' '.join(TARGETS)}")
     lora.add_argument("--dropout", type=float, help="on the input of A")
     lora.add_argument("--lora-init", choices=["gaussian", "kaiming"], help="start of A")
+    lora.add_argument("--bias", default="none", choices=["none", "lora-only", "all"],
+                      help="biases of the base that train too: none (default), those of the adapted layers, all")
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=float)
     training.add_argument("--batch-size", type=int)
@@ -90,21 +94,27 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def resolve(options: argparse.Namespace, recipe: Recipe) -> dict:
     """Every setting of the run: what was given, and the recipe for the rest."""
-    settings = dict(vars(options))
+    settings = vars(options) | {"recipe": options.recipe or "paper"}
     for field in fields(Recipe):
         if settings.get(field.name) is None:
             settings[field.name] = getattr(recipe, field.name)
     elsewhere = ("max_length",) if options.task == "e2e" else ("text", "beam_size", "length_penalty", "label_smoothing")
     if options.method != "lora":
-        elsewhere += ("rank", "alpha", "targets", "dropout", "lora_init")
+        elsewhere += LORA_ONLY
+    if options.method not in WITH_RANK:
+        elsewhere += ("rank",)
     return {name: value for name, value in settings.items()
             if name not in ("seed", "out_dir", "resume", "overwrite", "save_every", "eval_only", "adapter", *elsewhere)}
 
 
 def run_folder(settings: dict, out_dir: str, seed: int) -> Path:
     method = settings["method"]
-    if method == "lora":
-        method += f"_r{settings['rank']}_alpha{settings['alpha']:g}_{''.join(settings['targets'])}"
+    if "rank" in settings:
+        method += f"_r{settings['rank']}"
+    if method.startswith("lora"):
+        method += f"_alpha{settings['alpha']:g}_{''.join(settings['targets'])}"
+        method += "" if settings["bias"] == "none" else f"_bias-{settings['bias']}"
+    method += "_init" if settings["init_adapter"] else ""                    # another experiment than one without
     model = Path(settings["model"]).as_posix().strip("./").replace("/", "-")
     return Path(out_dir) / settings["task"] / model / f"{method}_lr{settings['lr']:g}" / f"seed{seed}"
 
@@ -336,7 +346,7 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, 
     directory, data_dir = fetch_model(options.model, options.weights_dir), fetch_task(options.task, options.data_dir)
     labels = None if options.task == "e2e" else len(GLUE_TASKS[options.task].labels or ("score",))
     model = load_pretrained(directory, num_labels=labels, dropout=options.model_dropout, seed=seed)
-    recipe = recipe_for(model.config, options.task, options.method, options.recipe)
+    recipe = recipe_for(model.config, options.task, options.method, options.recipe or "paper", options.rank)
     settings = resolve(options, recipe)
     if settings["model_dropout"] != options.model_dropout:
         model = load_pretrained(directory, num_labels=labels, dropout=settings["model_dropout"], seed=seed)
@@ -348,8 +358,10 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
     torch.manual_seed(seed)                                                  # dropout
     model, task, settings, recipe = prepare(options, seed)
     folder = run_folder(settings, options.out_dir, seed)
-    lora = ("rank", "alpha", "targets", "dropout", "lora_init") if settings["method"] == "lora" else ()
-    apply_method(model, settings["method"], **{name: settings[name] for name in lora}, seed=seed)
+    apply_method(model, settings["method"], **{name: settings[name] for name in ("rank", *LORA_ONLY) if name in settings},
+                 seed=seed)
+    if settings["init_adapter"]:
+        print(start_from(model, settings["method"], settings["init_adapter"]))
     resuming = open_run(folder, settings, options, seed)
     trainer = Trainer(model.to(device()), task, settings, seed, folder)
     report_start(trainer, recipe)
@@ -363,9 +375,12 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
 
 
 def evaluate_adapter(options: argparse.Namespace) -> None:
-    """Score a saved LoRA adapter on the development set and, for E2E, on the decoded test set."""
+    """Score a saved adapter of any method on the development set and, for E2E, on the decoded test set."""
     model, task, settings, _ = prepare(options, seed=0)
-    load_adapter(model, options.adapter, alpha=options.alpha, task=options.task)
+    alpha = options.alpha
+    if alpha is None:
+        alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
+    load_trained(model, options.adapter, alpha, options.task)
     source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
     folder = Path(options.out_dir) / settings["task"] / "eval" / source
     folder.mkdir(parents=True, exist_ok=True)

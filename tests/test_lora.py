@@ -1,6 +1,5 @@
 """lora.py: the update against PEFT and loralib, what trains, merging, and adapter files that refuse the wrong base."""
 import copy
-import json
 
 import pytest
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 
 import lora as L
 import model as M
+from adapter_files import read_folder, write_folder
 
 GPT2 = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40,
         "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
@@ -257,18 +257,12 @@ def test_another_base_task_or_head_is_refused(tmp_path, kind):
             L.load_adapter(make_base(kind, num_labels=2), tmp_path)
 
 
-def damage_config(directory, change):
-    path = directory / "adapter_config.json"
-    config = json.loads(path.read_text())
-    change(config[L.OWN_SECTION])
-    path.write_text(json.dumps(config))
-
-
-def damage_tensors(directory, change):
-    path = directory / "adapter_model.safetensors"
-    tensors = {name: tensor.clone() for name, tensor in M.read_safetensors(path).items()}
-    change(tensors)
-    M.write_safetensors(tensors, path)
+def damage(directory, change):
+    """Change tensors and our own section of an adapter file, or what PEFT reads of adapter_config.json."""
+    tensors, config, own = read_folder(directory)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    change({"tensors": tensors, "config": config, "own": own})
+    write_folder(directory, tensors, config, own)
 
 
 FIRST_B = "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"
@@ -276,27 +270,30 @@ DAMAGE = {
     "no file": (lambda d: (d / "adapter_model.safetensors").unlink(), FileNotFoundError, "no adapter_model.safetensors"),
     "no config": (lambda d: (d / "adapter_config.json").unlink(), FileNotFoundError, "no adapter_config.json"),
     "not json": (lambda d: (d / "adapter_config.json").write_text("{"), ValueError, "not valid JSON"),
-    "foreign": (lambda d: (d / "adapter_config.json").write_text("{}"), ValueError, "no section"),
-    "no rank": (lambda d: damage_config(d, lambda own: own.pop("rank")), ValueError, "no LoRA adapter"),
-    "rank": (lambda d: damage_config(d, lambda own: own.update(rank=2)), ValueError, "expected rank 4"),
-    "target": (lambda d: damage_config(d, lambda own: own.update(targets=["q", "x"])), ValueError, "unknown LoRA target 'x'"),
-    "missing": (lambda d: damage_tensors(d, lambda t: t.pop(FIRST_B)), ValueError, "first difference"),
-    "shape": (lambda d: damage_tensors(d, lambda t: t.update({FIRST_B: t[FIRST_B][:-1].clone()})), ValueError, "has shape"),
+    "foreign": (lambda d: (d / "adapter_config.json").write_text("{}"), ValueError, "no peft_type, r or lora_alpha"),
+    "no init": (lambda d: damage(d, lambda f: f["own"].pop("init")), ValueError, "no LoRA adapter of this project: 'init'"),
+    "rank": (lambda d: damage(d, lambda f: f["own"].update(rank=2)), ValueError, "expected rank 4"),
+    "alpha": (lambda d: damage(d, lambda f: f["config"].update(lora_alpha=8)), ValueError, "alpha is 7 in its metadata"),
+    "target": (lambda d: damage(d, lambda f: f["own"].update(targets=["q", "x"])), ValueError, "unknown LoRA target 'x'"),
+    "other target": (lambda d: damage(d, lambda f: f["own"].update(targets=["q", "k"])), ValueError, "outside the blocks"),
+    "missing": (lambda d: damage(d, lambda f: f["tensors"].pop(FIRST_B)), ValueError, "first difference"),
+    "shape": (lambda d: damage(d, lambda f: f["tensors"].update({FIRST_B: f["tensors"][FIRST_B][:-1].clone()})), ValueError,
+              "has shape"),
 }
 
 
 @pytest.mark.parametrize("fault", DAMAGE)
 def test_a_damaged_adapter_is_refused_in_one_line(tmp_path, fault):
     L.save_adapter(make_adapted("gpt2"), tmp_path)
-    damage, kind, message = DAMAGE[fault]
-    damage(tmp_path)
+    spoil, kind, message = DAMAGE[fault]
+    spoil(tmp_path)
     with pytest.raises(kind, match=message) as refusal:
         L.load_adapter(make_base("gpt2"), tmp_path)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"targets": ("q", "w")}, "unknown LoRA target 'w'; expected any of q k v o fc proj"),
+    ({"targets": ("q", "w")}, "unknown LoRA target 'w'; expected any of q k v o fc proj qkv"),
     ({"targets": ()}, "no LoRA target"), ({"targets": ("q", "q")}, "name one twice"),
     ({"rank": 0}, "rank is 0"), ({"rank": 25}, "exceeds the 24 x 24"), ({"alpha": 0}, "alpha is 0"),
     ({"alpha": float("nan")}, "alpha is nan"), ({"dropout": 1.0}, "dropout is 1.0"),

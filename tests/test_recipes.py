@@ -1,8 +1,9 @@
 """recipes.py: rows of the paper's Tables 9 and 11, and where the authors' scripts differ."""
 import pytest
 
+from baselines import METHODS
 from model import GPT2Config, RobertaConfig
-from recipes import recipe_for
+from recipes import main, recipe_for
 
 LARGE = RobertaConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)
 
@@ -35,9 +36,37 @@ def test_e2e():
     assert (paper.select, repo.select, paper.model_dropout, repo.model_dropout) == ("best", "last", None, 0.0)
 
 
-def test_other_methods_have_their_own_rates():
-    assert recipe_for(GPT2Config(), "e2e", "full", "paper").lr == 5e-5
-    assert recipe_for(RobertaConfig(), "mrpc", "full", "paper").epochs == 10
+@pytest.mark.parametrize("method, rank, expected", [                         # Li and Liang 2021, Table 5
+    ("full", None, (5e-5, 10, 5)), ("last-layers", None, (5e-5, 10, 5)), ("prefix", None, (8e-5, 10, 5)),
+    ("adapter-l", None, (8e-5, 5, 10)), ("adapter-l", 8, (8e-5, 5, 10)), ("adapter-l", 248, (5e-5, 5, 5))])
+def test_gpt2_baselines_are_those_the_paper_took_over(method, rank, expected):
+    recipe = recipe_for(GPT2Config(), "e2e", method, "paper", rank)
+    assert (recipe.lr, recipe.batch_size, recipe.epochs) == expected
+    assert recipe.source.startswith("Li and Liang 2021, Table 5") and recipe.source.endswith("LoRA paper, Table 11")
+    assert recipe.rank == {"prefix": 5, "adapter-l": 224 if rank == 248 else 6}.get(method, 4)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "lora"])
+@pytest.mark.parametrize("config, task", [(GPT2Config(), "e2e"), (RobertaConfig(), "mrpc")])
+def test_every_method_has_a_recipe_that_names_its_source(config, task, method):
+    if task == "e2e" and method == "head":
+        return                                                               # GPT-2 has no task head
+    recipe = recipe_for(config, task, method, "paper")
+    assert recipe.source != recipe_for(config, task, "lora", "paper").source
+    assert ("this project's choice" in recipe.source) == ("Liu" not in recipe.source and "Li and" not in recipe.source)
+
+
+def test_the_command_prints_every_task_and_disagreement(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    for line in ("| mrpc | 0.0004 | 16 / 128 | 30 | `--init-adapter` of MNLI |", "| cola | 0.0004 | 32 / 64 | 80 | the base |",
+                 "| stsb | 0.0002 / 0.0003 | 8 / 4 | 30 / 10 | 512 / 128 | `--init-adapter` of MNLI |",
+                 "| gpt2 | prefix | 8e-05 | 10 | 5 | 5 | Li and Liang 2021, Table 5 |"):
+        assert line in text.splitlines()
+    for disagreement in ("length_penalty 0.9 / 0.8", "alpha 8 / 16", "lora_init gaussian / kaiming", "select best / last",
+                         "model_dropout the model's / 0"):
+        assert disagreement in text
+    assert text.count("\n| mnli |") == text.count("\n| rte |") == 2           # base and large
 
 
 @pytest.mark.parametrize("config, task, message", [(GPT2Config(), "mrpc", "use a RoBERTa for GLUE"),
