@@ -26,8 +26,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from adapter_files import HEAD, LAYERS, MODULES, TARGETS, read_adapter, target_slice
 from decode import generate
-from lora import HEAD, LAYERS, MODULES, TARGETS, is_base, load_adapter, lora_layers, read_adapter, slice_of
+from lora import is_base, load_adapter, lora_layers
 from model import GPT2, ClassificationHead, RobertaClassifier
 
 BASE = "base"                                                                # adapter 0: no update, the base's own head
@@ -55,18 +56,20 @@ def bank_adapter_of(model: GPT2 | RobertaClassifier, task: str = "") -> BankAdap
 
 
 def read_bank_adapter(model: GPT2 | RobertaClassifier, directory: str | Path) -> BankAdapter:
-    """An adapter folder, checked against the base and read through load_adapter into a model of the same weights.
+    """An adapter in any format of load_adapter, read through it into a model that shares the base's memory.
 
-    Raises ValueError and OSError as load_adapter does, and ValueError for an adapter that lacks the head.
+    Raises ValueError and OSError as load_adapter does, and ValueError for an adapter that lacks the head or that trains
+    biases: those belong to no row.
     """
-    tensors, settings = read_adapter(directory)
-    config, task = model.config, settings.get("task") or ""
+    stored, config = read_adapter(directory, model.config), model.config
+    if stored.bias != "none":
+        raise ValueError(f"{directory}: trains biases beside the update (bias {stored.bias}), but rows share those of the "
+                         "base: train it without")
     if isinstance(model, RobertaClassifier):
-        out_proj = next((tensor for name, tensor in tensors.items() if name.endswith("out_proj.weight")), None)
-        if out_proj is None:
-            raise ValueError(f"{directory}: no task head among its {len(tensors)} tensors; expected {HEAD}dense and "
-                             f"{HEAD}out_proj: save the adapter together with the head it was trained with")
-        config = replace(config, num_labels=len(out_proj))
+        if stored.num_labels is None:
+            raise ValueError(f"{directory}: no task head; expected {HEAD}dense and {HEAD}out_proj: save the adapter "
+                             "together with the head it was trained with")
+        config = replace(config, num_labels=stored.num_labels)
     with torch.device("meta"):
         shell = type(model)(config)
     weights = {name: tensor for name, tensor in model.state_dict().items() if is_base(name)}
@@ -74,7 +77,7 @@ def read_bank_adapter(model: GPT2 | RobertaClassifier, directory: str | Path) ->
         shell.classifier = ClassificationHead(config).to(model.classifier.dense.weight.device)
         weights |= {HEAD + name: tensor for name, tensor in shell.classifier.state_dict().items()}
     shell.load_state_dict(weights, strict=True, assign=True)                 # the base's own memory, nothing is copied
-    return bank_adapter_of(load_adapter(shell, directory).eval().requires_grad_(False), task)
+    return bank_adapter_of(load_adapter(shell, directory).eval().requires_grad_(False), stored.task or "")
 
 
 class AdapterBank:
@@ -180,7 +183,7 @@ class AdapterBank:
         """
         if len(set(adapters)) == 1:
             adapters = adapters[:1]
-        layers, modules = {}, MODULES[type(self.model)]
+        layers, modules = {}, MODULES[type(self.model.config)]
         for path in dict.fromkeys(modules.values()):
             ranks = {target: max((adapter.updates[target][0].shape[1] for adapter in adapters
                                   if target in adapter.updates), default=0) for target in TARGETS if modules[target] == path}
@@ -190,12 +193,12 @@ class AdapterBank:
                     pairs = [adapter.updates.get(target) for adapter in adapters]
                     A.append(pad_and_stack([pair and pair[0] for pair in pairs], rank))
                     B = pad_and_stack([pair and pair[1] for pair in pairs], rank)        # (I, N, r, d_out)
-                    parts.append((slice_of(self.model, target), slice(start, start + rank), B))
+                    parts.append((target_slice(self.model.config, target), slice(start, start + rank), B))
                     start += rank
             if A:
                 A = A[0] if len(A) == 1 else torch.cat(A, dim=2)                         # (I, N, R, d_in)
                 for index in range(len(A)):
-                    layers[f"{LAYERS[type(self.model)]}.{index}.{path}"] = A[index], [
+                    layers[f"{LAYERS[type(self.model.config)]}.{index}.{path}"] = A[index], [
                         (rows, columns, B[index]) for rows, columns, B in parts]
         return layers
 
