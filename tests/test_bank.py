@@ -284,6 +284,17 @@ def test_a_mixed_batch_equals_peft(tmp_path):
     torch.testing.assert_close(bank.logits(names, ids), theirs, atol=1e-5, rtol=1e-5)
 
 
+def test_trained_biases_are_refused_and_leave_the_base_alone(tmp_path):
+    model = L.add_lora(make_base("gpt2"), 2, 5, bias="all")
+    with torch.no_grad():
+        model.transformer.ln_f.bias.add_(1.0)
+    L.save_adapter(model, tmp_path)
+    bank = K.AdapterBank(make_base("gpt2"))
+    with pytest.raises(ValueError, match="adapter 'new': .*trains biases beside the update"):
+        bank.add("new", tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(bank.model.parameters(), make_base("gpt2").parameters(), strict=True))
+
+
 def test_the_scale_is_folded_into_B(tmp_path):
     """alpha is not the rank in any adapter here; with twice the alpha, the update is twice as large."""
     updates = []
