@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from decode import generate
-from lora import HEAD, LAYERS, MODULES, TARGETS, is_base, load_adapter, lora_layers, read_adapter, slice_of
+from lora import HEAD, LAYERS, MODULES, is_base, load_adapter, lora_layers, read_adapter, slice_of
 from model import GPT2, ClassificationHead, RobertaClassifier
 
 BASE = "base"                                                                # adapter 0: no update, the base's own head
@@ -183,7 +183,7 @@ class AdapterBank:
         layers, modules = {}, MODULES[type(self.model)]
         for path in dict.fromkeys(modules.values()):
             ranks = {target: max((adapter.updates[target][0].shape[1] for adapter in adapters
-                                  if target in adapter.updates), default=0) for target in TARGETS if modules[target] == path}
+                                  if target in adapter.updates), default=0) for target in modules if modules[target] == path}
             A, parts, start = [], [], 0
             for target, rank in ranks.items():
                 if rank:
