@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapter_files import HEAD, LAYERS, MODULES, TARGETS, read_adapter, target_slice
+from adapter_files import HEAD, LAYERS, MODULES, read_adapter, target_slice
 from decode import generate
 from lora import is_base, load_adapter, lora_layers
 from model import GPT2, ClassificationHead, RobertaClassifier
@@ -186,7 +186,7 @@ class AdapterBank:
         layers, modules = {}, MODULES[type(self.model.config)]
         for path in dict.fromkeys(modules.values()):
             ranks = {target: max((adapter.updates[target][0].shape[1] for adapter in adapters
-                                  if target in adapter.updates), default=0) for target in TARGETS if modules[target] == path}
+                                  if target in adapter.updates), default=0) for target in modules if modules[target] == path}
             A, parts, start = [], [], 0
             for target, rank in ranks.items():
                 if rank:
