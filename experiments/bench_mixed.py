@@ -178,8 +178,8 @@ def peft_run(model, section: str, names: list[str], batch: tuple) -> None:
             for layer in range(model.config.n_layer):
                 shape = (len(input_ids), model.config.n_head, other, model.config.n_embd // model.config.n_head)
                 cache.update(torch.randn(shape), torch.randn(shape), layer)
-        cache.crop(other)
         model(input_ids=input_ids, past_key_values=cache, use_cache=True, adapter_names=names)
+        cache.crop(-1)                                                       # forget this step again
     elif hasattr(model.base_model.model, "transformer"):                     # hidden states, as ours: no logits
         with model.base_model._enable_peft_forward_hooks(adapter_names=names):
             model.base_model.model.transformer(input_ids=input_ids, use_cache=False)
