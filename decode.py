@@ -21,7 +21,7 @@ Shapes: N prompts of a batch, K beams, P prompt tokens, L generated tokens, S ca
 import argparse
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,22 +88,23 @@ class Hypothesis:
 def generate(model: GPT2, prompts: Sequence[Sequence[int]], beam_size: int = 10, length_penalty: float = 0.9,
              no_repeat_ngram_size: int = 4, max_new_tokens: int = 64, eos_ids: Sequence[int] = GPT2_END_TOKENS,
              search: str = "authors", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0,
-             batch_size: int | None = None) -> list[list[int]]:
+             batch_size: int | None = None, route: Callable[[list[int]], None] | None = None) -> list[list[int]]:
     """Token ids that continue each prompt, without the prompt and the end token.
 
     eos_ids: any of them ends a text; one that the vocabulary lacks never occurs. search: see above; temperature,
     top_k, top_p and seed are for "sample". batch_size: prompts at a time, None as many as CACHE_BYTES hold; it does
-    not change the result.
+    not change the result. route: called with the indices of the prompts that are the batch's rows, before the model runs
+    and whenever rows have left (bank.py gives each row its adapter so).
     Raises ValueError for an empty or too long prompt, an unknown token id, and settings that make no sense.
     """
     settings = Settings(beam_size, (length_penalty,), no_repeat_ngram_size, max_new_tokens, tuple(eos_ids), search,
                         temperature, top_k, top_p, seed)
-    return [best_text(hypotheses, length_penalty) for hypotheses in n_best(model, prompts, settings, batch_size)]
+    return [best_text(hypotheses, length_penalty) for hypotheses in n_best(model, prompts, settings, batch_size, route)]
 
 
 @torch.inference_mode()
-def n_best(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings,
-           batch_size: int | None = None) -> list[list[Hypothesis]]:
+def n_best(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings, batch_size: int | None = None,
+           route: Callable[[list[int]], None] | None = None) -> list[list[Hypothesis]]:
     """The hypotheses of each prompt, best first by settings.length_penalties[0].
 
     `authors` ranks beams without a length penalty, so one search serves several: for each of settings.length_penalties
@@ -124,7 +125,9 @@ def n_best(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings,
             while longest_first:
                 size = batch_size or fitting_batch(model, len(prompts[longest_first[0]]), settings)
                 batch, longest_first = longest_first[:size], longest_first[size:]
-                search_class(model, {index: prompts[index] for index in batch}, settings).run(results, bar)
+                if route:
+                    route(batch)
+                search_class(model, {index: prompts[index] for index in batch}, settings).run(results, bar, route)
     finally:
         model.train(was_training)
     for index, hypotheses in enumerate(results):
@@ -254,7 +257,7 @@ class Search:
         self.eos_ids = torch.tensor(sorted(set(settings.eos_ids)), device=self.beams.tokens.device)
         self.finished: list[list[Hypothesis]] = [[] for _ in prompts]        # of each row
 
-    def run(self, results: list[list[Hypothesis]], bar: tqdm) -> None:
+    def run(self, results: list[list[Hypothesis]], bar: tqdm, route: Callable[[list[int]], None] | None) -> None:
         """Search to the end; each prompt's hypotheses go to its place in `results`."""
         while self.indices:
             over = self.step(self.beams.logits)
@@ -266,6 +269,8 @@ class Search:
                 self.beams.keep(going_on)
                 self.indices = [self.indices[row] for row in going_on]
                 self.finished = [self.finished[row] for row in going_on]
+                if route:
+                    route(self.indices)
             if self.indices:
                 self.beams.read()
 

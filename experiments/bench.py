@@ -1,6 +1,8 @@
 """Speed against peers, measured side by side: each round runs both, in turn, and the medians of the rounds are compared.
 
     python -m experiments.bench decode --data-dir DIR --tokenizer DIR     # beam search on gpt2, against transformers
+    python -m experiments.bench mixed --data-dir DIR --tokenizers DIR     # many adapters in one batch (bench_mixed.py)
+    python -m experiments.bench requests                                  # predict.py, 100 adapters, 10,000 requests
 
 Weights are random with the real configuration, which costs the same as trained ones; the texts are real. Needs the
 libraries of requirements-dev.txt.
@@ -16,6 +18,7 @@ import torch
 import cli
 from data import encode_e2e, load_tokenizer, read_e2e
 from decode import GPT2_END_TOKENS, generate
+from experiments import bench_mixed, bench_requests
 from model import GPT2, GPT2Config, init_weights
 
 PAD = 628                                                                    # an end token that no E2E prompt contains
@@ -97,9 +100,17 @@ def main() -> int:
     decode.add_argument("--rounds", type=int, default=3)
     decode.add_argument("--threads", type=int, default=2)
     decode.add_argument("--json", type=Path, help="write the figures to this file")
+    bench_mixed.add_options(sections.add_parser("mixed", help="rows of a batch with different adapters, against merged "
+                                                "weights, PEFT, and one batch per task"))
+    bench_requests.add_options(sections.add_parser("requests", help="many toy adapters answer a long file of requests: "
+                                                   "order, memory, and the answers of one process per adapter"))
     options = parser.parse_args()
-    figures = {"decode": bench_decode}[options.section](options)
+    figures = {"decode": bench_decode, "mixed": bench_mixed.bench_mixed,
+               "requests": bench_requests.bench_requests}[options.section](options)
+    if options.section == "mixed" and options.plot:
+        bench_mixed.plot(figures, options.plot)
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0
 

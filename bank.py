@@ -1,0 +1,223 @@
+"""Many tasks in one batch: the limit that the paper names, lifted (Hu et al. 2021, section 4.2, last paragraph).
+
+Merged weights cost nothing but serve one task. A bank holds any number of adapters of one base, and in a batch each row
+uses its own:
+
+    h[n] = W x[n] + B[a(n)] A[a(n)] x[n]             a(n): the adapter of row n, its scale alpha / r folded into B
+
+W x is one product for all rows. The rest is two thin batched products per layer, over A and B gathered once per batch;
+lower ranks are filled up with zeros. A row that is to stay the bare base has zeros for both, and a layer that no row's
+adapter touches does nothing. So a batch costs the same whether the bank holds ten adapters or a thousand.
+
+    bank = AdapterBank(load_pretrained("roberta-base"))
+    bank.add("mrpc", "runs/mrpc/adapter")
+    bank.add("mnli", "runs/mnli/adapter")
+    bank.logits(["mrpc", "mnli", "mrpc"], input_ids, attention_mask)    # a list: 2, 3 and 2 numbers
+
+The base model is not changed: while a batch runs, hooks on its linear layers add the updates to their outputs.
+Left out: training through the bank, several batches at the same time (a bank runs one, though adapters may come and go).
+Shapes: N rows, T tokens, C hidden size, I layers, r rank of an adapter, R gathered rank, L labels, V vocabulary.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from adapter_files import HEAD, LAYERS, MODULES, read_adapter, target_slice
+from decode import generate
+from lora import is_base, load_adapter, lora_layers
+from model import GPT2, ClassificationHead, RobertaClassifier
+
+BASE = "base"                                                                # adapter 0: no update, the base's own head
+
+
+@dataclass(frozen=True, eq=False)
+class BankAdapter:
+    """An adapter taken apart. updates: target -> A (I, r, d_in) and B (I, r, d_out), the scale folded into B."""
+    task: str
+    updates: dict[str, tuple[Tensor, Tensor]]
+    head: ClassificationHead | None                                          # None for GPT-2
+
+
+def bank_adapter_of(model: GPT2 | RobertaClassifier, task: str = "") -> BankAdapter:
+    """The update and the head of a model that has LoRA. Raises ValueError where a number is not finite."""
+    updates, layers = {}, lora_layers(model)
+    for target in model.lora_settings.targets:
+        own = [layer for layer in layers.values() if target in layer.slices]
+        A = torch.stack([layer.lora_A[target].detach() for layer in own])
+        B = torch.stack([layer.scale * layer.lora_B[target].detach().T for layer in own])
+        if not (A.isfinite().all() and B.isfinite().all()):
+            raise ValueError(f"the update of target '{target}' holds NaN or infinity; expected finite numbers")
+        updates[target] = A, B
+    return BankAdapter(task, updates, getattr(model, "classifier", None))
+
+
+def read_bank_adapter(model: GPT2 | RobertaClassifier, directory: str | Path) -> BankAdapter:
+    """An adapter in any format of load_adapter, read through it into a model that shares the base's memory.
+
+    Raises ValueError and OSError as load_adapter does, and ValueError for an adapter that lacks the head or that trains
+    biases: those belong to no row.
+    """
+    stored, config = read_adapter(directory, model.config), model.config
+    if stored.bias != "none":
+        raise ValueError(f"{directory}: trains biases beside the update (bias {stored.bias}), but rows share those of the "
+                         "base: train it without")
+    if isinstance(model, RobertaClassifier):
+        if stored.num_labels is None:
+            raise ValueError(f"{directory}: no task head; expected {HEAD}dense and {HEAD}out_proj: save the adapter "
+                             "together with the head it was trained with")
+        config = replace(config, num_labels=stored.num_labels)
+    with torch.device("meta"):
+        shell = type(model)(config)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if is_base(name)}
+    if isinstance(model, RobertaClassifier):
+        shell.classifier = ClassificationHead(config).to(model.classifier.dense.weight.device)
+        weights |= {HEAD + name: tensor for name, tensor in shell.classifier.state_dict().items()}
+    shell.load_state_dict(weights, strict=True, assign=True)                 # the base's own memory, nothing is copied
+    return bank_adapter_of(load_adapter(shell, directory).eval().requires_grad_(False), stored.task or "")
+
+
+class AdapterBank:
+    """Adapters of one base by name, and forward passes in which every row uses the adapter that it names.
+
+    Adapters may be added and removed at any time, also from another thread while a batch runs: the batch keeps the
+    adapters that it began with.
+    """
+
+    def __init__(self, model: GPT2 | RobertaClassifier):
+        """model: a base without LoRA; it is set to eval mode. Raises RuntimeError if it has LoRA."""
+        if lora_layers(model):
+            raise RuntimeError("the model has LoRA: a bank needs the bare base, so load it again without an adapter")
+        self.model, self.hooks = model.eval(), []
+        self.adapters = {BASE: BankAdapter("", {}, getattr(model, "classifier", None))}
+
+    # ------------------------------------------------------------ which adapters there are
+
+    def add(self, name: str, adapter: str | Path | BankAdapter) -> None:
+        """Hold an adapter, given as its folder or taken apart, under a name.
+
+        Raises ValueError for a name that is taken, another base and a missing head, with the names that exist.
+        """
+        if name in self.adapters:
+            raise ValueError(f"there is an adapter '{name}' already; choose another name ({self.held()})")
+        if not isinstance(adapter, BankAdapter):
+            try:
+                adapter = read_bank_adapter(self.model, adapter)
+            except ValueError as error:
+                raise ValueError(f"adapter '{name}': {error} ({self.held()})") from None
+        self.adapters[name] = adapter
+
+    def remove(self, name: str) -> None:
+        """Let go of an adapter and its memory. Raises ValueError for a name that is not held, and for the base."""
+        self[name]
+        if name == BASE:
+            raise ValueError(f"'{BASE}' is the bare base model, which stays; remove one of the others ({self.held()})")
+        del self.adapters[name]
+
+    def __getitem__(self, name: str) -> BankAdapter:
+        try:
+            return self.adapters[name]
+        except KeyError:
+            raise ValueError(f"there is no adapter '{name}' ({self.held()})") from None
+
+    def held(self) -> str:
+        names = list(self.adapters)
+        shown = names if len(names) <= 20 else [*names[:19], f"{len(names) - 19} more"]
+        return f"the bank holds {', '.join(shown)}"
+
+    def choose(self, names: Sequence[str], rows: int) -> list[BankAdapter]:
+        if len(names) != rows:
+            raise ValueError(f"{len(names)} adapter names for a batch of {rows} rows; expected a name per row")
+        return [self[name] for name in names]
+
+    # ------------------------------------------------------------ a batch
+
+    @torch.inference_mode()
+    def logits(self, names: Sequence[str], input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor | list[Tensor]:
+        """Logits of rows (N, T), each with the adapter that `names` has for it; padding on the right.
+
+        GPT-2: (N, T, V). RoBERTa: N tensors, each as long as the row's task has labels.
+        Raises ValueError for a name that is not held, before anything is computed.
+        """
+        adapters = self.choose(names, len(input_ids))
+        try:
+            self.route(adapters)
+            if isinstance(self.model, GPT2):
+                return self.model(input_ids, attention_mask)
+            first = self.model.hidden_states(input_ids, attention_mask)[:, :1]           # (N, T, C) -> (N, 1, C), <s>
+        finally:
+            self.route([])
+        logits: list[Tensor] = [first] * len(adapters)
+        for adapter in dict.fromkeys(adapters):
+            rows = [row for row, other in enumerate(adapters) if other is adapter]
+            for row, values in zip(rows, adapter.head(first[rows]), strict=True):        # (n, 1, C) -> (n, L)
+                logits[row] = values
+        return logits
+
+    def generate(self, names: Sequence[str], prompts: Sequence[Sequence[int]], **options) -> list[list[int]]:
+        """decode.generate with an adapter per prompt: all beams of a prompt share its row, and so its adapter."""
+        if not isinstance(self.model, GPT2):
+            raise ValueError("the bank's base is a RoBERTa, which generates no text: ask for logits, or give it a GPT-2")
+        adapters = self.choose(names, len(prompts))
+        try:
+            return generate(self.model, prompts, route=lambda rows: self.route([adapters[row] for row in rows]), **options)
+        finally:
+            self.route([])
+
+    def route(self, adapters: Sequence[BankAdapter]) -> None:
+        """Make the model's next passes use adapters[n] for row n; an empty list: the bare base again."""
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, *update))
+                      for layer, update in self.gather(adapters).items()]
+
+    def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[Tensor, list[tuple[slice, slice, Tensor]]]]:
+        """What a batch adds, by layer name: A (N, R, d_in), and for each target of the layer the rows of the layer's
+        output, the columns among the R, and B (N, r, d_out).
+
+        The targets of one layer (q, k and v of GPT-2's c_attn) stand side by side in R, each as wide as the highest
+        rank of its rows' adapters. If all rows have the same adapter, N is 1: nothing is copied, the product is shared.
+        """
+        if len(set(adapters)) == 1:
+            adapters = adapters[:1]
+        layers, modules = {}, MODULES[type(self.model.config)]
+        for path in dict.fromkeys(modules.values()):
+            ranks = {target: max((adapter.updates[target][0].shape[1] for adapter in adapters
+                                  if target in adapter.updates), default=0) for target in modules if modules[target] == path}
+            A, parts, start = [], [], 0
+            for target, rank in ranks.items():
+                if rank:
+                    pairs = [adapter.updates.get(target) for adapter in adapters]
+                    A.append(pad_and_stack([pair and pair[0] for pair in pairs], rank))
+                    B = pad_and_stack([pair and pair[1] for pair in pairs], rank)        # (I, N, r, d_out)
+                    parts.append((target_slice(self.model.config, target), slice(start, start + rank), B))
+                    start += rank
+            if A:
+                A = A[0] if len(A) == 1 else torch.cat(A, dim=2)                         # (I, N, R, d_in)
+                for index in range(len(A)):
+                    layers[f"{LAYERS[type(self.model.config)]}.{index}.{path}"] = A[index], [
+                        (rows, columns, B[index]) for rows, columns, B in parts]
+        return layers
+
+
+def pad_and_stack(matrices: Sequence[Tensor | None], rank: int) -> Tensor:
+    """(I, r, d) of every row -> (I, N, rank, d), zeros where a row has no matrix or a lower rank."""
+    if len(matrices) == 1:
+        return matrices[0][:, None]
+    first = next(matrix for matrix in matrices if matrix is not None)
+    stacked = first.new_zeros(first.shape[0], len(matrices), rank, first.shape[2])
+    for row, matrix in enumerate(matrices):
+        if matrix is not None:
+            stacked[:, row, :matrix.shape[1]] = matrix
+    return stacked
+
+
+def add_updates(A: Tensor, parts: list[tuple[slice, slice, Tensor]], layer: nn.Module, inputs: tuple[Tensor],
+                h: Tensor) -> None:
+    """A forward hook: h (N, T, d_out) of a layer with input x (N, T, d_in) gets each row's own B A x."""
+    low = inputs[0] @ A.transpose(1, 2)                                      # (N, T, d_in) -> (N, T, R)
+    for rows, columns, B in parts:
+        h[..., rows] += low[..., columns] @ B                                # (N, T, r) -> (N, T, d_out)

@@ -1,0 +1,314 @@
+"""The cost of a batch whose rows use different adapters, against merged weights, PEFT, and one batch per task.
+
+    python -m experiments.bench mixed --json results/mixed.json --plot results/mixed.png --data-dir DIR --tokenizers DIR
+    python -m experiments.bench mixed --models roberta-base --batches 8 --adapters 8 --rounds 5 ...      # two minutes
+
+Models have the real configuration and random weights; adapters have the paper's settings (q and v, rank 8 on RoBERTa,
+4 on GPT-2), which cost the same as trained ones; lengths are those of MRPC pairs and E2E samples. Each round runs every
+way once, in turn, so that all see the same noise; a ratio is the median over rounds of one way's time by another's in
+the same round. `forward`: RoBERTa's classification of padded pairs, GPT-2's hidden states of whole samples. `decode`:
+GPT-2's next token for every row, with keys and values of its past cached.
+"""
+import argparse
+import itertools
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bank import AdapterBank, BankAdapter, read_bank_adapter
+from data import collate_lm, collate_pairs, encode_e2e, load_tokenizer, read_e2e, read_glue
+from lora import add_lora, load_adapter, merge, save_adapter
+from model import (
+    GPT2,
+    GPT2Config,
+    KVCache,
+    RobertaClassifier,
+    RobertaConfig,
+    init_weights,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+)
+
+MODELS = {"roberta-base": (RobertaClassifier, RobertaConfig, 8), "gpt2": (GPT2, GPT2Config, 4)}
+POPULATIONS = ("distinct", "uniform", "skewed", "identical")
+WAYS = ("merged", "single", "mixed", "peft", "per task")
+
+
+def population(kind: str, batch: int, adapters: int) -> list[int]:
+    """Which adapter each row has. distinct: all different while there are enough. uniform: drawn evenly. skewed: half of
+    the rows have the first, a quarter the second, and so on. identical: all the same."""
+    draw = random.Random(f"{kind} {batch} {adapters}")
+    if kind == "distinct":
+        return [row % adapters for row in range(batch)]
+    if kind == "uniform":
+        return [draw.randrange(adapters) for _ in range(batch)]
+    if kind == "skewed":
+        return draw.choices(range(adapters), weights=[2.0 ** -index for index in range(adapters)], k=batch)
+    return [adapters - 1] * batch
+
+
+# ---------------------------------------------------------------- the competitors
+
+class Competitors:
+    """One base in every form that is compared, with `count` adapters."""
+
+    def __init__(self, name: str, count: int, with_peft: bool):
+        self.name, (build, config, rank) = name, MODELS[name]
+        base = build(config()).eval()
+        init_weights(base, seed=0)
+        self.bank = AdapterBank(base)
+        self.is_gpt2 = isinstance(base, GPT2)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_one(base, rank, folder)
+            first = read_bank_adapter(base, folder)
+            self.single = load_adapter(self.fresh(base), folder).eval()
+            self.merged = merge(load_adapter(self.fresh(base), folder).eval())
+            self.peft = peft_model(base, folder, count) if with_peft else None
+        generator = torch.Generator().manual_seed(1)
+        for index in range(count):                                           # the first is what single and merged have
+            updates = first.updates if index == 0 else {
+                target: tuple(torch.empty_like(matrix).normal_(0, 0.02, generator=generator) for matrix in pair)
+                for target, pair in first.updates.items()}
+            self.bank.add(str(index), BankAdapter("mrpc", updates, first.head))
+
+    def fresh(self, base):
+        """Another model with the base's numbers in memory of its own, so that merging does not touch the others."""
+        with torch.device("meta"):
+            model = type(base)(base.config)
+        model.load_state_dict({name: tensor.clone() for name, tensor in base.state_dict().items()}, assign=True)
+        return model
+
+    def save_one(self, base, rank: int, folder: str) -> None:
+        model = add_lora(self.fresh(base), rank, 2 * rank)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".lora_B" in name:
+                    parameter.normal_(0, 0.02)
+        save_adapter(model, folder, task="mrpc")
+
+    def ways(self, section: str, names: list[int], batch) -> dict:
+        """Name of a way -> a call that serves the batch. `merged` and `single` serve the first adapter to all rows."""
+        rows = {adapter: [row for row, other in enumerate(names) if other == adapter] for adapter in dict.fromkeys(names)}
+        run, adapters = (self.forward, self.decode)[section == "decode"], [self.bank[str(index)] for index in names]
+
+        def routed(model, adapters, batch):
+            self.bank.route(adapters)
+            run(model, batch)
+            self.bank.route([])
+
+        def per_task():                                                      # as many batches as there are tasks in it
+            for adapter, of_task in rows.items():
+                routed(self.bank.model, [self.bank[str(adapter)]] * len(of_task), select(batch, of_task))
+        peft_names = [f"a{index}" for index in names]
+        return {"merged": lambda: run(self.merged, batch), "single": lambda: run(self.single, batch),
+                "mixed": lambda: routed(self.bank.model, adapters, batch),
+                "peft": lambda: peft_run(self.peft, section, peft_names, batch), "per task": per_task}
+
+    def forward(self, model, batch: tuple[Tensor, Tensor]) -> None:
+        model.hidden_states(batch[0]) if self.is_gpt2 else model(*batch)
+
+    def decode(self, model, batch: tuple[Tensor, Tensor]) -> None:
+        """One step: (N, 1) tokens after P cached positions. The cache is made anew for every shape and not timed."""
+        input_ids, past = batch
+        cache = own_cache(model, len(input_ids), past)
+        cache.length = past
+        mask = torch.ones(1, 1, 1, past + 1, dtype=torch.bool)
+        model.logits(model.hidden_states(input_ids, torch.full_like(input_ids, past), mask, cache))
+
+
+def select(batch: tuple, rows: list[int]) -> tuple:
+    """Rows of (input_ids, mask), cut to their own longest; of (input_ids, past) with the same past."""
+    input_ids, other = batch
+    if isinstance(other, int):
+        return input_ids[rows], other
+    length = int(other[rows].sum(dim=1).max())
+    return input_ids[rows, :length], other[rows, :length]
+
+
+CACHES: dict = {}
+
+
+def own_cache(model: GPT2, rows: int, past: int) -> KVCache:
+    if (rows, past) not in CACHES:
+        CACHES[rows, past] = cache = KVCache(model.config, rows, past + 1)
+        cache.keys.normal_()
+        cache.values.normal_()
+    return CACHES[rows, past]
+
+
+def peft_model(base, folder: str, count: int):
+    """The same base in transformers, with `count` adapters of the same shape in PEFT.
+
+    PEFT's mixed batches take no head of their own per row (of RoBERTa's kind), so all its rows share the base's.
+    """
+    import peft
+    import transformers
+    transformers.utils.logging.set_verbosity_error()
+    if isinstance(base, GPT2):
+        reference = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+    else:
+        reference = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(
+            vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5))
+    reference.load_state_dict(base.state_dict(), strict=False)
+    tensors, config = read_safetensors(Path(folder) / "adapter_model.safetensors"), read_json(
+        Path(folder) / "adapter_config.json")
+    write_safetensors({name: tensor.clone() for name, tensor in tensors.items() if ".lora_" in name},
+                      Path(folder) / "adapter_model.safetensors")
+    write_json(config | {"modules_to_save": None, "task_type": None}, Path(folder) / "adapter_config.json")
+    model = peft.PeftModel.from_pretrained(reference, folder, adapter_name="a0")
+    for index in range(1, count):
+        model.load_adapter(folder, f"a{index}")
+    return model.eval()
+
+
+def peft_run(model, section: str, names: list[str], batch: tuple) -> None:
+    input_ids, other = batch
+    if section == "decode":
+        from transformers import DynamicCache
+        cache = CACHES.setdefault(("peft", len(input_ids), other), None)
+        if cache is None:
+            cache = CACHES["peft", len(input_ids), other] = DynamicCache()
+            for layer in range(model.config.n_layer):
+                shape = (len(input_ids), model.config.n_head, other, model.config.n_embd // model.config.n_head)
+                cache.update(torch.randn(shape), torch.randn(shape), layer)
+        model(input_ids=input_ids, past_key_values=cache, use_cache=True, adapter_names=names)
+        cache.crop(-1)                                                       # forget this step again
+    elif hasattr(model.base_model.model, "transformer"):                     # hidden states, as ours: no logits
+        with model.base_model._enable_peft_forward_hooks(adapter_names=names):
+            model.base_model.model.transformer(input_ids=input_ids, use_cache=False)
+    else:
+        model(input_ids=input_ids, attention_mask=other, adapter_names=names)
+
+
+# ---------------------------------------------------------------- measuring
+
+def batches(options: argparse.Namespace, name: str) -> dict[tuple[str, int], tuple]:
+    """(section, batch size) -> input: the first rows of the real data, padded to their longest."""
+    tokenizer, made = load_tokenizer(options.tokenizers / name), {}
+    for size in options.batches:
+        if name == "gpt2":
+            samples = [encode_e2e(tokenizer, *pair) for pair in read_e2e("test", options.data_dir)[:size * 7:7]]
+            input_ids, _ = collate_lm(samples)
+            mask = (torch.arange(input_ids.shape[1]) < torch.tensor([len(ids) - 1 for ids, _ in samples])[:, None]).long()
+            past = round(statistics.mean((length + len(ids)) / 2 for ids, length in samples))    # halfway through the text
+            made |= {("forward", size): (input_ids, mask), ("decode", size): (input_ids[:, :1], past)}
+        else:
+            pairs = read_glue("mrpc", "dev", options.data_dir)[:size]
+            made["forward", size] = collate_pairs([tokenizer.encode(pair.text, pair.pair) for pair in pairs], tokenizer.pad_id)
+    return {key: batch for key, batch in made.items() if key[0] in options.sections}
+
+
+@torch.inference_mode()
+def measure(ways: dict, rounds: int, seconds: float) -> dict:
+    """Milliseconds per call, wall and processor time, of every way in every round; short calls are repeated within."""
+    repeats = {}
+    for name, way in ways.items():
+        way()                                                                # first calls are slow
+        started = time.perf_counter()
+        way()
+        repeats[name] = max(1, round(seconds / (time.perf_counter() - started)))
+    wall, processor = {name: [] for name in ways}, {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            started, processor_started = time.perf_counter(), time.process_time()
+            for _ in range(repeats[name]):
+                way()
+            wall[name].append(1e3 * (time.perf_counter() - started) / repeats[name])
+            processor[name].append(1e3 * (time.process_time() - processor_started) / repeats[name])
+    return {"wall_ms": wall, "processor_ms": processor}
+
+
+def ratio(times: dict[str, list[float]], way: str, by: str) -> float | None:
+    if way not in times or by not in times:
+        return None
+    return statistics.median(a / b for a, b in zip(times[way], times[by], strict=True))
+
+
+def bench_mixed(options: argparse.Namespace) -> dict:
+    """Every point of the grid that the options name."""
+    torch.set_num_threads(options.threads)
+    points = []
+    print(f"{'model':13s}{'':9s}batch adapters population  {'merged':>9s}" + "".join(f"{way:>10s}" for way in WAYS[1:])
+          + "   by merged (processor)  PEFT by mixed (processor)")
+    for name in options.models:
+        competitors = Competitors(name, max(options.adapters), "peft" in options.ways)
+        for (section, size), batch in batches(options, name).items():
+            seen = {}                                                        # the same rows need no second measurement
+            for count, kind in itertools.product(options.adapters, options.populations):
+                names = population(kind, size, count)
+                if tuple(names) not in seen:
+                    ways = competitors.ways(section, names, batch)
+                    seen[tuple(names)] = measure({way: ways[way] for way in options.ways}, options.rounds, options.seconds)
+                times = seen[tuple(names)]
+                wall, processor = times["wall_ms"], times["processor_ms"]
+                point = {"model": name, "section": section, "batch": size, "adapters": count, "population": kind,
+                         "adapters_in_batch": len(set(names)), "milliseconds": {w: statistics.median(wall[w]) for w in wall},
+                         **{key: [ratio(t, *pair) for t in (wall, processor)] for key, pair in
+                            (("mixed_by_merged", ("mixed", "merged")), ("peft_by_mixed", ("peft", "mixed")),
+                             ("per_task_by_mixed", ("per task", "mixed")))}}
+                points.append(point)
+                print(line(point), flush=True)
+    return {"points": points, "rounds": options.rounds, "threads": options.threads, "torch": torch.__version__,
+            "length": {"roberta-base": "MRPC dev pairs", "gpt2": "E2E test samples"}}
+
+
+def line(point: dict) -> str:
+    def pair(values: list[float | None]) -> str:
+        return "-" if values[0] is None else f"{values[0]:.3f} ({values[1]:.3f})"
+    times = "".join(f"{point['milliseconds'].get(way, float('nan')):10.1f}" for way in WAYS)
+    return (f"{point['model']:13s}{point['section']:9s}{point['batch']:5d} {point['adapters']:8d} {point['population']:10s} "
+            f"{times}   {pair(point['mixed_by_merged']):>20s}  {pair(point['peft_by_mixed']):>24s}")
+
+
+def plot(figures: dict, path: Path) -> None:
+    """Time by merged weights over the number of adapters, one panel per model, section and batch size; distinct rows."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    points = [point for point in figures["points"] if point["population"] == figures["points"][0]["population"]]
+    panels = list(dict.fromkeys((point["model"], point["section"], point["batch"]) for point in points))
+    columns = min(3, len(panels))
+    figure, axes = pyplot.subplots(-(-len(panels) // columns), columns, squeeze=False,
+                                   figsize=(4.2 * columns, 3.2 * -(-len(panels) // columns)))
+    for axis in axes.flat[len(panels):]:
+        axis.axis("off")
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        chosen = [point for point in points if (point["model"], point["section"], point["batch"]) == panel]
+        for way in chosen[0]["milliseconds"]:
+            axis.plot([point["adapters"] for point in chosen],
+                      [point["milliseconds"][way] / point["milliseconds"]["merged"] for point in chosen], marker="o", label=way)
+        axis.set(xscale="log", yscale="log", xlabel="adapters in the bank (number)", ylabel="time / time of merged weights",
+                 title=f"{panel[0]}, {panel[1]}, batch {panel[2]}")
+        axis.set_xticks(ticks := [point["adapters"] for point in chosen], map(str, ticks))
+        axis.set_yticks(marks := [1, 1.25, 1.5, 2, 4, 8], map(str, marks))
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=8)
+    figure.suptitle(f"Rows with {points[0]['population']} adapters in one batch, {figures['threads']} threads, fp32")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    print(f"wrote {path}")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", required=True, help="folder with glue/MRPC and e2e/")
+    parser.add_argument("--tokenizers", required=True, type=Path, help="folder with roberta-base/ and gpt2/ tokenizer files")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--sections", nargs="+", default=["forward", "decode"], choices=["forward", "decode"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--adapters", nargs="+", type=int, default=[2, 8, 32, 128], help="held by the bank")
+    parser.add_argument("--populations", nargs="+", default=list(POPULATIONS), choices=POPULATIONS)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.3, help="repeat a short call within a round for about this long")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--plot", type=Path, help="draw them into this picture")
