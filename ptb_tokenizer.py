@@ -76,7 +76,8 @@ D = "[0-9٠]"
 APOSTROPHE = "['’]"
 WORD = rf"{L}{A}*(?:[.!?]{L}{A}*)*"        # centre.It
 NUMBER = rf"(?:{D}*(?:[.,:\u00ad]{D}+)+|{D}+)"
-TAG = r"""</?[A-Za-z][A-Za-z0-9:._-]*(?:\s+[A-Za-z][A-Za-z0-9:._-]*(?:\s*=\s*(?:'[^'\n]*'|"[^"\n]*"))?)*\s*/?>"""
+TAG = r"""</?[A-Za-z][A-Za-z0-9:._-]*(?: +[A-Za-z][A-Za-z0-9:._-]*(?: *= *(?:'[^'\n]*'|"[^"\n]*"))?)* */?>"""
+PLAIN_WORD = re.compile(r"(?!(?i:cannot|gonna|gotta|lemme|gimme|wanna)\b)[A-Za-z]+(?=[ \n])")  # no rule sees more in it
 
 
 def any_of(words: str) -> str:
@@ -104,14 +105,19 @@ TITLE_ABBREVIATION = "(?i:" + any_of("""adj adm adv alex assoc asst attys? ave b
 NUMBER_ABBREVIATION = "(?i:" + any_of("art ca figs? nos? op pp prop") + r")\."
 ACRONYM = (r"(?:[A-Za-z](?:\.[A-Za-z])+|(?:Canada|Sino|Korean|EU|Japan|[Nn]on)-U\.S|U\.S\.-(?:U\.K|U\.S\.S\.R))")
 
-# Words with an apostrophe inside that stay whole
+# Words with an apostrophe inside that stay whole, and what may stand between hyphens
+ELISION = rf"[dDoOlL]{APOSTROPHE}{A}{{2,}}"                                          # d'Italia, o'clock
 WHOLE_WITH_APOSTROPHE = "|".join((
-    rf"[A-HJ-XZn]{APOSTROPHE}[A-Za-zøØ]{{2,}}",                                      # O'Neil
-    rf"[dDoOlL]{APOSTROPHE}[A-Za-zøØ]{{2,}}",                                        # d'Italia, o'clock
-    rf"[A-Za-zøØ]*[aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][A-Za-zøØ]*",                  # ma'am
-    rf"{APOSTROPHE}n{APOSTROPHE}?|{APOSTROPHE}em|{APOSTROPHE}till?|{APOSTROPHE}cause|{APOSTROPHE}[2-9]0s",
-    rf"[dDjJlL]{APOSTROPHE}|(?:somethin|Dunkin|ol){APOSTROPHE}|(?i:c{APOSTROPHE}mon|e{APOSTROPHE}er|li{APOSTROPHE}l)",
-    rf"cont{APOSTROPHE}d\.?|nor{APOSTROPHE}easter|s{APOSTROPHE}mores|ev{APOSTROPHE}ry|nat{APOSTROPHE}l",
+    rf"[A-HJ-XZn]{APOSTROPHE}[A-Za-zøØ]{{2,}}", ELISION,                             # T'Pau
+    rf"[A-Za-zøØ]*[A-Za-z][aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][A-Za-zøØ]*",          # ma'am
+    rf"{APOSTROPHE}(?i:n{APOSTROPHE}?|em|till?|cause)|{APOSTROPHE}[2-9]0s|(?i:cap{APOSTROPHE}n|c{APOSTROPHE}est)",
+    rf"[dDjJlLyY]{APOSTROPHE}|(?:somethin|Dunkin|ol){APOSTROPHE}",
+    r"(?i:c'mon|e'er|li'l)|cont'd\.|nor'easter|s'mores|ev'ry|nat'l",
+))
+PART = rf"(?:[dDoOlL]{APOSTROPHE})?{A}+"
+COMPOUND = "|".join((
+    rf"{PART}(?:[-_‐]{PART})+",                                                      # family-friendly, Jeanne-d'Arc
+    r"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:[A-Za-z0-9\u00ad]+|[A-Za-z](?:\.[A-Za-z])+\.))+",  # i.e.kid-friendly, non-U.S.
 ))
 URL_END = any_of("com net org edu gov mil info biz co\\.uk")
 
@@ -149,12 +155,13 @@ def without_spaces(text: str) -> list[str]:
     return [re.sub("[ \n]", "\u00a0", text)]
 
 
-def brackets_as_words(text: str) -> list[str]:
-    return [text.replace("(", "-LRB-").replace(")", "-RRB-")]
+def straight(text: str) -> list[str]:
+    """Curly apostrophes become straight, though not in all words: don’t -> do n't, but rock ’n’ roll."""
+    return [text.replace("’", "'")]
 
 
-def slashes(text: str) -> list[str]:
-    return [text.replace("⁄", "/")]
+def brackets_as_words(text: str) -> str:
+    return text.replace("(", "-LRB-").replace(")", "-RRB-")
 
 
 BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
@@ -175,55 +182,64 @@ RULES = (
     rule("&nbsp;", always()),
     # contractions
     rule("(?i:cannot)", cut_at(3)),
-    rule("(?i:gonna|gotta|lemme|gimme|wanna)", lambda text: [text[:3], text[3:]]),
-    rule(rf"{APOSTROPHE}(?i:t)", ahead="(?i:is|was)"),
+    rule("(?i:gonna|gotta|lemme|gimme|wanna)", cut_at(3)),
+    rule("'(?i:t)", ahead="(?i:is|was)"),
     rule(rf"{L}{A}*", ahead=rf"(?i:n{APOSTROPHE}t)"),
-    rule(rf"(?i:n{APOSTROPHE}t)"),
-    rule(rf"{APOSTROPHE}(?i:s|d|m|re|ve|ll)(?!{A})"),
-    rule(rf"{APOSTROPHE}(?i:tis|twas)", cut_at(2)),
+    rule(rf"(?i:n{APOSTROPHE}t)", straight),
+    rule("'(?i:s|d|m|re|ve|ll)", ahead="[^A-Za-z]"),
+    rule("'(?i:s|d|m)"),
+    rule("’(?i:s|d|m|re|ve|ll)", straight),
+    rule("'(?i:tis|twas)", cut_at(2)),
     rule(WHOLE_WITH_APOSTROPHE),
+    rule(rf"{APOSTROPHE}[0-9][0-9]", ahead=SPACE_OR_LINE),
     # addresses
-    rule(r"(?i:https?://|ftp://)[^ \t\n\u00a0\"<>|(){}]+[^ \t\n\u00a0\"<>|.!?(){},;:'-]"),
-    rule(rf"(?:www\.)?(?:[A-Za-z0-9_-]+\.)+{URL_END}(?:/[^ \t\n\u00a0\"<>|.!?(){{}},;:'-]+)?(?![A-Za-z0-9])"),
+    rule(r"(?i:https?://)[^ \t\n\u00a0\"<>|(){}]+[^ \t\n\u00a0\"<>|.!?(){},;:'-]"),
+    rule(rf"www\.(?:[A-Za-z0-9_-]+\.)+{URL_END}(?:/[^ \t\n\u00a0\"<>|(){{}}]*[^ \t\n\u00a0\"<>|.!?(){{}},;:'-])?(?!{A})"),
+    rule(rf"(?:[A-Za-z0-9]+\.)+{URL_END}(?!{A})"),
     rule(r"<?[A-Za-z0-9][^ \t\n\r\"|()<>\u00a0]*@(?:[^ \t\n\r\"|()<>.\u00a0]+\.)*[^ \t\n\r\"|()<>.,:;\u00a0]+>?"),
     rule(r"@[A-Za-z_][A-Za-z_0-9]*"),
     rule(rf"#{L}+"),
-    # words
-    rule(WORD),
-    rule(rf"{WORD}\.", ahead="[,;:]"),
-    rule(rf"{A}+"),
-    rule(rf"(?:{A}+|{NUMBER}|(?:[A-Za-z]\.)+[A-Za-z]?)(?:[-_‐]{A}+)+"),
-    rule(rf"{A}+(?:-{A}+)*(?:/{A}+(?:-[A-Za-z]{A}*)*){{1,2}}"),
-    rule(r"[A-Z]+(?:&[A-Z]+)+(?:-[0-9]+)?"),
-    rule(r"[A-Z]\+[A-Z](?!\w)"),
-    rule("[A-Za-z](?:\\+\\+|#)"),
-    # numbers
-    rule(rf"[-+]?{NUMBER}"),
-    rule(rf"{D}{{1,2}}[-/]{D}{{1,2}}[-/]{D}{{2,4}}"),
-    rule(rf"(?:{D}{{1,4}}[- \u00a0])?{D}{{1,4}}(?:\\?/|⁄){D}{{1,4}}", lambda text: without_spaces(text.replace("⁄", "/"))),
-    rule("[¼½¾⅓⅔]", lambda text: [FRACTIONS[text]]),
-    rule(r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0]?)[0-9]{3,4}[- \u00a0]?"
-         r"[0-9]{3,5}", lambda text: without_spaces(brackets_as_words(text)[0])),
-    rule(r"[A-Z]*\$"),
-    rule("[£¢¤€]", lambda text: [CURRENCIES[text]]),
     # abbreviations
-    rule(CLOSING_ABBREVIATION, period_twice, NEW_SENTENCE),
+    rule(CLOSING_ABBREVIATION, period_twice, rf"(?:{NEW_SENTENCE}|\Z)"),
+    rule(CLOSING_ABBREVIATION, ahead=r"[^\n]"),
     rule(CLOSING_ABBREVIATION),
     rule(rf"{ACRONYM}\.", period_twice, FIRST_WORD_AHEAD),
     rule(r"[A-Za-z]\.", period_apart, FIRST_WORD_AHEAD),
     rule(rf"(?:{ACRONYM}|[A-Za-z])\."),
     rule(TITLE_ABBREVIATION),
     rule(NUMBER_ABBREVIATION, ahead=f"{SPACE_OR_LINE}?{D}"),
+    # words
+    rule(WORD),
+    rule(rf"{A}+"),
+    rule(COMPOUND),
+    rule(rf"(?:{WORD}|{A}+|{ELISION}|{COMPOUND}|{NUMBER})\.", ahead="[,;:]"),
+    rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
+    rule(r"[A-Z]+(?:&[A-Z]+)+(?:-[0-9]+)?"),
+    rule(r"[A-Z]+\+[A-Z]+"),
+    rule(r"[Cc]\+\+|[CcFf]#"),
+    # numbers
+    rule(rf"[-+]?{NUMBER}"),
+    rule(rf"{D}{{1,2}}[-/]{D}{{1,2}}[-/]{D}{{2,4}}"),
+    rule(rf"(?:{D}{{1,4}}[- \u00a0])?{D}{{1,4}}(?:\\?/|⁄){D}{{1,4}}", lambda text: without_spaces(text.replace("⁄", "/"))),
+    rule("[¼½¾⅓⅔]", lambda text: [FRACTIONS[text]]),
+    rule(r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])[0-9]{3,4}[- \u00a0]?"
+         r"[0-9]{3,5}", lambda text: without_spaces(brackets_as_words(text))),
+    rule(r"[A-Z]*\$"),
+    rule("[£¢¤€]", lambda text: [CURRENCIES[text]]),
     # punctuation
     rule(rf"\.\.\.+|\.(?:{SPACE}\.){{2,}}|…", always("...")),
     rule("-----+"),
     rule("---?-?|–", always("--")),
     rule("[?!]+"),
     rule(r"[()\[\]{}]", lambda text: [BRACKETS[text]]),
+    rule("-(?i:[lrc][rcs]b)-"),
+    rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", lambda text: [brackets_as_words(text)], "[^A-Za-z0-9]"),  # smileys
+    rule("[-^=~<>'][_][-^=~<>']"),
     rule("\"|&quot;", always("``"), f"(?={A})"),
-    rule("\"|&quot;|''", always("''")),
-    rule("``|“", always("``")),
+    rule("\"|&quot;|''|’’", always("''")),
+    rule("``|‘‘|“", always("``")),
     rule("”", always("''")),
+    rule("'", always("`"), r"[A-Za-z][^ \t\n\u00a0]"),
     rule("[`‘]", always("`")),
     rule("['’]", always("'")),
     rule(r"[-.,;:]"),
@@ -253,7 +269,7 @@ def tokenize(text: str) -> Iterator[str]:
             position += 1
             continue
         end = longest_match.end(1)
-        yield from (token.replace("\u00ad", "").replace("’", "'") or "-" for token in emit(text[position:end]))
+        yield from (token.replace("\u00ad", "") or "-" for token in emit(text[position:end]))
         position = end
 
 
