@@ -109,17 +109,16 @@ ACRONYM = (r"(?:[A-Za-z](?:\.[A-Za-z])+|(?:Canada|Sino|Korean|EU|Japan|[Nn]on)-U
 ELISION = rf"[dDoOlL]{APOSTROPHE}{A}{{2,}}"                                          # d'Italia, o'clock
 WHOLE_WITH_APOSTROPHE = "|".join((
     rf"[A-HJ-XZn]{APOSTROPHE}[A-Za-zøØ]{{2,}}", ELISION,                             # T'Pau
-    rf"[A-Za-zøØ]*[A-Za-z][aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][A-Za-zøØ]*",          # ma'am
+    rf"[A-Za-zøØ]+[aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][A-Za-zøØ]*",          # ma'am
     rf"{APOSTROPHE}(?i:n{APOSTROPHE}?|em|till?|cause)|{APOSTROPHE}[2-9]0s|(?i:cap{APOSTROPHE}n|c{APOSTROPHE}est)",
-    rf"[dDjJlLyY]{APOSTROPHE}|(?:somethin|Dunkin|ol){APOSTROPHE}",
+    rf"[dDjJlL]{APOSTROPHE}|[yY]{APOSTROPHE}(?=[A-Za-z])|(?:somethin|Dunkin|ol){APOSTROPHE}",
     r"(?i:c'mon|e'er|li'l)|cont'd\.|nor'easter|s'mores|ev'ry|nat'l",
 ))
 PART = rf"(?:[dDoOlL]{APOSTROPHE})?{A}+"
-COMPOUND = "|".join((
-    rf"{PART}(?:[-_‐]{PART})+",                                                      # family-friendly, Jeanne-d'Arc
-    r"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:[A-Za-z0-9\u00ad]+|[A-Za-z](?:\.[A-Za-z])+\.))+",  # i.e.kid-friendly, non-U.S.
-))
-URL_END = any_of("com net org edu gov mil info biz co\\.uk")
+COMPOUND = rf"{PART}(?:[-_‐]{PART})+"                                                # family-friendly, Jeanne-d'Arc
+LOOSE_COMPOUND = r"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9\u00ad]+))+"  # i.e.kid-friendly
+URL_END = any_of("com net org edu gov mil info biz")
+PATH = r"/[^ \t\n\u00a0\"<>|(){}]+[^ \t\n\u00a0\"<>|.!?(){},;:'-]"
 
 
 # ------------------------------------------------------------------------------------------------------------ the rules
@@ -165,7 +164,7 @@ def brackets_as_words(text: str) -> str:
 
 
 BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
-CURRENCIES = {"£": "#", "¢": "cents", "¤": "$", "€": "$"}
+CURRENCIES = {"£": "#", "¢": "cents"}
 FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 ENTITIES = {"&lt;": "<", "&LT;": "<", "&gt;": ">", "&GT;": ">", "&amp;": "&", "&AMP;": "&"}
 
@@ -184,8 +183,9 @@ RULES = (
     rule("(?i:cannot)", cut_at(3)),
     rule("(?i:gonna|gotta|lemme|gimme|wanna)", cut_at(3)),
     rule("'(?i:t)", ahead="(?i:is|was)"),
-    rule(rf"{L}{A}*", ahead=rf"(?i:n{APOSTROPHE}t)"),
+    rule(r"[A-Za-z]*[A-MO-Za-mo-z]", ahead=rf"(?i:n{APOSTROPHE}t)"),
     rule(rf"(?i:n{APOSTROPHE}t)", straight),
+    rule(WORD, ahead=rf"{APOSTROPHE}(?i:s|d|m|re|ve|ll)"),
     rule("'(?i:s|d|m|re|ve|ll)", ahead="[^A-Za-z]"),
     rule("'(?i:s|d|m)"),
     rule("’(?i:s|d|m|re|ve|ll)", straight),
@@ -194,38 +194,39 @@ RULES = (
     rule(rf"{APOSTROPHE}[0-9][0-9]", ahead=SPACE_OR_LINE),
     # addresses
     rule(r"(?i:https?://)[^ \t\n\u00a0\"<>|(){}]+[^ \t\n\u00a0\"<>|.!?(){},;:'-]"),
-    rule(rf"www\.(?:[A-Za-z0-9_-]+\.)+{URL_END}(?:/[^ \t\n\u00a0\"<>|(){{}}]*[^ \t\n\u00a0\"<>|.!?(){{}},;:'-])?(?!{A})"),
-    rule(rf"(?:[A-Za-z0-9]+\.)+{URL_END}(?!{A})"),
-    rule(r"<?[A-Za-z0-9][^ \t\n\r\"|()<>\u00a0]*@(?:[^ \t\n\r\"|()<>.\u00a0]+\.)*[^ \t\n\r\"|()<>.,:;\u00a0]+>?"),
+    rule(rf"www\.(?:[A-Za-z0-9_-]+\.)+(?:{URL_END}|co\.uk)(?:{PATH})?(?!{A})"),
+    rule(rf"(?:[A-Za-z0-9]+\.)+{URL_END}(?:{PATH})?(?!{A})"),
+    rule(r"<?[A-Za-z0-9][^ \t\n\r\"|()<>\u00a0]*@(?:[^ \t\n\r\"|()<>.\u00a0]+\.)*[^ \t\n\r\"|()<>.\u00a0]+>?"),
     rule(r"@[A-Za-z_][A-Za-z_0-9]*"),
     rule(rf"#{L}+"),
-    # abbreviations
+    # words and abbreviations
+    rule(WORD),
+    rule(rf"{A}+"),
     rule(CLOSING_ABBREVIATION, period_twice, rf"(?:{NEW_SENTENCE}|\Z)"),
-    rule(CLOSING_ABBREVIATION, ahead=r"[^\n]"),
+    rule(CLOSING_ABBREVIATION, ahead=r"[\s\S]{2}"),
     rule(CLOSING_ABBREVIATION),
     rule(rf"{ACRONYM}\.", period_twice, FIRST_WORD_AHEAD),
     rule(r"[A-Za-z]\.", period_apart, FIRST_WORD_AHEAD),
     rule(rf"(?:{ACRONYM}|[A-Za-z])\."),
     rule(TITLE_ABBREVIATION),
     rule(NUMBER_ABBREVIATION, ahead=f"{SPACE_OR_LINE}?{D}"),
-    # words
-    rule(WORD),
-    rule(rf"{A}+"),
+    # compounds
     rule(COMPOUND),
-    rule(rf"(?:{WORD}|{A}+|{ELISION}|{COMPOUND}|{NUMBER})\.", ahead="[,;:]"),
+    rule(LOOSE_COMPOUND),
+    rule(rf"(?:{WORD}|{A}+|{ELISION}|{COMPOUND}|{LOOSE_COMPOUND}|{NUMBER})\.", ahead="[,;:]"),
     rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
-    rule(r"[A-Z]+(?:&[A-Z]+)+(?:-[0-9]+)?"),
+    rule("[A-Z]+(?:&(?:amp;)?[A-Z]+)+|S&P-[0-9]+", lambda text: [text.replace("&amp;", "&")]),
     rule(r"[A-Z]+\+[A-Z]+"),
     rule(r"[Cc]\+\+|[CcFf]#"),
     # numbers
     rule(rf"[-+]?{NUMBER}"),
     rule(rf"{D}{{1,2}}[-/]{D}{{1,2}}[-/]{D}{{2,4}}"),
-    rule(rf"(?:{D}{{1,4}}[- \u00a0])?{D}{{1,4}}(?:\\?/|⁄){D}{{1,4}}", lambda text: without_spaces(text.replace("⁄", "/"))),
+    rule(rf"(?:{D}{{1,4}}[- \u00a0])?{D}{{1,4}}(?:\\?/|⁄){D}{{1,4}}", without_spaces),
     rule("[¼½¾⅓⅔]", lambda text: [FRACTIONS[text]]),
     rule(r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])[0-9]{3,4}[- \u00a0]?"
          r"[0-9]{3,5}", lambda text: without_spaces(brackets_as_words(text))),
     rule(r"[A-Z]*\$"),
-    rule("[£¢¤€]", lambda text: [CURRENCIES[text]]),
+    rule("[£¢¤€]", lambda text: [CURRENCIES.get(text, "$")]),
     # punctuation
     rule(rf"\.\.\.+|\.(?:{SPACE}\.){{2,}}|…", always("...")),
     rule("-----+"),
@@ -234,7 +235,7 @@ RULES = (
     rule(r"[()\[\]{}]", lambda text: [BRACKETS[text]]),
     rule("-(?i:[lrc][rcs]b)-"),
     rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", lambda text: [brackets_as_words(text)], "[^A-Za-z0-9]"),  # smileys
-    rule("[-^=~<>'][_][-^=~<>']"),
+    rule("[-^=~<>']_[-^=~<>']"),
     rule("\"|&quot;", always("``"), f"(?={A})"),
     rule("\"|&quot;|''|’’", always("''")),
     rule("``|‘‘|“", always("``")),
@@ -243,7 +244,7 @@ RULES = (
     rule("[`‘]", always("`")),
     rule("['’]", always("'")),
     rule(r"[-.,;:]"),
-    rule(rf"\*+|_+|#+|<<|>>|[~^|\\/%&*+=<>@$]|{SYMBOL}|{MARK}"),
+    rule(rf"\*+|_+|#+|@+|<<|>>|[~^|\\/%&+=<>$]|{SYMBOL}|{MARK}"),
 )
 
 
@@ -254,6 +255,11 @@ def tokenize(text: str) -> Iterator[str]:
     shape = text.translate(SHAPES)
     position = 0
     while position < len(text):
+        word = PLAIN_WORD.match(text, position)
+        if word:
+            yield word[0]
+            position = word.end()
+            continue
         character = shape[position]
         if character == "\n":
             yield character
