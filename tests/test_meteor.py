@@ -11,7 +11,6 @@ import meteor
 import meteor_resources
 from meteor import EXACT, PARAPHRASE, STEM, SYNONYM, Match
 
-
 PUBLISHED = [
     (["There is a place in the city centre, Alimentum, that is not family-friendly."],
      "Alimentum is located in the city centre. It is not family-friendly.", 0.4249),                       # nltk issue 2655
@@ -31,7 +30,8 @@ def recorded() -> list[dict]:
 def one_scan(recorded) -> None:
     """Look through the real table once, for all texts of this module."""
     texts = ["near close to the owl pub mill a inexpensive dishes for"]
-    texts += [text for references, _, _ in PUBLISHED for text in references] + [text for pair in recorded for text in pair["refs"]]
+    texts += [text for references, _, _ in PUBLISHED for text in references]
+    texts += [text for pair in recorded for text in pair["refs"]]
     near = meteor.paraphrases_near([" ".join(meteor.normalize(text)) for text in texts], cache=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meteor, "paraphrases_near", lambda references, cache: near)

@@ -40,7 +40,8 @@ def test_tokens(text):
 @pytest.mark.parametrize("text, expected", [
     ("open till 5 p.m. The end", "open till 5 p.m. . The end"), ("open till 5 p.m. to go", "open till 5 p.m. to go"),
     ("the grade A. The end", "the grade A . The end"), ("a bar etc. It is", "a bar etc. . It is"),
-    ("a bar etc.", "a bar etc. ."), ("a bar etc. and more", "a bar etc. and more"), ("the U.S. is", "the U.S. is"), ("the U.S. It is", "the U.S. . It is")])
+    ("a bar etc.", "a bar etc. ."), ("a bar etc. and more", "a bar etc. and more"),
+    ("the U.S. is", "the U.S. is"), ("the U.S. It is", "the U.S. . It is")])
 def test_a_period_may_end_abbreviation_and_sentence(text, expected):
     assert " ".join(tokenize(text)) == expected
 
