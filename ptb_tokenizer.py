@@ -11,7 +11,8 @@ the token counts for the length but is read again. Case matters: "Jan." is a mon
 So that a rule need not know 60,000 characters, it is matched against the shape of the text: the same text with every
 character outside ASCII replaced by one of a few stand-ins, so that positions stay the same.
 
-Left out: what neither E2E nor GLUE sentences call for, such as rare emoticons and scripts without word spaces.
+Left out: what neither E2E nor GLUE sentences call for, such as web addresses glued to other words, combining accents
+after digits, and scripts without word spaces.
 """
 import re
 import unicodedata
@@ -109,7 +110,7 @@ ACRONYM = (r"(?:[A-Za-z](?:\.[A-Za-z])+|(?:Canada|Sino|Korean|EU|Japan|[Nn]on)-U
 ELISION = rf"[dDoOlL]{APOSTROPHE}{A}{{2,}}"                                          # d'Italia, o'clock
 WHOLE_WITH_APOSTROPHE = "|".join((
     rf"[A-HJ-XZn]{APOSTROPHE}[A-Za-zøØ]{{2,}}", ELISION,                             # T'Pau
-    rf"[A-Za-zøØ]+[aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][A-Za-zøØ]*",          # ma'am
+    rf"[A-Za-zøØ]+[aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][A-Za-zøØ]*",                  # ma'am
     rf"{APOSTROPHE}(?i:n{APOSTROPHE}?|em|till?|cause)|{APOSTROPHE}[2-9]0s|(?i:cap{APOSTROPHE}n|c{APOSTROPHE}est)",
     rf"[dDjJlL]{APOSTROPHE}|[yY]{APOSTROPHE}(?=[A-Za-z])|(?:somethin|Dunkin|ol){APOSTROPHE}",
     r"(?i:c'mon|e'er|li'l)|cont'd\.|nor'easter|s'mores|ev'ry|nat'l",
@@ -233,7 +234,7 @@ RULES = (
     rule("---?-?|–", always("--")),
     rule("[?!]+"),
     rule(r"[()\[\]{}]", lambda text: [BRACKETS[text]]),
-    rule("-(?i:[lrc][rcs]b)-"),
+    rule("-(?i:[lr][rcs]b)-"),
     rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", lambda text: [brackets_as_words(text)], "[^A-Za-z0-9]"),  # smileys
     rule("[-^=~<>']_[-^=~<>']"),
     rule("\"|&quot;", always("``"), f"(?={A})"),
