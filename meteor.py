@@ -235,6 +235,7 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
         paths.sort(key=itemgetter(0))
         del paths[BEAM:]
         branches = [_branch(match) for match in matches]
+        forced = j in fixed
         covered = max([covered, *(match.ref_end for match in matches)])
         extended = []
         for path in paths:
@@ -245,10 +246,10 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
             chunk = RANK_OF_CHUNK if last_end != -1 else 0
             for gain, jump, start, end, ref_end, words, match in branches:
                 if not taken & words:
-                    extended.append((rank + gain + (chunk if start != last_end else 0) + (jump if j in fixed else 0),
+                    extended.append((rank + gain + (chunk if start != last_end else 0) + (jump if forced else 0),
                                      ref_end, end, taken | words, match, path))
                     rank += jump
-            if j not in fixed:
+            if not forced:
                 extended.append((rank + chunk, j + 1, -1, taken, last_match, before))
         paths = extended
     paths.sort(key=itemgetter(0))

@@ -88,7 +88,7 @@ def test_score_returns_the_chosen_metrics():
     scores = E.score(REFERENCES, HYPOTHESES, metrics=["CIDEr", "BLEU"])
     assert list(scores) == ["BLEU", "CIDEr"]
     assert scores == E.score(REFERENCES, [f" {text}\t" for text in HYPOTHESES], metrics=("BLEU", "CIDEr"))
-    uneven = [["a b c d", "a b"], ["a b c d e f g h"]], ["a b", "a b c"]
+    uneven = [["a b c d e f g h i", "a b c d e f g"], ["a b c d e f g h i j k l"]], ["a b c d e f", "a b c d e"]
     assert E.score(*uneven, ["NIST"]) != E.score(*uneven, ["NIST"], variant="perl")
 
 
