@@ -25,6 +25,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from meteor_resources import LONGEST_PHRASE, load_lexicon, paraphrases_near, select_paraphrases
@@ -34,6 +35,8 @@ ALPHA, BETA, GAMMA, DELTA = 0.85, 0.20, 0.60, 0.75
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
 MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # in the score; the search for an alignment halves all but exact matches
 BEAM = 40
+# Paths are ranked by words matched, then chunks, then distance: one number, whose unit is the distance
+RANK_OF_CHUNK, RANK_OF_WORD = 1 << 32, -1 << 48
 
 # ------------------------------------------------------------------------------------------------------ 1. normalise
 
@@ -221,35 +224,40 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
     to is charged not to that branch but to the later ones.
     """
     fixed = _fixed_matches(starting_at, hypothesis_length)
-    # A path is a plain tuple, as the search makes a great many. It sorts by its first four fields, the best first:
-    # -words matched, chunks ended, distance, order of creation; then come next word of the reference, end of the last
-    # match in the hypothesis (-1 after a gap), bits of the words taken there, and the matches chosen, linked backwards
-    paths = [(0, 0, 0, 0, 0, -1, 0, None)]
+    # A path is a plain tuple, as the search makes a great many: its rank (see RANK_OF_WORD; the least is the best), next
+    # word of the reference, end of the last match in the hypothesis (-1 after a gap), bits of the words taken there, and
+    # the last match with the path to which it was added
+    paths = [(0, 0, -1, 0, None, None)]
+    covered = 0  # reference words up to here can be inside a match that began earlier
     for j, matches in enumerate(starting_at):
-        paths.sort()
+        if j and not matches and not starting_at[j - 1] and covered < j:
+            continue  # another word without a match in a gap that every path has already entered
+        paths.sort(key=itemgetter(0))
         del paths[BEAM:]
         branches = [_branch(match) for match in matches]
+        forced = j in fixed
+        covered = max([covered, *(match.ref_end for match in matches)])
         extended = []
-        for minus_matched, chunks, distance, _, next_word, last_end, taken, chosen in paths:
+        for path in paths:
+            rank, next_word, last_end, taken, last_match, before = path
             if j < next_word:  # inside a match of several words
-                extended.append((minus_matched, chunks, distance, len(extended), next_word, last_end, taken, chosen))
+                extended.append(path)
                 continue
-            gap = last_end != -1
+            chunk = RANK_OF_CHUNK if last_end != -1 else 0
             for gain, jump, start, end, ref_end, words, match in branches:
                 if not taken & words:
-                    own_distance = distance + jump if j in fixed else distance
-                    extended.append((minus_matched - gain, chunks + (gap and start != last_end), own_distance,
-                                     len(extended), ref_end, end, taken | words, (match, chosen)))
-                    distance += jump
-            if j not in fixed:
-                extended.append((minus_matched, chunks + gap, distance, len(extended), j + 1, -1, taken, chosen))
+                    extended.append((rank + gain + (chunk if start != last_end else 0) + (jump if forced else 0),
+                                     ref_end, end, taken | words, match, path))
+                    rank += jump
+            if not forced:
+                extended.append((rank + chunk, j + 1, -1, taken, last_match, before))
         paths = extended
-    paths.sort()
-    best = min(paths[:BEAM], key=lambda path: (path[0], path[1] + (path[5] != -1), path[2]))
-    alignment, chosen = [], best[-1]
-    while chosen:
-        match, chosen = chosen
-        alignment.append(match)
+    paths.sort(key=itemgetter(0))
+    best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))
+    alignment = []
+    while best[4]:
+        alignment.append(best[4])
+        best = best[5]
     return alignment[::-1]
 
 
@@ -258,7 +266,7 @@ def _branch(match: Match) -> tuple[int, int, int, int, int, int, Match]:
     ref_start, ref_end, start, end, module = match
     ref_length, length = ref_end - ref_start, end - start
     gain = ref_length + length if module == EXACT else ref_length // 2 + length // 2
-    return gain, abs(ref_start - start), start, end, ref_end, (1 << end) - (1 << start), match
+    return gain * RANK_OF_WORD, abs(ref_start - start), start, end, ref_end, (1 << end) - (1 << start), match
 
 
 def _fixed_matches(starting_at: list[list[Match]], hypothesis_length: int) -> set[int]:

@@ -93,7 +93,7 @@ def load_lexicon() -> Lexicon:
 
 # -------------------------------------------------------------------------------------------------- paraphrase table
 
-BLOCK_BYTES = 1 << 22  # of compressed table; about 18 MB of text
+BLOCK_BYTES = 1 << 21  # of compressed table; about 9 MB of text
 FINGERPRINT_BITS = 24
 IN_REFERENCES, IN_HYPOTHESES = np.uint8(1), np.uint8(2)
 LOW_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)  # masks for the first n bytes

@@ -98,8 +98,9 @@ def overlaps(references: list[list[str]], hypotheses: list[str], variant: str) -
     for reference_texts, hypothesis_text in zip(references, hypotheses, strict=True):
         hypothesis = mteval_tokenize(hypothesis_text, variant)
         reference_tokens = [mteval_tokenize(text, variant) for text in reference_texts]
-        per_reference = [Counter(ngrams(tokens, orders)) for tokens in reference_tokens]
-        total = Counter(chain.from_iterable(ngrams(tokens, orders) for tokens in reference_tokens))
+        reference_ngrams = [list(ngrams(tokens, orders)) for tokens in reference_tokens]
+        per_reference = [Counter(found) for found in reference_ngrams]
+        total = Counter(chain.from_iterable(reference_ngrams))
         matched = {n: {} for n in orders}
         for ngram, count in Counter(ngrams(hypothesis, orders)).items():
             if ngram in total:
@@ -219,7 +220,8 @@ def _nist(shared: list[Overlap], counts: Counter, words: int, variant: str) -> f
         information = 0.0
         for overlap in shared:
             for ngram, count in overlap.matched[n].items():
-                prefix_count = counts[ngram[:-1]] if n > 1 else words
+                no_prefix = n == 1 or variant == "perl" and ngram[:-1] == ("0",)  # to Perl, the word 0 is false
+                prefix_count = words if no_prefix else counts[ngram[:-1]]
                 information += count * math.log2(prefix_count / counts[ngram])
         slots = sum(ngram_slots(overlap, n, variant) for overlap in shared)
         if slots:

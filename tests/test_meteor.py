@@ -1,0 +1,190 @@
+"""meteor.py against the Java program's recorded output, its published values, and a slow copy of the search as described."""
+import gzip
+import json
+import random
+import zlib
+
+import pytest
+from conftest import SHARED
+
+import meteor
+import meteor_resources
+from meteor import EXACT, PARAPHRASE, STEM, SYNONYM, Match
+
+PUBLISHED = [
+    (["There is a place in the city centre, Alimentum, that is not family-friendly."],
+     "Alimentum is located in the city centre. It is not family-friendly.", 0.4249),                       # nltk issue 2655
+    (["It is a guide to action that ensures that the military will forever heed Party commands"],
+     "It is a guide to action which ensures that the military always obeys the commands of the party", 0.4474),  # evaluate 115
+    (["the cat sat on the mat"], "the cat was sat on the mat", 0.511956),                                  # nlg-eval issue 105
+    (["Test en français.", "Le test en français."], "Le test est en français.", 0.483724)]                 # nlg-eval's tests
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[dict]:
+    path = SHARED / "reference" / "conformance" / "meteor_pairs.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def one_scan(recorded) -> None:
+    """Look through the real table once, for all texts of this module."""
+    texts = ["near close to the owl pub mill a inexpensive dishes for"]
+    texts += [text for references, _, _ in PUBLISHED for text in references]
+    texts += [text for pair in recorded for text in pair["refs"]]
+    near = meteor.paraphrases_near([" ".join(meteor.normalize(text)) for text in texts], cache=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meteor, "paraphrases_near", lambda references, cache: near)
+        yield
+
+
+@pytest.mark.parametrize("text, words", [
+    ("It's near p.m. family-friendly", "it 's near pm family friendly"), ("at 5.", "at 5 ."), ("e.g. this", "eg this"),
+    ("centre. It", "centre . it"), ("no. x 5", "no. x 5"), ("centre. it", "centre. it"), ("1,000 a,b 5,a", "1,000 a , b 5 , a"),
+    ("wait... now..", "wait ... now .."), ("“x” ‘y’ ''z''", '" x " \' y \' " z "'), ("a--b 5-6 x - y", "a b 5 6 x - y"),
+    ("(£5) café’s", "( £ 5 ) café 's"), ("90's 'n'", "90 's ' n '"), ("", ""), ("a\u00a0b \u00a0", "a b")])
+def test_normalize(text, words):
+    assert meteor.normalize(text) == words.split()
+
+
+@pytest.mark.parametrize("text, value", [
+    ("", 0), ("a", 97), ("pub", 111357), ("restaurant", -1772467395 & 0xFFFFFFFF), ("é", 233), ("😀", 1772899)])
+def test_java_hash(text, value):
+    assert meteor.java_hash(text) == value
+
+
+def matches_of(hypothesis: str, reference: str) -> set[tuple[str, str, int]]:
+    words, other = hypothesis.split(), reference.split()
+    matcher = meteor.Matcher(words, meteor.find_paraphrases([[other]], [words], cache=False))
+    return {(" ".join(words[m.hyp_start:m.hyp_end]), " ".join(other[m.ref_start:m.ref_end]), m.module)
+            for m in sum(matcher.matches(other), [])}
+
+
+def test_the_four_kinds_of_match(one_scan):
+    found = matches_of("the pub serves cheap food close to a city", "inexpensive dishes for the pub near the town serving")
+    assert {("pub", "pub", EXACT), ("serves", "serving", STEM), ("cheap", "inexpensive", SYNONYM)} <= found
+    assert ("close to", "near", PARAPHRASE) in found
+    assert not any(module == EXACT and first != second for first, second, module in found)
+
+
+def slow_search(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]:
+    """The original's search, one object a path, with nothing left out."""
+    fixed = meteor._fixed_matches(starting_at, hypothesis_length)
+    start = {"matches": {j: starting_at[j][0] for j in fixed}, "m1": 0, "m2": 0, "chunks": 0, "idx": 0, "last": -1,
+             "distance": 0}
+    start["used1"] = {i for m in start["matches"].values() for i in range(m.hyp_start, m.hyp_end)}
+    start["used2"] = {j for m in start["matches"].values() for j in range(m.ref_start, m.ref_end)}
+
+    def take(path, match, charged):
+        weight = 1 if match.module == EXACT else 0.5
+        path["m1"] = int(path["m1"] + weight * (match.hyp_end - match.hyp_start))
+        path["m2"] = int(path["m2"] + weight * (match.ref_end - match.ref_start))
+        path["chunks"] += path["last"] != -1 and match.hyp_start != path["last"]
+        path["idx"], path["last"] = match.ref_end, match.hyp_end
+        charged["distance"] += abs(match.ref_start - match.hyp_start)
+
+    def order(path):
+        return -(path["m1"] + path["m2"]), path["chunks"], path["distance"]
+
+    paths = [start]
+    for cur in range(len(starting_at) + 1):
+        following = []
+        for path in sorted(paths, key=order)[:40]:
+            if cur == len(starting_at):
+                path["chunks"] += path["last"] != -1
+            elif cur in path["used2"]:
+                if cur >= path["idx"]:
+                    take(path, path["matches"][cur], path)
+            else:
+                for match in starting_at[cur]:
+                    words1, words2 = set(range(match.hyp_start, match.hyp_end)), set(range(match.ref_start, match.ref_end))
+                    if not words1 & path["used1"] and not words2 & path["used2"]:
+                        child = dict(path, matches=path["matches"] | {cur: match}, used1=path["used1"] | words1,
+                                     used2=path["used2"] | words2)
+                        take(child, match, path)                             # the path is charged, not its child
+                        following.append(child)
+                path["chunks"] += path["last"] != -1
+                path["last"] = -1
+                path["idx"] += 1
+            following.append(path)
+        paths = following
+    best = sorted(paths, key=order)[0]["matches"]
+    return [best[j] for j in sorted(best)]
+
+
+def test_the_search_equals_a_slow_one():
+    generator = random.Random(9)
+    several = 0
+    for _ in range(60):
+        n1, n2 = generator.randrange(4, 14), generator.randrange(4, 14)
+        starting_at = [[] for _ in range(n2)]
+        for _ in range(generator.randrange(0, 30)):
+            j, i = generator.randrange(n2), generator.randrange(n1)
+            module = generator.choice((EXACT, EXACT, STEM, SYNONYM, PARAPHRASE, PARAPHRASE))
+            ends = [start + (generator.randrange(1, 4) if module == PARAPHRASE else 1) for start in (j, i)]
+            starting_at[j].append(Match(j, min(ends[0], n2), i, min(ends[1], n1), module))
+        expected = slow_search(starting_at, n1)
+        assert meteor.align(starting_at, n1) == expected
+        several += len(expected) > 3
+    assert several > 20
+
+
+@pytest.mark.parametrize("references, hypothesis, score", PUBLISHED)
+def test_values_published_for_these_sentences(one_scan, references, hypothesis, score):
+    digits = len(str(score)) - 2
+    assert round(meteor.meteor([references], [hypothesis], cache=False).system, digits) == score
+
+
+def test_a_set_is_scored_by_its_sums_and_perfect_matches_add_no_chunk(one_scan):
+    references, hypotheses = [["the owl sleeps here"], ["a pub near the mill"]], ["the owl sleeps here", "the mill has a pub"]
+    scores = meteor.meteor(references, hypotheses, cache=False)
+    sums = [a + b for a, b in zip(*scores.statistics, strict=True)]
+    sums[20] -= 1
+    assert scores.segments[0] == 1 and scores.system == meteor.score_of(sums) != sum(scores.segments) / 2
+    assert meteor.meteor(references[:1], hypotheses[:1], cache=False).system == 1
+
+
+def test_of_equally_good_references_the_first_counts(one_scan):
+    scores = meteor.meteor([["quiet here", "so very far away"]], ["pub"], cache=False)
+    assert scores.segments == [0] and scores.statistics[0][:2] == [1, 2]
+
+
+def test_kept_paraphrases_change_nothing(monkeypatch, tmp_path):
+    """With a table of our own: pairs are found in both directions, and a damaged or unwritable cache does no harm."""
+    pairs = [("close to", "near"), ("far", "far away"), ("near", "close to"), ("owl", "bird"), ("mill", "old mill")]
+    table = tmp_path / "table.gz"
+    table.write_bytes(gzip.compress("".join(f"0.5\n{a}\n{b}\n" for a, b in pairs).encode()))
+    monkeypatch.setattr(meteor_resources, "resource_paths", lambda: (None, table))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def find():
+        near = meteor_resources.paraphrases_near(["close to the owl", "an old mill"])
+        return meteor_resources.select_paraphrases(near, ["close to the owl", "an old mill"], ["near the mill and far away"])
+
+    expected = [("close to", "near"), ("near", "close to"), ("mill", "old mill")]
+    assert find() == expected
+    kept, = (tmp_path / "cache" / "meteor-paraphrases").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(meteor_resources, "_scan_table", None)                 # the second time the table stays closed
+        assert find() == expected
+    for damage in (b"", b"no zlib", zlib.compress(b"x")[:-1]):
+        kept.write_bytes(damage)
+        assert find() == expected
+        assert kept.read_bytes() != damage
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))                          # a file: nothing can be written there
+    assert find() == expected
+
+
+def test_every_recorded_text_is_normalised_alike(shared):
+    folder = shared / "reference" / "conformance"
+    texts, expected = ((folder / f"meteor_norm_{kind}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+                       for kind in ("input", "expected"))
+    assert len(texts) == 4000
+    for text, line in zip(texts, expected, strict=True):
+        assert meteor.normalize(text) == line.lower().split(" ") or not meteor.normalize(text) and not line, text
+
+
+def test_every_recorded_pair_has_the_same_statistics(shared, recorded, one_scan):
+    scores = meteor.meteor([pair["refs"] for pair in recorded], [pair["hyp"] for pair in recorded], cache=False)
+    assert len(recorded) == 600
+    assert scores.statistics == [[int(float(number)) for number in pair["stats"].split()] for pair in recorded]
