@@ -16,11 +16,11 @@ from model import load_pretrained, read_json
 from tasks import decode_and_score
 from toy import world
 
-TOY = Path(__file__).resolve().parent
-RUNS = TOY.parent / "runs" / "demo"
-PAIRS = ["--model", str(TOY / "roberta"), "--task", "mrpc"]
-TEXT = ["--model", str(TOY / "gpt2"), "--task", "e2e"]
-COMMON = ["--data-dir", str(TOY / "data"), "--overwrite"]
+TOY = Path("toy")                                                            # run from the repository's root
+RUNS = Path("runs/demo")
+PAIRS = ["--model", "toy/roberta", "--task", "mrpc"]
+TEXT = ["--model", "toy/gpt2", "--task", "e2e"]
+COMMON = ["--data-dir", "toy/data", "--overwrite"]
 LORA = ["--rank", "4", "--alpha", "32"]
 
 
