@@ -79,7 +79,7 @@ def main() -> int:
     started = time.perf_counter()
     world.write_tasks(TOY / "data")
     head = run("Frozen RoBERTa base", [*PAIRS, "--method", "head", "--lr", "3e-3", "--epochs", "3"])
-    pairs = run("LoRA on RoBERTa", [*PAIRS, *LORA, "--lr", "3e-3", "--epochs", "3"])
+    pairs = run("LoRA on RoBERTa", [*PAIRS, *LORA, "--lora-init", "kaiming", "--lr", "2e-3", "--epochs", "3"])
     base = frozen_base_text()
     text = run("LoRA on GPT-2", [*TEXT, *LORA, "--lr", "5e-3", "--epochs", "2"])
     show_pairs(head, pairs)

@@ -13,7 +13,7 @@ import json
 import random
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -219,11 +219,11 @@ def build(kind: str, vocab_size: int) -> tuple[nn.Module, dict]:
         special = {"bos_token_id": vocab_size - 1, "eos_token_id": vocab_size - 1, "activation_function": "gelu_new"}
         return GPT2(config), {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **asdict(config), **special}
     config = RobertaConfig(vocab_size=vocab_size, max_position_embeddings=514, hidden_size=128, num_hidden_layers=4,
-                           num_attention_heads=4, intermediate_size=512)
+                           num_attention_heads=4, intermediate_size=512,
+                           hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)       # it underfits as it is
     special = {"bos_token_id": 0, "eos_token_id": 2, "hidden_act": "gelu"}
     fields = {key: value for key, value in asdict(config).items() if key != "num_labels"}
-    undropped = replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)     # it underfits as it is
-    return MaskedLM(undropped), {"architectures": ["RobertaModel"], "model_type": "roberta", **fields, **special}
+    return MaskedLM(config), {"architectures": ["RobertaModel"], "model_type": "roberta", **fields, **special}
 
 
 def make_base(kind: str, args: argparse.Namespace) -> None:
