@@ -381,7 +381,7 @@ def paraphrase_pairs(seed: int, split: str, count: int) -> list[str]:
         _, thing = make_thing(rng, MAIN_KINDS, rng.randint(1, 3))
         label, other = index % 2, thing
         if not label:
-            _, other = make_thing(rng, MAIN_KINDS, rng.randint(1, 3), lambda name: name != thing["name"])
+            _, other = make_thing(rng, MAIN_KINDS, rng.randint(1, 3), lambda name, told=thing["name"]: name != told)
         rows.append((str(label), any_text(rng, thing), any_text(rng, other)))
     rng.shuffle(rows)
     return ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
