@@ -82,9 +82,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def lay_out_for_decoding(model: nn.Module) -> None:
     """Turn the memory behind GPT-2's weights once, so that `linear` can use oneDNN; shapes and numbers stay."""
-    for module in model.modules():
-        if getattr(module, "stored_transposed", False) and module.weight.device.type == "cpu":
-            module.weight.data = module.weight.data.T.contiguous().T
+    with torch.inference_mode(False):                                        # else the weights could not be trained again
+        for module in model.modules():
+            if getattr(module, "stored_transposed", False) and module.weight.device.type == "cpu":
+                module.weight.data = module.weight.data.T.contiguous().T
 
 
 class KVCache:
