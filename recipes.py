@@ -126,7 +126,7 @@ def alpha_for_file(path: str | Path, config: GPT2Config | RobertaConfig, task: s
     column: the recipe that the user named, if any. Without it paper and scripts must agree: the released RoBERTa weights
     are of the scripts' 16, and with the paper's 8 they lose 20 points of MNLI. Raises ValueError where they disagree.
     """
-    if Path(path).is_dir() or Path(path).name.startswith("adapter_model."):
+    if not Path(path).is_file() or Path(path).name.startswith("adapter_model."):
         return None
     found = {name: recipe_for(config, task, "lora", name) for name in ((column,) if column else ("paper", "repo"))}
     if len({recipe.alpha for recipe in found.values()}) > 1:

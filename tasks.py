@@ -183,9 +183,8 @@ class GenerationTask:
 def decode_and_score(model: GPT2, tokenizer: Tokenizer, pairs: list[tuple[str, str]], settings: dict, folder: Path) -> dict:
     """Decode each distinct MR of `pairs` (the first limit_eval of them) once, write predictions.txt and references.txt
     in the scorer's format, and return the five scores and which reference text they stand on."""
-    mrs = list(dict.fromkeys(mr for mr, _ in pairs))[:settings["limit_eval"]]
-    wanted, penalty = set(mrs), settings["length_penalty"]
-    references, hypotheses = decode_e2e(model, tokenizer, [pair for pair in pairs if pair[0] in wanted], (penalty,),
+    penalty = settings["length_penalty"]
+    references, hypotheses = decode_e2e(model, tokenizer, pairs, (penalty,), settings["limit_eval"],
                                         beam_size=settings["beam_size"])
     write_hypotheses(hypotheses[penalty], folder / "predictions.txt")
     write_references(references, folder / "references.txt")
