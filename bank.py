@@ -220,4 +220,4 @@ def add_updates(A: Tensor, parts: list[tuple[slice, slice, Tensor]], layer: nn.M
     """A forward hook: h (N, T, d_out) of a layer with input x (N, T, d_in) gets each row's own B A x."""
     low = inputs[0] @ A.transpose(1, 2)                                      # (N, T, d_in) -> (N, T, R)
     for rows, columns, B in parts:
-        h[..., rows] += low[..., columns] @ B                                # (N, T, r) -> (N, T, d_out)
+        h[..., rows].add_(low[..., columns] @ B)                             # (N, T, r) -> (N, T, d_out)
