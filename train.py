@@ -5,16 +5,13 @@
 
 One plain loop for both models (Hu et al. 2021, sections 5.2 to 5.4): AdamW, linear schedule with warm-up, evaluation
 before the first step and after every epoch. What is not given on the command line comes from recipes.py. A run leaves
-runs/<task>/<model>/<method and its settings>/seed<k>/ with config.json, log.jsonl, adapter/, last.pt (the state to
-resume from), predictions, and metrics.json.
+a folder (run_state.py) with its settings, log, adapter and state to resume from, and with predictions and metrics.json.
 
 Left out: several processes, reduced precision, hyperparameter search.
 """
 import argparse
 import json
 import math
-import os
-import platform
 import sys
 import time
 from dataclasses import asdict, fields
@@ -30,6 +27,7 @@ from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches, lo
 from lora import TARGETS
 from model import load_pretrained, write_json
 from recipes import Recipe, alpha_for_file, recipe_for
+from run_state import open_run, restore_state, run_folder, save_state
 from tasks import make_task
 
 LOG_EVERY = 10                                                               # steps per line of log.jsonl
@@ -105,40 +103,6 @@ def resolve(options: argparse.Namespace, recipe: Recipe) -> dict:
         elsewhere += ("rank",)
     return {name: value for name, value in settings.items()
             if name not in ("seed", "out_dir", "resume", "overwrite", "save_every", "eval_only", "adapter", *elsewhere)}
-
-
-def run_folder(settings: dict, out_dir: str, seed: int) -> Path:
-    method = settings["method"]
-    if "rank" in settings:
-        method += f"_r{settings['rank']}"
-    if method.startswith("lora"):
-        method += f"_alpha{settings['alpha']:g}_{''.join(settings['targets'])}"
-        method += "" if settings["bias"] == "none" else f"_bias-{settings['bias']}"
-    method += "_init" if settings["init_adapter"] else ""                    # another experiment than one without
-    model = Path(settings["model"]).as_posix().strip("./").replace("/", "-")
-    return Path(out_dir) / settings["task"] / model / f"{method}_lr{settings['lr']:g}" / f"seed{seed}"
-
-
-def open_run(folder: Path, settings: dict, options: argparse.Namespace, seed: int) -> bool:
-    """Prepare the run's folder; True if a saved state is to be resumed."""
-    config = {"seed": seed, **settings}
-    state_exists = (folder / "last.pt").exists()
-    if (folder / "config.json").exists() and not options.overwrite:
-        if not options.resume:
-            raise ValueError(f"{folder} holds a run already: give --resume to go on with it, --overwrite to replace it, or "
-                             "another --out-dir")
-        earlier = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        for name, value in config.items():
-            if earlier.get(name) != value:
-                raise ValueError(f"{folder} was started with {name} = {earlier.get(name)}, not {value}: resume with the "
-                                 "same settings, or give another --out-dir")
-        return state_exists
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in ("last.pt", "metrics.json", "log.jsonl"):
-        (folder / leftover).unlink(missing_ok=True)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    write_json(config | {"versions": versions}, folder / "config.json")
-    return False
 
 
 # ---------------------------------------------------------------- the loop
@@ -271,33 +235,10 @@ class Trainer:
         progress["chosen_epoch"] = chosen["epoch"]
 
     def save(self) -> None:
-        """Write last.pt in one step: what trains, the optimizer, the place in the data and the random state."""
-        state = {"trained": {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad},
-                 "optimizer": self.optimizer.state_dict(), "progress": self.progress, "rng": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            state["cuda_rng"] = torch.cuda.get_rng_state()
-        temporary = self.folder / "last.pt.tmp"
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / "last.pt")
+        save_state(self.folder, self.model, self.optimizer, self.progress)
 
     def restore(self) -> None:
-        state = torch.load(self.folder / "last.pt", weights_only=True)
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in state["trained"].items():
-                parameters[name].copy_(tensor)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = state["progress"]
-        torch.set_rng_state(state["rng"].cpu())
-        if "cuda_rng" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-        log = self.folder / "log.jsonl"                                      # drop lines of steps that will run again
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-        log.write_text("".join(line for line in lines if json.loads(line)["step"] <= self.progress["step"]),
-                       encoding="utf-8", newline="\n")
+        self.progress = restore_state(self.folder, self.model, self.optimizer)
         print(f"resumed at step {self.progress['step']} of {self.schedule.steps}", file=sys.stderr)
 
 
@@ -362,7 +303,7 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
                  seed=seed)
     if settings["init_adapter"]:
         print(start_from(model, settings["method"], settings["init_adapter"]))
-    resuming = open_run(folder, settings, options, seed)
+    resuming = open_run(folder, {"seed": seed, **settings}, options.resume, options.overwrite)
     trainer = Trainer(model.to(device()), task, settings, seed, folder)
     report_start(trainer, recipe)
     if resuming:
