@@ -20,15 +20,14 @@ Left out: other tokenisations, n-gram orders and smoothings. Use sacrebleu for B
 """
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import lru_cache
+from itertools import chain, count
 
 VARIANTS = ("python", "perl")
 BLEU_ORDER, NIST_ORDER, CIDER_ORDER = 4, 5, 4
-
-Ngram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,27 @@ class Scores:
     details: dict[str, float]
 
 
-def ngrams(tokens: Sequence[str], orders: Iterable[int]) -> chain:
-    """All n-grams of the orders asked for, as tuples; with repetitions, order by order."""
-    return chain.from_iterable(zip(*(tokens[start:] for start in range(n)), strict=False) for n in orders)
+class NgramNumbers:
+    """Gives every n-gram a number, since whole numbers are counted several times faster than tuples of words.
+
+    An n-gram is known by two numbers, that of its first n-1 words and that of its last word.
+    """
+    ZERO = 0  # the number of the word 0
+
+    def __init__(self):
+        self._number = defaultdict(count().__next__)  # a new key gets the next number
+        self._number["0"]  # comes first
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def of(self, words: Sequence[str], highest: int) -> list[list[int]]:
+        """For n = 1..highest the numbers of all n-grams of a text in their order, with repetitions."""
+        unigrams = [self._number[word] for word in words]
+        by_order = [unigrams]
+        for n in range(2, highest + 1):
+            by_order.append([self._number[pair] for pair in zip(by_order[-1], unigrams[n - 1:], strict=False)])
+        return by_order
 
 
 # ---------------------------------------------------------------- what BLEU and NIST share: tokens and clipped counts
@@ -64,49 +81,53 @@ def mteval_tokenize(text: str, variant: str = "python") -> list[str]:
     """
     if variant == "perl":
         text = re.sub(r"\s+", " ", text)
-    text = text.replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
-    for entity, character in ENTITIES:
-        text = text.replace(entity, character)
-    text = f" {text} "
-    for pattern, replacement in SUBSTITUTIONS:
-        text = pattern.sub(replacement, text)
-    text = re.sub(r"\s+", " ", text).strip()
-    if variant == "perl":
-        return text.translate(ASCII_LOWER).split()
-    return [token.lower() for token in text.split(" ")]
+    text = text.replace("<skipped>", "").replace("-\n", "")
+    tokens = [token for chunk in text.split() for token in _split_chunk(chunk, variant)]
+    return tokens or ([""] if variant == "python" else [])
 
+
+@lru_cache(maxsize=1 << 16)
+def _split_chunk(chunk: str, variant: str) -> tuple[str, ...]:
+    """The tokens of a piece of text without white space; no substitution needs to see beyond it."""
+    for entity, character in ENTITIES:
+        chunk = chunk.replace(entity, character)
+    chunk = f" {chunk} "
+    for pattern, replacement in SUBSTITUTIONS:
+        chunk = pattern.sub(replacement, chunk)
+    lower = (lambda token: token.translate(ASCII_LOWER)) if variant == "perl" else str.lower
+    return tuple(map(lower, chunk.split()))
 
 @dataclass(frozen=True)
 class Overlap:
     """What one hypothesis shares with its references.
 
-    matched[n]      n-grams of order n with their clipped counts min(count in hypothesis, largest count in a reference)
+    matched[n]      n-grams of order n with their clipped counts min(count in hypothesis, largest count in a reference);
+                    an n-gram is the pair of numbers (its first n-1 words, itself)
     length          tokens of the hypothesis
     ref_lengths     tokens of each reference
     ref_counts      how often each n-gram occurs in all references of the instance together
     """
-    matched: dict[int, dict[Ngram, int]]
+    matched: dict[int, dict[tuple[int | None, int], int]]
     length: int
     ref_lengths: list[int]
-    ref_counts: Counter
+    ref_counts: Counter[int]
 
 
 def overlaps(references: list[list[str]], hypotheses: list[str], variant: str) -> list[Overlap]:
     """The clipped n-gram matches of every instance; orders 1-5, so BLEU and NIST can share them."""
-    orders = range(1, NIST_ORDER + 1)
+    numbers = NgramNumbers()
     result = []
     for reference_texts, hypothesis_text in zip(references, hypotheses, strict=True):
-        hypothesis = mteval_tokenize(hypothesis_text, variant)
-        reference_tokens = [mteval_tokenize(text, variant) for text in reference_texts]
-        reference_ngrams = [list(ngrams(tokens, orders)) for tokens in reference_tokens]
-        per_reference = [Counter(found) for found in reference_ngrams]
-        total = Counter(chain.from_iterable(reference_ngrams))
-        matched = {n: {} for n in orders}
-        for ngram, count in Counter(ngrams(hypothesis, orders)).items():
-            if ngram in total:
-                largest = max(counts.get(ngram, 0) for counts in per_reference)
-                matched[len(ngram)][ngram] = min(count, largest)
-        result.append(Overlap(matched, len(hypothesis), [len(tokens) for tokens in reference_tokens], total))
+        hypothesis = numbers.of(mteval_tokenize(hypothesis_text, variant), NIST_ORDER)
+        reference_ngrams = [numbers.of(mteval_tokenize(text, variant), NIST_ORDER) for text in reference_texts]
+        per_reference = [Counter(chain.from_iterable(by_order)) for by_order in reference_ngrams]
+        total = Counter(chain.from_iterable(chain.from_iterable(reference_ngrams)))
+        matched = {}
+        for n, found in enumerate(hypothesis, start=1):
+            prefixes = dict(zip(found, hypothesis[n - 2], strict=False)) if n > 1 else {}
+            matched[n] = {(prefixes.get(ngram), ngram): min(times, max(counts.get(ngram, 0) for counts in per_reference))
+                          for ngram, times in Counter(found).items() if ngram in total}
+        result.append(Overlap(matched, len(hypothesis[0]), [len(by_order[0]) for by_order in reference_ngrams], total))
     return result
 
 
@@ -219,10 +240,10 @@ def _nist(shared: list[Overlap], counts: Counter, words: int, variant: str) -> f
     for n in range(1, NIST_ORDER + 1):
         information = 0.0
         for overlap in shared:
-            for ngram, count in overlap.matched[n].items():
-                no_prefix = n == 1 or variant == "perl" and ngram[:-1] == ("0",)  # to Perl, the word 0 is false
-                prefix_count = words if no_prefix else counts[ngram[:-1]]
-                information += count * math.log2(prefix_count / counts[ngram])
+            for (prefix, ngram), times in overlap.matched[n].items():
+                no_prefix = n == 1 or variant == "perl" and prefix == NgramNumbers.ZERO  # to Perl, the word 0 is false
+                prefix_count = words if no_prefix else counts[prefix]
+                information += times * math.log2(prefix_count / counts[ngram])
         slots = sum(ngram_slots(overlap, n, variant) for overlap in shared)
         if slots:
             score += information / slots
@@ -316,38 +337,36 @@ def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
     The document frequencies come from the references that are being scored, hence one instance alone scores 0. δ, in
     the paper the difference in words, is the difference in BIGRAMS: the scorer's length counts those.
     """
-    orders = range(1, CIDER_ORDER + 1)
-    reference_counts = [[_counts_by_order(text) for text in texts] for texts in references]
+    numbers = NgramNumbers()
+
+    def counts_by_order(text: str) -> list[Counter[int]]:
+        return [Counter(found) for found in numbers.of(text.split(), CIDER_ORDER)]
+
+    reference_counts = [[counts_by_order(text) for text in texts] for texts in references]
+    all_hypothesis_counts = [counts_by_order(text) for text in hypotheses]
     document_frequency = Counter()
     for per_reference in reference_counts:
         document_frequency.update(set(chain.from_iterable(chain.from_iterable(per_reference))))
-    log_instances = math.log(len(references))
-    rarity = {ngram: log_instances - math.log(count) for ngram, count in document_frequency.items()}
+    rarity = [math.log(len(references)) - math.log(max(1, document_frequency[ngram])) for ngram in range(len(numbers))]
 
-    def weigh(counts: Counter) -> tuple[dict[Ngram, float], float]:
-        weights = {ngram: count * rarity.get(ngram, log_instances) for ngram, count in counts.items()}
-        return weights, math.sqrt(sum(weight * weight for weight in weights.values()))
+    def weigh(counts: Counter[int]) -> tuple[dict[int, float], float]:
+        weights = {ngram: times * rarity[ngram] for ngram, times in counts.items()}
+        return weights, math.hypot(*weights.values())
 
     segments = []
-    for per_reference, hypothesis_text in zip(reference_counts, hypotheses, strict=True):
-        hypothesis_counts = _counts_by_order(hypothesis_text)
+    for per_reference, hypothesis_counts in zip(reference_counts, all_hypothesis_counts, strict=True):
         hypothesis = [weigh(counts) for counts in hypothesis_counts]
         total = 0.0
-        for counts_by_order in per_reference:
-            delta = hypothesis_counts[1].total() - counts_by_order[1].total()
+        for counts_of_reference in per_reference:
+            delta = hypothesis_counts[1].total() - counts_of_reference[1].total()
             closeness = math.exp(-delta ** 2 / (2 * 6.0 ** 2))
-            for n in orders:
-                total += closeness * _clipped_cosine(hypothesis[n - 1], weigh(counts_by_order[n - 1]))
+            for h, counts in zip(hypothesis, counts_of_reference, strict=True):
+                total += closeness * _clipped_cosine(h, weigh(counts))
         segments.append(10.0 * total / CIDER_ORDER / len(per_reference))
     return Scores(sum(segments) / len(segments), segments, {})
 
 
-def _counts_by_order(text: str) -> list[Counter]:
-    words = text.split()
-    return [Counter(ngrams(words, (n,))) for n in range(1, CIDER_ORDER + 1)]
-
-
-def _clipped_cosine(hypothesis: tuple[dict[Ngram, float], float], reference: tuple[dict[Ngram, float], float]) -> float:
+def _clipped_cosine(hypothesis: tuple[dict[int, float], float], reference: tuple[dict[int, float], float]) -> float:
     (h, h_norm), (r, r_norm) = hypothesis, reference
-    product = sum(min(weight, r[ngram]) * r[ngram] for ngram, weight in h.items() if ngram in r)
+    product = sum(min(h[ngram], r[ngram]) * r[ngram] for ngram in h if ngram in r)
     return product / (h_norm * r_norm) if h_norm and r_norm else product

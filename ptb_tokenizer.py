@@ -78,7 +78,6 @@ APOSTROPHE = "['’]"
 WORD = rf"{L}{A}*(?:[.!?]{L}{A}*)*"        # centre.It
 NUMBER = rf"(?:{D}*(?:[.,:\u00ad]{D}+)+|{D}+)"
 TAG = r"""</?[A-Za-z][A-Za-z0-9:._-]*(?: +[A-Za-z][A-Za-z0-9:._-]*(?: *= *(?:'[^'\n]*'|"[^"\n]*"))?)* */?>"""
-PLAIN_WORD = re.compile(r"(?!(?i:cannot|gonna|gotta|lemme|gimme|wanna)\b)[A-Za-z]+(?=[ \n])")  # no rule sees more in it
 
 
 def any_of(words: str) -> str:
@@ -251,33 +250,49 @@ RULES = (
 
 # ------------------------------------------------------------------------------------------------------------ the lexer
 
+# Pieces of text that always have the same tokens, with what must be known of what follows. All end in a space or line
+# end. A rule looks beyond that only behind a tag, a period or a number: without these the piece alone decides; with a
+# period or number so does the next character if it is a letter, unless a single letter with a period is among them.
+INSIDE = r" \t\n\u00a0\x00<"
+PIECE = re.compile(rf"([^{INSIDE}.0-9٠]+[ \n])")
+PIECE_BEFORE_LETTER = re.compile(rf"(?![^{INSIDE}]*(?<![A-Za-z0-9])[A-Za-z]\.)([^{INSIDE}]+[ \n])[A-Za-z]")
+
+
 def tokenize(text: str) -> Iterator[str]:
     """The tokens of a text in the original's case; a line end is the token "\\n"."""
     shape = text.translate(SHAPES)
+    known: dict[str, list[str]] = {}
     position = 0
     while position < len(text):
-        word = PLAIN_WORD.match(text, position)
-        if word:
-            yield word[0]
-            position = word.end()
+        piece = PIECE.match(shape, position) or PIECE_BEFORE_LETTER.match(shape, position)
+        if not piece:
+            tokens, position = _next_tokens(text, shape, position)
+            yield from tokens
             continue
-        character = shape[position]
-        if character == "\n":
-            yield character
-        if character in " \t\n\u00a0\x00":
-            position += 1
-            continue
-        longest, longest_match, emit = 0, None, None
-        for rule in RULES:
-            match = rule.pattern.match(shape, position)
-            if match and match.end() > longest:
-                longest, longest_match, emit = match.end(), match, rule.emit
-        if longest_match is None:
-            position += 1
-            continue
-        end = longest_match.end(1)
-        yield from (token.replace("\u00ad", "") or "-" for token in emit(text[position:end]))
-        position = end
+        key = text[position:piece.end()]
+        if key not in known:
+            known[key] = []
+            while position < piece.end(1):
+                tokens, position = _next_tokens(text, shape, position)
+                known[key] += tokens
+        yield from known[key]
+        position = piece.end(1)
+
+
+def _next_tokens(text: str, shape: str, position: int) -> tuple[list[str], int]:
+    """What the rule with the longest match at this position emits, and where to go on."""
+    character = shape[position]
+    if character in " \t\n\u00a0\x00":
+        return (["\n"] if character == "\n" else []), position + 1
+    longest, longest_match, emit = 0, None, None
+    for rule in RULES:
+        match = rule.pattern.match(shape, position)
+        if match and match.end() > longest:
+            longest, longest_match, emit = match.end(), match, rule.emit
+    if longest_match is None:
+        return [], position + 1
+    end = longest_match.end(1)
+    return [token.replace("\u00ad", "") or "-" for token in emit(text[position:end])], end
 
 
 def ptb_words(texts: list[str]) -> list[str]:
