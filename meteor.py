@@ -17,26 +17,18 @@ and scores how many words the alignment covers and how much it jumps:
 Of several references the one with the best score counts. The system's score is not the mean of the segments': it is
 the formula applied to the summed statistics of all segments.
 
-The reading order is that of the computation: `normalize`, `Matcher`, `align`, `statistics_of`, `score_of`, `meteor`.
+The reading order is that of the computation: `normalize`, then `Matcher` and `align` in meteor_alignment.py, then here
+`statistics_of`, `score_of`, `best_statistics`, `meteor`.
 Quirks of the original that change numbers are kept, and said where they happen. Left out: other languages, tasks and
 parameters. Word lists and paraphrases are in meteor_resources.py, the stemmer in stemmer.py.
 """
 import re
-from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
-from operator import itemgetter
-from typing import NamedTuple
 
-from meteor_resources import LONGEST_PHRASE, load_lexicon, paraphrases_near, select_paraphrases
-from stemmer import stem
+from meteor_alignment import EXACT, MODULE_WEIGHTS, PARAPHRASE, STEM, SYNONYM, Match, Matcher, Paraphrases, Reach, align
+from meteor_resources import load_lexicon, paraphrases_near, select_paraphrases
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.20, 0.60, 0.75
-EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
-MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # in the score; the search for an alignment halves all but exact matches
-BEAM = 40
-# Paths are ranked by words matched, then chunks, then distance: one number, whose unit is the distance
-RANK_OF_CHUNK, RANK_OF_WORD = 1 << 32, -1 << 48
 
 # ------------------------------------------------------------------------------------------------------ 1. normalise
 
@@ -92,200 +84,7 @@ def _split_period(word: str, following: str) -> list[str]:
     return [rest, "."]
 
 
-# ------------------------------------------------------------------------------------------------- 2. possible matches
-
-class Match(NamedTuple):
-    """Words ref_start..ref_end of the reference and hyp_start..hyp_end of the hypothesis, which `module` matches."""
-    ref_start: int
-    ref_end: int
-    hyp_start: int
-    hyp_end: int
-    module: int
-
-
-class Word(NamedTuple):
-    """What the first three modules compare. Words are compared by hash, as the original does."""
-    hash: int
-    stem_hash: int
-    synsets: frozenset[str]
-
-
-@lru_cache(maxsize=1 << 16)
-def describe(word: str) -> Word:
-    return Word(java_hash(word), java_hash(stem(word)), load_lexicon().synsets(word))
-
-
-def java_hash(text: str) -> int:
-    """Java's String.hashCode: Σ unit · 31^(units to its right) over UTF-16 units, in 32 bits."""
-    value = 0
-    units = text.encode("utf-16-le", "surrogatepass")
-    for low, high in zip(units[::2], units[1::2], strict=True):
-        value = (31 * value + low + 256 * high) & 0xFFFFFFFF
-    return value
-
-
-class Paraphrases:
-    """The kept pairs of the table, found by either phrase; `order` is the place in the table."""
-
-    def __init__(self, pairs: list[tuple[str, str]]):
-        self.from_first: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        self.from_second: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for order, (first, second) in enumerate(pairs):
-            self.from_first[first].append((order, second))
-            self.from_second[second].append((order, first))
-
-
-class Matcher:
-    """One hypothesis, prepared to be matched with its references."""
-
-    def __init__(self, words: list[str], paraphrases: Paraphrases):
-        self.words = words
-        self.hashes = [describe(word).hash for word in words]
-        self.by_hash, self.by_stem, self.by_synset = defaultdict(list), defaultdict(list), defaultdict(list)
-        for i, word in enumerate(map(describe, words)):
-            self.by_hash[word.hash].append(i)
-            self.by_stem[word.stem_hash].append(i)
-            for synset in word.synsets:
-                self.by_synset[synset].append(i)
-        self._single_words: dict[str, list[tuple[int, int]]] = {}
-        # phrase to look for in a reference -> where its paraphrases stand here: (sort key, start, end)
-        self.second_here: dict[str, list[tuple[int, int, int]]] = defaultdict(list)  # it is a pair's first phrase
-        self.first_here: dict[str, list[tuple[int, int, int]]] = defaultdict(list)   # it is a pair's second phrase
-        for start in range(len(words)):
-            for end in range(start + 1, min(start + LONGEST_PHRASE, len(words)) + 1):
-                phrase = " ".join(words[start:end])
-                for order, first in paraphrases.from_second.get(phrase, ()):
-                    self.second_here[first].append((order, start, end))
-                for order, second in paraphrases.from_first.get(phrase, ()):
-                    self.first_here[second].append((order, start, end))
-
-    def matches(self, reference: list[str]) -> list[list[Match]]:
-        """For every word of the reference the matches that begin there, in the order of the modules."""
-        if self.hashes == [describe(word).hash for word in reference]:
-            return [[Match(j, j + 1, i, i + 1, EXACT) for i in self.by_hash[self.hashes[j]]]
-                    for j in range(len(reference))]
-        starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self._match_word(word)]
-                       for j, word in enumerate(reference)]
-        for match in self._match_phrases(reference):
-            starting_at[match.ref_start].append(match)
-        return starting_at
-
-    def _match_word(self, word: str) -> list[tuple[int, int]]:
-        """(position in the hypothesis, module) of every match of a single word; stem and synonym may both match."""
-        if word not in self._single_words:
-            this = describe(word)
-            different = [hashed != this.hash for hashed in self.hashes]
-            synonyms = {i for synset in this.synsets for i in self.by_synset.get(synset, ())}
-            self._single_words[word] = [
-                *((i, EXACT) for i in self.by_hash.get(this.hash, ())),
-                *((i, STEM) for i in self.by_stem.get(this.stem_hash, ()) if different[i]),
-                *((i, SYNONYM) for i in sorted(synonyms) if different[i]),
-            ]
-        return self._single_words[word]
-
-    def _match_phrases(self, reference: list[str]) -> list[Match]:
-        """First the pairs whose first phrase is in the reference, then those whose second is.
-
-        A pair that the table holds in both directions therefore matches twice.
-        """
-        text = f" {' '.join(reference)} "
-        forward, backward = [], []
-        for found, here, key in (
-                (forward, self.second_here, lambda j, length, order, i, size: (j, length, order, i)),
-                (backward, self.first_here, lambda j, length, order, i, size: (i, size, order, j))):
-            for phrase, places in here.items():
-                if f" {phrase} " in text:
-                    length = phrase.count(" ") + 1
-                    for j in _positions(text, phrase):
-                        for order, start, end in places:
-                            match = Match(j, j + length, start, end, PARAPHRASE)
-                            found.append((key(j, length, order, start, end - start), match))
-        return [match for found in (forward, backward) for _, match in sorted(found)]
-
-
-def _positions(text: str, phrase: str) -> list[int]:
-    """The word positions at which a phrase begins in a text with a space before and after every word."""
-    positions, place = [], text.find(f" {phrase} ")
-    while place >= 0:
-        positions.append(text.count(" ", 0, place))
-        place = text.find(f" {phrase} ", place + 1)
-    return positions
-
-
-# ------------------------------------------------------------------------------------------------------------ 3. align
-
-def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]:
-    """The best alignment: every word in at most one match; most words, then fewest chunks, then least distance.
-
-    A beam search from left to right over the words of the reference. `starting_at` lists for every word of the
-    reference the matches that begin there. Matches without any competitor are fixed: every path takes them. The
-    original has two quirks that matter. Words count as matched in whole numbers after weighing, so that a stem,
-    synonym or paraphrase match of a single word counts nothing; and the distance of a match that a path branches off
-    to is charged not to that branch but to the later ones.
-    """
-    fixed = _fixed_matches(starting_at, hypothesis_length)
-    # A path is a plain tuple, as the search makes a great many: its rank (see RANK_OF_WORD; the least is the best), next
-    # word of the reference, end of the last match in the hypothesis (-1 after a gap), bits of the words taken there, and
-    # the last match with the path to which it was added
-    paths = [(0, 0, -1, 0, None, None)]
-    covered = 0  # reference words up to here can be inside a match that began earlier
-    for j, matches in enumerate(starting_at):
-        if j and not matches and not starting_at[j - 1] and covered < j:
-            continue  # another word without a match in a gap that every path has already entered
-        paths.sort(key=itemgetter(0))
-        del paths[BEAM:]
-        branches = [_branch(match) for match in matches]
-        forced = j in fixed
-        covered = max([covered, *(match.ref_end for match in matches)])
-        extended = []
-        for path in paths:
-            rank, next_word, last_end, taken, last_match, before = path
-            if j < next_word:  # inside a match of several words
-                extended.append(path)
-                continue
-            chunk = RANK_OF_CHUNK if last_end != -1 else 0
-            for gain, jump, start, end, ref_end, words, match in branches:
-                if not taken & words:
-                    extended.append((rank + gain + (chunk if start != last_end else 0) + (jump if forced else 0),
-                                     ref_end, end, taken | words, match, path))
-                    rank += jump
-            if not forced:
-                extended.append((rank + chunk, j + 1, -1, taken, last_match, before))
-        paths = extended
-    paths.sort(key=itemgetter(0))
-    best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))
-    alignment = []
-    while best[4]:
-        alignment.append(best[4])
-        best = best[5]
-    return alignment[::-1]
-
-
-def _branch(match: Match) -> tuple[int, int, int, int, int, int, Match]:
-    """What taking a match does to a path: words matched, distance, where it stands, bits of its hypothesis words."""
-    ref_start, ref_end, start, end, module = match
-    ref_length, length = ref_end - ref_start, end - start
-    gain = ref_length + length if module == EXACT else ref_length // 2 + length // 2
-    return gain * RANK_OF_WORD, abs(ref_start - start), start, end, ref_end, (1 << end) - (1 << start), match
-
-
-def _fixed_matches(starting_at: list[list[Match]], hypothesis_length: int) -> set[int]:
-    """Reference positions of the matches that are alone there and whose words no other match covers on either side."""
-    hyp_covered, ref_covered = [0] * hypothesis_length, [0] * len(starting_at)
-    for matches in starting_at:
-        for ref_start, ref_end, hyp_start, hyp_end, _ in matches:
-            for i in range(hyp_start, hyp_end):
-                hyp_covered[i] += 1
-            for j in range(ref_start, ref_end):
-                ref_covered[j] += 1
-    return {
-        m[0].ref_start for m in starting_at if len(m) == 1
-        and all(count == 1 for count in hyp_covered[m[0].hyp_start:m[0].hyp_end])
-        and all(count == 1 for count in ref_covered[m[0].ref_start:m[0].ref_end])
-    }
-
-
-# ------------------------------------------------------------------------------------------------------------ 4. score
+# ------------------------------------------------------------------------------------------------------------ 2. score
 
 def statistics_of(hypothesis: list[str], reference: list[str], alignment: list[Match]) -> list[int]:
     """The 23 numbers METEOR keeps of a pair; they can be summed over segments.
@@ -322,8 +121,11 @@ def score_of(statistics: list[int]) -> float:
         return 0.0
     precision = _weighted_matches(statistics[4:20:4], statistics[6:20:4]) / _weighted_length(hyp_length, hyp_function)
     recall = _weighted_matches(statistics[5:20:4], statistics[7:20:4]) / _weighted_length(ref_length, ref_function)
+    return _formula(precision, recall, 0.0 if _is_perfect(statistics) else chunks / ((hyp_matched + ref_matched) / 2))
+
+
+def _formula(precision: float, recall: float, fragmentation: float) -> float:
     f_mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
-    fragmentation = 0.0 if _is_perfect(statistics) else chunks / ((hyp_matched + ref_matched) / 2)
     return max(f_mean * (1 - GAMMA * fragmentation ** BETA), 0.0)
 
 
@@ -341,6 +143,77 @@ def _is_perfect(statistics: list[int]) -> bool:
     hyp_length, ref_length = statistics[:2]
     return statistics[20:] == [1, hyp_length, ref_length]
 
+
+# -------------------------------------------------------------------------------------------------- 3. best reference
+
+def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
+    """The statistics of a hypothesis with the reference that scores best; of equally good ones the first.
+
+    The references are taken in the order of what they could score at most, and the search ends where not even that
+    reaches the best score so far. It spares two references in three their alignment and never changes the result.
+    """
+    ceiling = Ceiling(matcher.words)
+    at_most = [ceiling.of(reference, matcher.reach(reference)) for reference in references]
+    best_score, best_index, best = -1.0, -1, []
+    for index in sorted(range(len(references)), key=at_most.__getitem__, reverse=True):
+        if at_most[index] + 1e-9 < best_score:  # the margin is for rounding
+            break
+        alignment = align(matcher.matches(references[index]), len(matcher.words))
+        statistics = statistics_of(matcher.words, references[index], alignment)
+        score = score_of(statistics)
+        if score > best_score or score == best_score and index < best_index:
+            best_score, best_index, best = score, index, statistics
+    return best
+
+
+class Ceiling:
+    """A limit that no alignment of one hypothesis exceeds, from what each word could match alone.
+
+    Some words of the reference cannot continue a chunk: no match covers them and the word before, or ends where one of
+    theirs begins. If y of those are matched there are at least y chunks, and of the others at most all are matched.
+    The limit is the best score over all y, with all words of the hypothesis matched that can be.
+    """
+
+    def __init__(self, hypothesis: list[str]):
+        weights = _word_weights(hypothesis)
+        self.length = len(hypothesis)
+        self.weighted_length = sum(weights)
+        self.content_words = sum(1 << i for i, weight in enumerate(weights) if weight == DELTA)
+
+    def of(self, reference: list[str], reach: Reach) -> float:
+        weighted = matched = 0
+        for module in (EXACT, SYNONYM, STEM, PARAPHRASE):  # the largest weight first
+            words = reach.hyp_words[module] & ~matched
+            content = (words & self.content_words).bit_count()
+            weighted += MODULE_WEIGHTS[module] * (DELTA * content + (1 - DELTA) * (words.bit_count() - content))
+            matched |= words
+        if not matched:
+            return 0.0
+        ref_weights = _word_weights(reference)
+        continuing, beginning = [], []
+        for weight, module_weight, continues in zip(ref_weights, reach.ref_weights, reach.ref_continues, strict=True):
+            if module_weight:
+                (continuing if continues else beginning).append(weight * module_weight)
+        precision, ref_length, hyp_matched = weighted / self.weighted_length, sum(ref_weights), matched.bit_count()
+        all_match = hyp_matched == self.length and 0.0 not in reach.ref_weights
+        limit, recalled, ref_matched = 0.0, sum(continuing), len(continuing)
+        beginning.sort(reverse=True)
+        for chunks, weight in enumerate([0.0, *beginning]):
+            recalled += weight
+            ref_matched += chunks > 0
+            if ref_matched:
+                perfect = all_match and chunks <= 1
+                fragmentation = 0.0 if perfect else max(chunks, 1) / ((hyp_matched + ref_matched) / 2)
+                limit = max(limit, _formula(precision, recalled / ref_length, fragmentation))
+        return limit
+
+
+def _word_weights(words: list[str]) -> list[float]:
+    function_words = load_lexicon().function_words
+    return [1 - DELTA if word in function_words else DELTA for word in words]
+
+
+# ------------------------------------------------------------------------------------------------------ 4. whole sets
 
 @dataclass(frozen=True)
 class MeteorScores:
@@ -383,10 +256,7 @@ def score_words(references: list[list[list[str]]], hypotheses: list[list[str]],
     """
     sums, segments, all_statistics = [0] * 23, [], []
     for reference_words, words in zip(references, hypotheses, strict=True):
-        matcher = Matcher(words, paraphrases)
-        candidates = [statistics_of(words, reference, align(matcher.matches(reference), len(words)))
-                      for reference in reference_words]
-        statistics = max(candidates, key=score_of)
+        statistics = best_statistics(Matcher(words, paraphrases), reference_words)
         segments.append(score_of(statistics))
         all_statistics.append(statistics)
         sums = [total + count for total, count in zip(sums, statistics, strict=True)]

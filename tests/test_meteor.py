@@ -8,8 +8,9 @@ import pytest
 from conftest import SHARED
 
 import meteor
+import meteor_alignment
 import meteor_resources
-from meteor import EXACT, PARAPHRASE, STEM, SYNONYM, Match
+from meteor_alignment import EXACT, PARAPHRASE, STEM, SYNONYM, Match
 
 PUBLISHED = [
     (["There is a place in the city centre, Alimentum, that is not family-friendly."],
@@ -50,12 +51,12 @@ def test_normalize(text, words):
 @pytest.mark.parametrize("text, value", [
     ("", 0), ("a", 97), ("pub", 111357), ("restaurant", -1772467395 & 0xFFFFFFFF), ("é", 233), ("😀", 1772899)])
 def test_java_hash(text, value):
-    assert meteor.java_hash(text) == value
+    assert meteor_alignment.java_hash(text) == value
 
 
 def matches_of(hypothesis: str, reference: str) -> set[tuple[str, str, int]]:
     words, other = hypothesis.split(), reference.split()
-    matcher = meteor.Matcher(words, meteor.find_paraphrases([[other]], [words], cache=False))
+    matcher = meteor_alignment.Matcher(words, meteor.find_paraphrases([[other]], [words], cache=False))
     return {(" ".join(words[m.hyp_start:m.hyp_end]), " ".join(other[m.ref_start:m.ref_end]), m.module)
             for m in sum(matcher.matches(other), [])}
 
@@ -69,7 +70,7 @@ def test_the_four_kinds_of_match(one_scan):
 
 def slow_search(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]:
     """The original's search, one object a path, with nothing left out."""
-    fixed = meteor._fixed_matches(starting_at, hypothesis_length)
+    fixed = meteor_alignment._fixed_matches(starting_at, hypothesis_length)
     start = {"matches": {j: starting_at[j][0] for j in fixed}, "m1": 0, "m2": 0, "chunks": 0, "idx": 0, "last": -1,
              "distance": 0}
     start["used1"] = {i for m in start["matches"].values() for i in range(m.hyp_start, m.hyp_end)}
@@ -124,7 +125,7 @@ def test_the_search_equals_a_slow_one():
             ends = [start + (generator.randrange(1, 4) if module == PARAPHRASE else 1) for start in (j, i)]
             starting_at[j].append(Match(j, min(ends[0], n2), i, min(ends[1], n1), module))
         expected = slow_search(starting_at, n1)
-        assert meteor.align(starting_at, n1) == expected
+        assert meteor_alignment.align(starting_at, n1) == expected
         several += len(expected) > 3
     assert several > 20
 

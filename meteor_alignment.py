@@ -1,0 +1,269 @@
+"""How METEOR aligns a hypothesis with a reference: all matches of words and phrases, and the search for the best of them.
+
+`Matcher` finds what may match; `align` chooses, from left to right, by a beam search whose quirks are the original's.
+`Matcher.reach` is an outline from which meteor.py sees that a reference cannot be the best one, before it is aligned.
+"""
+from collections import defaultdict
+from functools import cache, lru_cache
+from itertools import chain
+from operator import itemgetter
+from typing import NamedTuple
+
+from meteor_resources import LONGEST_PHRASE, load_lexicon
+from stemmer import stem
+
+EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
+MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # in the score; the search for an alignment halves all but exact matches
+BEAM = 40
+# Paths are ranked by words matched, then chunks, then distance: one number, whose unit is the distance
+RANK_OF_CHUNK, RANK_OF_WORD = 1 << 32, -1 << 48
+
+# ------------------------------------------------------------------------------------------------------- 1. matches
+
+class Match(NamedTuple):
+    """Words ref_start..ref_end of the reference and hyp_start..hyp_end of the hypothesis, which `module` matches."""
+    ref_start: int
+    ref_end: int
+    hyp_start: int
+    hyp_end: int
+    module: int
+
+
+class Word(NamedTuple):
+    """What the first three modules compare. Words are compared by hash, as the original does."""
+    hash: int
+    stem_hash: int
+    synsets: frozenset[str]
+
+
+@lru_cache(maxsize=1 << 16)
+def describe(word: str) -> Word:
+    return Word(java_hash(word), java_hash(stem(word)), load_lexicon().synsets(word))
+
+
+def java_hash(text: str) -> int:
+    """Java's String.hashCode: Σ unit · 31^(units to its right) over UTF-16 units, in 32 bits."""
+    value = 0
+    units = text.encode("utf-16-le", "surrogatepass")
+    for low, high in zip(units[::2], units[1::2], strict=True):
+        value = (31 * value + low + 256 * high) & 0xFFFFFFFF
+    return value
+
+
+class Paraphrases:
+    """The kept pairs of the table, found by either phrase; with each stands its place in the table."""
+
+    def __init__(self, pairs: list[tuple[str, str]]):
+        self.by_first: dict[str, dict[str, int]] = defaultdict(dict)   # first phrase -> {second phrase: place}
+        self.by_second: dict[str, dict[str, int]] = defaultdict(dict)
+        for place, (first, second) in enumerate(pairs):
+            self.by_first[first][second] = place
+            self.by_second[second][first] = place
+        self._phrases = self.by_first.keys() | self.by_second.keys()
+        self._beginnings = {" ".join(words[:n]) for words in (phrase.split(" ") for phrase in self._phrases)
+                            for n in range(1, len(words))}
+
+    def occurrences(self, words: list[str]) -> dict[str, list[int]]:
+        """Every phrase of the table that stands in a text, and the positions of its first word."""
+        found = defaultdict(list)
+        for start, phrase in enumerate(words):
+            for following in (*words[start + 1:start + LONGEST_PHRASE], ""):
+                if phrase in self._phrases:
+                    found[phrase].append(start)
+                if phrase not in self._beginnings:
+                    break
+                phrase = f"{phrase} {following}"
+        return found
+
+
+class Reach(NamedTuple):
+    """What could match at best between a hypothesis and a reference, each word seen alone.
+
+    hyp_words[m]    bits of the hypothesis words that module m can match
+    ref_weights     for every word of the reference the largest weight of a module that can match it, or 0
+    ref_continues   for every word of the reference whether it could be matched without beginning a chunk
+    """
+    hyp_words: list[int]
+    ref_weights: list[float]
+    ref_continues: list[bool]
+
+
+class Matcher:
+    """One hypothesis, prepared to be matched with its references."""
+
+    def __init__(self, words: list[str], paraphrases: Paraphrases):
+        self.words = words
+        self.hashes = [describe(word).hash for word in words]
+        self.by_hash, self.by_stem, self.by_synset = defaultdict(list), defaultdict(list), defaultdict(list)
+        for i, word in enumerate(map(describe, words)):
+            self.by_hash[word.hash].append(i)
+            self.by_stem[word.stem_hash].append(i)
+            for synset in word.synsets:
+                self.by_synset[synset].append(i)
+        self.paraphrases = paraphrases
+        self.phrases = paraphrases.occurrences(words)
+        # What references ask for repeats a lot
+        self._match_word = cache(self._match_word)
+        self._match_phrase = cache(self._match_phrase)
+        self._word_reach = cache(self._word_reach)
+        self._phrase_reach = cache(self._phrase_reach)
+
+    def matches(self, reference: list[str]) -> list[list[Match]]:
+        """For every word of the reference the matches that begin there, in the order of the modules."""
+        if self.hashes == [describe(word).hash for word in reference]:
+            return [[Match(j, j + 1, i, i + 1, EXACT) for i in self.by_hash[self.hashes[j]]]
+                    for j in range(len(reference))]
+        starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self._match_word(word)]
+                       for j, word in enumerate(reference)]
+        for match in self._match_phrases(reference):
+            starting_at[match.ref_start].append(match)
+        return starting_at
+
+    def reach(self, reference: list[str]) -> Reach:
+        """An outline of `matches`, several times cheaper."""
+        n = len(reference)
+        hyp_words, ref_weights = [0] * 4, [0.0] * n
+        begin, end = [0] * (n + 1), [0] * (n + 1)  # bits of where matches that begin or end here do so in the hypothesis
+        inside = [False] * n                       # words that a match can cover but not begin with
+        for j, word in enumerate(reference):
+            ref_weights[j], exact, stemmed, synonyms = self._word_reach(word)
+            hyp_words[EXACT] |= exact
+            hyp_words[STEM] |= stemmed
+            hyp_words[SYNONYM] |= synonyms
+            begin[j] = exact | stemmed | synonyms
+            end[j + 1] = begin[j] << 1
+        for phrase, positions in self.paraphrases.occurrences(reference).items():
+            length, begins, ends, words = self._phrase_reach(phrase)
+            if words:
+                hyp_words[PARAPHRASE] |= words
+                for j in positions:
+                    begin[j] |= begins
+                    end[j + length] |= ends
+                    for k in range(j, j + length):
+                        ref_weights[k] = max(ref_weights[k], MODULE_WEIGHTS[PARAPHRASE])
+                        inside[k] |= k > j
+        continues = [within or starts & ends != 0 for within, starts, ends in zip(inside, begin, end, strict=False)]
+        return Reach(hyp_words, ref_weights, continues)
+
+    def _match_word(self, word: str) -> list[tuple[int, int]]:
+        """(position in the hypothesis, module) of every match of a single word; stem and synonym may both match."""
+        this = describe(word)
+        synonyms = {i for synset in this.synsets & self.by_synset.keys() for i in self.by_synset[synset]}
+        return [
+            *((i, EXACT) for i in self.by_hash.get(this.hash, ())),
+            *((i, STEM) for i in self.by_stem.get(this.stem_hash, ()) if self.hashes[i] != this.hash),
+            *((i, SYNONYM) for i in sorted(synonyms) if self.hashes[i] != this.hash),
+        ]
+
+    def _word_reach(self, word: str) -> tuple[float, int, int, int]:
+        """The largest weight with which a single word matches, and bits of what each of the first three modules matches."""
+        bits = [0, 0, 0]
+        for i, module in self._match_word(word):
+            bits[module] |= 1 << i
+        return max((MODULE_WEIGHTS[module] for module in (EXACT, STEM, SYNONYM) if bits[module]), default=0.0), *bits
+
+    def _match_phrase(self, phrase: str) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+        """(place in the table, start, end) of the paraphrases here of a pair's first phrase, and of a pair's second."""
+        found = []
+        for partners in (self.paraphrases.by_first.get(phrase, {}), self.paraphrases.by_second.get(phrase, {})):
+            found.append([(partners[partner], start, start + partner.count(" ") + 1)
+                          for partner in partners.keys() & self.phrases.keys() for start in self.phrases[partner]])
+        return found[0], found[1]
+
+    def _phrase_reach(self, phrase: str) -> tuple[int, int, int, int]:
+        """The phrase's words, and bits of where its paraphrases begin, where they end, and of all their words."""
+        begins = ends = words = 0
+        for _, start, end in chain(*self._match_phrase(phrase)):
+            begins |= 1 << start
+            ends |= 1 << end
+            words |= (1 << end) - (1 << start)
+        return phrase.count(" ") + 1, begins, ends, words
+
+    def _match_phrases(self, reference: list[str]) -> list[Match]:
+        """First the pairs whose first phrase is in the reference, then those whose second is.
+
+        A pair that the table holds in both directions therefore matches twice.
+        """
+        forward, backward = [], []
+        for phrase, positions in self.paraphrases.occurrences(reference).items():
+            length = phrase.count(" ") + 1
+            seconds, firsts = self._match_phrase(phrase)
+            for j in positions:
+                for place, start, end in seconds:
+                    forward.append(((j, length, place, start), Match(j, j + length, start, end, PARAPHRASE)))
+                for place, start, end in firsts:
+                    backward.append(((start, end - start, place, j), Match(j, j + length, start, end, PARAPHRASE)))
+        return [match for found in (forward, backward) for _, match in sorted(found)]
+
+
+# --------------------------------------------------------------------------------------------------------- 2. align
+
+def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]:
+    """The best alignment: every word in at most one match; most words, then fewest chunks, then least distance.
+
+    A beam search from left to right over the words of the reference. `starting_at` lists for every word of the
+    reference the matches that begin there. Matches without any competitor are fixed: every path takes them. The
+    original has two quirks that matter. Words count as matched in whole numbers after weighing, so that a stem,
+    synonym or paraphrase match of a single word counts nothing; and the distance of a match that a path branches off
+    to is charged not to that branch but to the later ones.
+    """
+    fixed = _fixed_matches(starting_at, hypothesis_length)
+    # A path is a plain tuple, as the search makes a great many: its rank (see RANK_OF_WORD; the least is the best), next
+    # word of the reference, end of the last match in the hypothesis (-1 after a gap), bits of the words taken there, and
+    # the last match with the path to which it was added
+    paths = [(0, 0, -1, 0, None, None)]
+    covered = 0  # reference words up to here can be inside a match that began earlier
+    for j, matches in enumerate(starting_at):
+        if j and not matches and not starting_at[j - 1] and covered < j:
+            continue  # another word without a match in a gap that every path has already entered
+        paths.sort(key=itemgetter(0))
+        del paths[BEAM:]
+        branches = [_branch(match) for match in matches]
+        forced = j in fixed
+        covered = max([covered, *(match.ref_end for match in matches)])
+        extended = []
+        for path in paths:
+            rank, next_word, last_end, taken, last_match, before = path
+            if j < next_word:  # inside a match of several words
+                extended.append(path)
+                continue
+            chunk = RANK_OF_CHUNK if last_end != -1 else 0
+            for gain, jump, start, end, ref_end, words, match in branches:
+                if not taken & words:
+                    extended.append((rank + gain + (chunk if start != last_end else 0) + (jump if forced else 0),
+                                     ref_end, end, taken | words, match, path))
+                    rank += jump
+            if not forced:
+                extended.append((rank + chunk, j + 1, -1, taken, last_match, before))
+        paths = extended
+    paths.sort(key=itemgetter(0))
+    best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))
+    alignment = []
+    while best[4]:
+        alignment.append(best[4])
+        best = best[5]
+    return alignment[::-1]
+
+
+def _branch(match: Match) -> tuple[int, int, int, int, int, int, Match]:
+    """What taking a match does to a path: words matched, distance, where it stands, bits of its hypothesis words."""
+    ref_start, ref_end, start, end, module = match
+    ref_length, length = ref_end - ref_start, end - start
+    gain = ref_length + length if module == EXACT else ref_length // 2 + length // 2
+    return gain * RANK_OF_WORD, abs(ref_start - start), start, end, ref_end, (1 << end) - (1 << start), match
+
+
+def _fixed_matches(starting_at: list[list[Match]], hypothesis_length: int) -> set[int]:
+    """Reference positions of the matches that are alone there and whose words no other match covers on either side."""
+    hyp_covered, ref_covered = [0] * hypothesis_length, [0] * len(starting_at)
+    for matches in starting_at:
+        for ref_start, ref_end, hyp_start, hyp_end, _ in matches:
+            for i in range(hyp_start, hyp_end):
+                hyp_covered[i] += 1
+            for j in range(ref_start, ref_end):
+                ref_covered[j] += 1
+    return {
+        m[0].ref_start for m in starting_at if len(m) == 1
+        and all(count == 1 for count in hyp_covered[m[0].hyp_start:m[0].hyp_end])
+        and all(count == 1 for count in ref_covered[m[0].ref_start:m[0].ref_end])
+    }
