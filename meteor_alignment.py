@@ -219,7 +219,12 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
         paths.sort(key=itemgetter(0))
         del paths[BEAM:]
         branches = [_branch(match) for match in matches]
-        forced = j in fixed
+        if j in fixed:
+            (gain, jump, start, end, ref_end, words, match), = branches
+            paths = [(path[0] + gain + jump + (0 if path[2] in (-1, start) else RANK_OF_CHUNK), ref_end, end,
+                      path[3] | words, match, path) for path in paths]
+            covered = ref_end
+            continue
         covered = max([covered, *(match.ref_end for match in matches)])
         extended = []
         for path in paths:
@@ -227,14 +232,13 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
             if j < next_word:  # inside a match of several words
                 extended.append(path)
                 continue
-            chunk = RANK_OF_CHUNK if last_end != -1 else 0
+            chunk = rank + RANK_OF_CHUNK if last_end != -1 else rank
             for gain, jump, start, end, ref_end, words, match in branches:
                 if not taken & words:
-                    extended.append((rank + gain + (chunk if start != last_end else 0) + (jump if forced else 0),
-                                     ref_end, end, taken | words, match, path))
+                    extended.append(((rank if start == last_end else chunk) + gain, ref_end, end, taken | words, match, path))
                     rank += jump
-            if not forced:
-                extended.append((rank + chunk, j + 1, -1, taken, last_match, before))
+                    chunk += jump
+            extended.append((chunk, j + 1, -1, taken, last_match, before))
         paths = extended
     paths.sort(key=itemgetter(0))
     best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))

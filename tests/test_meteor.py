@@ -113,21 +113,52 @@ def slow_search(starting_at: list[list[Match]], hypothesis_length: int) -> list[
     return [best[j] for j in sorted(best)]
 
 
+def random_matches(generator, hypothesis_length: int, reference_length: int, number: int) -> list[list[Match]]:
+    starting_at = [[] for _ in range(reference_length)]
+    for _ in range(number):
+        j, i = generator.randrange(reference_length), generator.randrange(hypothesis_length)
+        module = generator.choice((EXACT, EXACT, STEM, SYNONYM, PARAPHRASE, PARAPHRASE))
+        ends = [start + (generator.randrange(1, 4) if module == PARAPHRASE else 1) for start in (j, i)]
+        starting_at[j].append(Match(j, min(ends[0], reference_length), i, min(ends[1], hypothesis_length), module))
+    return starting_at
+
+
 def test_the_search_equals_a_slow_one():
+    """From no match, with gaps, to so many (70) that the beam of 40 paths loses some at almost every word."""
     generator = random.Random(9)
     several = 0
-    for _ in range(60):
+    for most in [30] * 60 + [70] * 20:
         n1, n2 = generator.randrange(4, 14), generator.randrange(4, 14)
-        starting_at = [[] for _ in range(n2)]
-        for _ in range(generator.randrange(0, 30)):
-            j, i = generator.randrange(n2), generator.randrange(n1)
-            module = generator.choice((EXACT, EXACT, STEM, SYNONYM, PARAPHRASE, PARAPHRASE))
-            ends = [start + (generator.randrange(1, 4) if module == PARAPHRASE else 1) for start in (j, i)]
-            starting_at[j].append(Match(j, min(ends[0], n2), i, min(ends[1], n1), module))
+        starting_at = random_matches(generator, n1, n2, generator.randrange(most // 2 if most > 30 else 0, most))
         expected = slow_search(starting_at, n1)
         assert meteor_alignment.align(starting_at, n1) == expected
         several += len(expected) > 3
-    assert several > 20
+    assert several > 40
+
+
+WORDS = "the pub near a mill serves cheap food inexpensive dishes serving close to town it is of and an not".split()
+
+
+def test_skipped_references_never_change_the_statistics(one_scan):
+    """Against the plain way: align every reference and take the first of the best."""
+    generator = random.Random(4)
+    references = [[[generator.choice(WORDS) for _ in range(generator.randrange(1, 16))] for _ in range(6)] for _ in range(80)]
+    hypotheses = [[generator.choice(WORDS) for _ in range(generator.randrange(0, 16))] for _ in range(78)]
+    hypotheses += references[0][:1] + references[1][3:4]                     # two that are equal to a reference
+    references[-1] = references[1]
+    references[-2] = references[0] * 2                                       # and one with equal references
+    paraphrases = meteor.find_paraphrases(references, hypotheses, cache=False)
+    tight = 0
+    for texts, words in zip(references, hypotheses, strict=True):
+        matcher = meteor_alignment.Matcher(words, paraphrases)
+        candidates = [meteor.statistics_of(words, text, meteor_alignment.align(matcher.matches(text), len(words)))
+                      for text in texts]
+        assert meteor.best_statistics(matcher, texts) == max(candidates, key=meteor.score_of)
+        for text, candidate in zip(texts, candidates, strict=True):
+            ceiling = meteor.Ceiling(words).of(text, matcher.reach(text))
+            assert meteor.score_of(candidate) <= ceiling + 1e-12
+            tight += 0 < ceiling <= meteor.score_of(candidate) + 1e-12
+    assert tight > 20
 
 
 @pytest.mark.parametrize("references, hypothesis, score", PUBLISHED)

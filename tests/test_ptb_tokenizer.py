@@ -1,7 +1,9 @@
 """ptb_tokenizer.py against what the Java lexer makes of the same texts; whole sets are compared in test_eval_metrics."""
+import random
+
 import pytest
 
-from ptb_tokenizer import PUNCTUATION, ptb_words, tokenize
+from ptb_tokenizer import PUNCTUATION, SHAPES, _next_tokens, ptb_words, tokenize
 
 # every pair was read off the original's output
 TOKENS = {
@@ -44,6 +46,22 @@ def test_tokens(text):
     ("the U.S. is", "the U.S. is"), ("the U.S. It is", "the U.S. . It is")])
 def test_a_period_may_end_abbreviation_and_sentence(text, expected):
     assert " ".join(tokenize(text)) == expected
+
+
+ATOMS = """a A I . , - ' ’ " 5 20 1/2 £ The the It in. Inc. Jan. U.S. U.S p.m. etc. A. x. < <b> > ( ) (020) 7946 : ; = D &
+    / @ # _ n't 's d' cannot É ½ … ! ? no. art. 'tis ``""".split() + ["\u00a0", "\t"]
+
+
+def test_remembered_pieces_have_the_tokens_of_the_rules():
+    """The same pieces of text again and again, each time with something else behind them."""
+    generator = random.Random(6)
+    for _ in range(150):
+        text = "".join(generator.choice(ATOMS) + generator.choice(["", "", " ", " ", "\n", "  "]) for _ in range(60)) * 2
+        expected, position, shape = [], 0, text.translate(SHAPES)
+        while position < len(text):
+            tokens, position = _next_tokens(text, shape, position)
+            expected += tokens
+        assert list(tokenize(text)) == expected
 
 
 def test_lines_stay_lines_and_the_lexer_looks_across_their_ends():
