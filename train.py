@@ -74,7 +74,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     files.add_argument("--data-dir", help="folder with e2e/ and glue/ (default: $LORA_DATA, else a cache folder)")
     files.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
     files.add_argument("--out-dir", default="runs")
-    files.add_argument("--eval-only", action="store_true", help="evaluate (and decode) without training: the base, or --adapter")
+    files.add_argument("--eval-only", action="store_true", help="score the base or --adapter, without training")
     files.add_argument("--adapter", metavar="DIR", help="the trained adapter for --eval-only")
     files.add_argument("--resume", action="store_true", help="go on where an interrupted run was last saved")
     files.add_argument("--overwrite", action="store_true", help="replace an earlier run with the same settings")
