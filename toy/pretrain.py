@@ -188,7 +188,7 @@ def steps_of(rows: list[list[int]], batch_size: int, epochs: int) -> int:
 
 def pretrain(model: nn.Module, loss_of, rows: list[list[int]], learning_rate: float, batch_size: int, steps: int, seed: int,
              save) -> None:
-    """AdamW with warm-up and linear decay to zero over `steps`; calls save(model) after every epoch and at the end."""
+    """AdamW with warm-up and linear decay to zero over `steps`; calls save(model) every 100 steps and at the end."""
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)                                                  # dropout
     warmup, losses, start = min(200, steps // 5), [], time.perf_counter()
@@ -211,9 +211,9 @@ def pretrain(model: nn.Module, loss_of, rows: list[list[int]], learning_rate: fl
                 recent = losses[-100:]
                 print(f"step {len(losses):,}/{steps:,} loss {sum(recent) / len(recent):.4f} "
                       f"{time.perf_counter() - start:.0f} s", flush=True)
-        save(model)
+                save(model)
         epoch = losses[before:]
-        print(f"mean loss of this epoch {sum(epoch) / len(epoch):.4f}, saved", flush=True)
+        print(f"mean loss of this epoch {sum(epoch) / len(epoch):.4f}", flush=True)
 
 
 def build(kind: str, vocab_size: int, width: int = 128, layers: int = 4, heads: int = 4) -> tuple[nn.Module, dict]:
