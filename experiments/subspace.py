@@ -143,23 +143,6 @@ def base_weight(model, block: int, target: str) -> Tensor:
 
 # ---------------------------------------------------------------- output
 
-def draw(found: dict, path: Path) -> None:
-    """Heat maps of phi, one per target, and of random matrices beside them; ranks count from 1."""
-    from experiments.plots import new_figure, save_figure  # matplotlib: only where a picture is asked for
-    panels = found["phi"] | {"random": found["random"]}
-    figure, axes = new_figure(columns=len(panels), width=3.1 * len(panels), height=3.6)
-    for axis, (name, phi) in zip(axes, panels.items(), strict=True):
-        rows, columns = len(phi), len(phi[0])
-        image = axis.imshow(phi, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto",
-                            extent=(0.5, columns + 0.5, 0.5, rows + 0.5))
-        axis.grid(False)
-        axis.set_title("random matrices" if name == "random" else f"target {name}")
-        axis.set_xlabel(f"top j directions, r = {columns}")
-    axes[0].set_ylabel(f"top i directions, r = {len(found['random'])}")
-    figure.colorbar(image, ax=list(axes), label="similarity φ (no unit)")
-    save_figure(figure, path)
-
-
 def similarity_lines(found: dict) -> list[str]:
     lines = [f"phi between {found['adapters'][0]} (r = {found['ranks'][0]}) and {found['adapters'][1]} "
              f"(r = {found['ranks'][1]})", f"block {found['layer']}: phi(1, 1), phi(2, 2), phi(4, 4), ... on the diagonal"]
@@ -212,7 +195,8 @@ def main(arguments: list[str] | None = None) -> int:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(found, options.out)
         if options.what == "similarity":
-            draw(found, options.out.with_suffix(".png"))
+            from experiments.plots import heat_maps  # matplotlib: only where a picture is asked for
+            heat_maps(found["phi"] | {"random": found["random"]}, found["ranks"], options.out.with_suffix(".png"))
     return 0
 
 

@@ -21,6 +21,7 @@ gain from another one, the experiment is unfair to it (see `lr`).
 """
 import argparse
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -28,6 +29,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 import cli
 import data
@@ -165,7 +168,16 @@ def make_plan(name: str, setting: str, common: str, seeds: list[int] | None, ext
     """An experiment on a setting as it is written beside the runs: rows with label, command and folder, and the seeds."""
     rows = [{"label": label, "command": command_of(options), "folder": folder_of(options)}
             for label, options in rows_of(name, setting, common, extra).items()]
-    return {"experiment": name, "setting": setting, "seeds": list(seeds or EXPERIMENTS[name].seeds), "rows": rows}
+    return {"experiment": name, "setting": setting, "seeds": list(seeds or EXPERIMENTS[name].seeds), "rows": rows,
+            "made": machine()}
+
+
+def machine() -> str:
+    """Where and when something was run, as the report says it."""
+    cpu_info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", cpu_info.read_text(), re.M) if cpu_info.exists() else []
+    return (f"Run on {os.cpu_count()} cores of {names[0] if names else platform.machine()}, torch {torch.__version__}, "
+            f"{time.strftime('%Y-%m-%d')}.")
 
 
 def chosen_settings(options: argparse.Namespace) -> dict[str, dict[str, str]]:
