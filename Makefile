@@ -10,7 +10,12 @@ SEEDS ?=
 # an empty override leaves the default of the target or of train.py
 OPTIONS = --seed $(or $(SEEDS),0) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
-.PHONY: demo test lint dev pretrain-toy mrpc-lora mnli-lora e2e-lora e2e-lora-small baselines counts recipes
+SWEEP = $(RUN) -m experiments.sweep
+SWEEP_OPTIONS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MODEL),--model $(MODEL)) $(if $(TASK),--task $(TASK)) \
+	$(if $(DATA),--data-dir $(DATA)) $(ARGS)
+
+.PHONY: demo test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
+	baselines ablation-rank ablation-targets ablation-lr report
 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
 	$(RUN) -m toy.demo
@@ -38,8 +43,23 @@ e2e-lora: $(VENV)/installed      ## GPT-2 medium on the E2E NLG Challenge
 e2e-lora-small: $(VENV)/installed
 	$(RUN) train.py --model $(or $(MODEL),gpt2) --task $(or $(TASK),e2e) $(OPTIONS)
 
-baselines: $(VENV)/installed     ## every method on the toy tasks, 3 seeds; finished runs are kept
-	$(RUN) -m experiments.methods --seeds $(or $(SEEDS),0 1 2) $(ARGS)
+baselines: $(VENV)/installed-dev ## every method on the toy tasks, 3 seeds; finished runs are kept. MODEL= TASK= for others
+	$(SWEEP) methods $(SWEEP_OPTIONS)
+
+ablation-rank: $(VENV)/installed-dev
+	$(SWEEP) rank $(SWEEP_OPTIONS)
+
+ablation-targets: $(VENV)/installed-dev
+	$(SWEEP) targets $(SWEEP_OPTIONS)
+
+ablation-lr: $(VENV)/installed-dev
+	$(SWEEP) lr $(SWEEP_OPTIONS)
+
+report: $(VENV)/installed-dev    ## results/README.md and its plots, from what the targets above have run
+	$(RUN) -m experiments.report $(ARGS)
+
+pretrain-mini: $(VENV)/installed-dev     ## a small GPT-2 and RoBERTa with the real vocabularies, from GLUE's texts in DATA
+	$(RUN) -m experiments.pretrain_mini --data-dir $(DATA) $(ARGS)
 
 counts: $(VENV)/installed        ## parameters of every method: paper, formula, built model
 	$(RUN) baselines.py

@@ -3,8 +3,10 @@
 PairTask: a GLUE task on RoBERTa, cross-entropy over the labels, or squared error for STS-B's scores.
 GenerationTask: E2E on GPT-2, cross-entropy on the reference and its end token, given the meaning representation (MR).
 
-Both offer the same few names to train.py: train_lengths, loss, evaluate, main_metric, higher_is_better, summary, finish.
+Both offer the same few names to train.py: train_lengths, loss, evaluate, main_metric, higher_is_better, summary, finish,
+and fingerprints, hashes of the samples that it trains on and is scored on.
 """
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,11 @@ def make_task(settings: dict, tokenizer: Tokenizer, config: GPT2Config | Roberta
     """The task object for the settings of a run; reads and tokenises its files."""
     kind = GenerationTask if settings["task"] == "e2e" else PairTask
     return kind(settings, tokenizer, config, data_dir)
+
+
+def fingerprint(*content) -> str:
+    """A hash that tells one set of samples from another."""
+    return hashlib.sha256(repr(content).encode("utf-8")).hexdigest()[:16]
 
 
 def in_length_order(lengths: list[int]) -> Iterator[list[int]]:
@@ -53,6 +60,7 @@ class PairTask:
         self.cut = 0
         self.train = self.encode("train", data_dir, settings["limit_train"])
         self.dev = {split: self.encode(split, data_dir, settings["limit_eval"]) for split in self.dev_splits}
+        self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.dev)}
         self.train_lengths = [len(ids) for ids, _ in self.train]
         sizes = ", ".join(f"{len(samples):,} {split}" for split, samples in self.dev.items())
         self.summary = (f"{self.name}: {len(self.train):,} train, {sizes}, {sum(self.train_lengths) / len(self.train):.1f} "
@@ -138,6 +146,7 @@ class GenerationTask:
         self.train = self.encode(data.read_e2e("train", data_dir, text)[:settings["limit_train"]], "train")
         self.valid = self.encode(data.read_e2e("valid", data_dir, text)[:limit_eval], "valid")
         self.test = data.read_e2e("test", data_dir, text)
+        self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.valid, self.test, limit_eval)}
         self.train_lengths = [len(ids) for ids, _ in self.train]
         self.summary = (f"e2e, {text} text: {len(self.train):,} train, {len(self.valid):,} valid, {len(self.test):,} test "
                         f"references of {len({mr for mr, _ in self.test}):,} MRs, "

@@ -24,7 +24,7 @@ from tqdm import tqdm
 import cli
 from baselines import METHODS, WITH_RANK, apply_method, load_trained, parameter_counts, reload_trained, save_trained, start_from
 from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches, load_tokenizer
-from lora import TARGETS
+from lora import TARGETS, base_fingerprint
 from model import load_pretrained, write_json
 from recipes import Recipe, alpha_for_file, recipe_for
 from run_state import open_run, restore_state, run_folder, save_state
@@ -74,7 +74,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     files.add_argument("--data-dir", help="folder with e2e/ and glue/ (default: $LORA_DATA, else a cache folder)")
     files.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
     files.add_argument("--out-dir", default="runs")
-    files.add_argument("--eval-only", action="store_true", help="evaluate (and decode) with --adapter, without training")
+    files.add_argument("--eval-only", action="store_true", help="score the base or --adapter, without training")
     files.add_argument("--adapter", metavar="DIR", help="the trained adapter for --eval-only")
     files.add_argument("--resume", action="store_true", help="go on where an interrupted run was last saved")
     files.add_argument("--overwrite", action="store_true", help="replace an earlier run with the same settings")
@@ -82,8 +82,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     files.add_argument("--limit-train", type=int, metavar="N", help="the first N training samples only")
     files.add_argument("--limit-eval", type=int, metavar="N", help="the first N development samples, and test inputs, only")
     options = parser.parse_args(arguments)
-    if options.eval_only != bool(options.adapter):
-        parser.error("--eval-only and --adapter DIR go together")
+    if options.adapter and not options.eval_only:
+        parser.error("--adapter DIR is for --eval-only; to train from it on, give --init-adapter DIR")
     for name in ("batch_size", "epochs", "max_steps", "save_every", "limit_train", "limit_eval", "max_length", "beam_size"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected a number from 1")
@@ -269,7 +269,8 @@ def run_metrics(trainer: Trainer, final: dict) -> dict:
         f"the {'highest' if trainer.task.higher_is_better else 'lowest'} {trainer.task.main_metric} on the development set, "
         "the earlier of equals")
     return {"task": settings["task"], "model": settings["model"], "method": settings["method"], "seed": trainer.seed,
-            "recipe": settings["source"], "scores": {k: v for k, v in chosen.items() if k not in ("epoch", "step")} | final,
+            "recipe": settings["source"], "base_fingerprint": model.fingerprint, "data_fingerprints": trainer.task.fingerprints,
+            "scores": {k: v for k, v in chosen.items() if k not in ("epoch", "step")} | final,
             "epochs": progress["epochs"], "chosen_epoch": progress["chosen_epoch"], "chosen_by": rule,
             "trainable_parameters": counts["trainable"], "head_parameters": counts["head"],
             "total_parameters": counts["total"],
@@ -316,19 +317,21 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
 
 
 def evaluate_adapter(options: argparse.Namespace) -> None:
-    """Score a saved adapter of any method on the development set and, for E2E, on the decoded test set."""
+    """Score the base or a saved adapter of any method on the development set and, for E2E, on the decoded test set."""
     model, task, settings, _ = prepare(options, seed=0)
-    alpha = options.alpha
-    if alpha is None:
-        alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
-    load_trained(model, options.adapter, alpha, options.task)
-    source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
+    base, source = base_fingerprint(model), "the-base"
+    if options.adapter:
+        alpha = options.alpha
+        if alpha is None:
+            alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
+        load_trained(model, options.adapter, alpha, options.task)
+        source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
     folder = Path(options.out_dir) / settings["task"] / "eval" / source
     folder.mkdir(parents=True, exist_ok=True)
     scores = task.evaluate(model.to(device()).eval())
     scores |= task.finish(model, folder)
-    write_json({"task": options.task, "model": options.model, "adapter": options.adapter, "scores": scores},
-               folder / "metrics.json")
+    write_json({"task": options.task, "model": options.model, "adapter": options.adapter, "scores": scores,
+                "base_fingerprint": base, "data_fingerprints": task.fingerprints}, folder / "metrics.json")
     print("scores: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float)))
     print(f"wrote {folder / 'metrics.json'}")
 

@@ -6,6 +6,7 @@ same text. Left out: evaluation on the tasks (train.py), resuming, more than one
 
     python toy/pretrain.py                                    both models, into toy/gpt2 and toy/roberta
     python toy/pretrain.py --model gpt2 --genres prose --out runs/poor     a base that never learned to copy
+    python toy/pretrain.py --max-steps 300 --out runs/bases/300            bases that were pretrained for less
 """
 import argparse
 import contextlib
@@ -13,6 +14,7 @@ import json
 import random
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -137,17 +139,18 @@ def causal_loss(model: GPT2, batch: list[list[int]], generator: torch.Generator)
     return F.cross_entropy(model.logits(hidden[targets >= 0]), targets[targets >= 0])
 
 
-def masked_loss(model: MaskedLM, batch: list[list[int]], generator: torch.Generator, share: float = 0.2) -> Tensor:
+def masked_loss(model: MaskedLM, batch: list[list[int]], generator: torch.Generator, share: float = 0.2,
+                closing_share: float = CLOSING_SHARE) -> Tensor:
     """Mean cross-entropy in nats of a share of the tokens, 80 % of them hidden, 10 % replaced, 10 % left as they are.
 
-    In CLOSING_SHARE of the rows the last CLOSING tokens are chosen together: a closing sentence says what the text above
+    In closing_share of the rows the last CLOSING tokens are chosen together: a closing sentence says what the text above
     it comes to, and with its other words in sight it could be guessed from them.
     """
     vocab_size, pad_id = model.config.vocab_size, model.config.pad_token_id
     ids = pad(batch, pad_id)
     chosen = torch.rand(ids.shape, generator=generator) < share
     to_the_end = (ids != pad_id).sum(dim=1, keepdim=True) - 1 - torch.arange(ids.shape[1])           # (B, T), 0 at </s>
-    closing = (to_the_end <= CLOSING) & (torch.rand(len(ids), 1, generator=generator) < CLOSING_SHARE)
+    closing = (to_the_end <= CLOSING) & (torch.rand(len(ids), 1, generator=generator) < closing_share)
     chosen = (chosen | closing) & (ids > 3)                                  # never a special token
     dice = torch.rand(ids.shape, generator=generator)
     random_ids = torch.randint(4, vocab_size - 1, ids.shape, generator=generator)
@@ -179,22 +182,23 @@ def fast_products():
         F.scaled_dot_product_attention = attention
 
 
-def pretrain(model: nn.Module, loss_of, rows: list[list[int]], recipe: Recipe, args: argparse.Namespace, save) -> None:
-    """AdamW with warm-up and linear decay to zero; saves after every epoch."""
-    rng, generator = random.Random(args.seed), torch.Generator().manual_seed(args.seed)
-    torch.manual_seed(args.seed)                                             # dropout
-    epochs = args.epochs or recipe.epochs
-    steps_per_epoch = len(make_batches(rows, args.batch_size, random.Random(0)))
-    total, warmup = epochs * steps_per_epoch, 200
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01,
-                                  fused=True)
+def steps_of(rows: list[list[int]], batch_size: int, epochs: int) -> int:
+    return epochs * len(make_batches(rows, batch_size, random.Random(0)))
+
+
+def pretrain(model: nn.Module, loss_of, rows: list[list[int]], learning_rate: float, batch_size: int, steps: int, seed: int,
+             save) -> None:
+    """AdamW with warm-up and linear decay to zero over `steps`; calls save(model) every 100 steps and at the end."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)                                                  # dropout
+    warmup, losses, start = min(200, steps // 5), [], time.perf_counter()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (total - step) / max(1, total - warmup))))
+        optimizer, lambda step: min((step + 1) / max(1, warmup), max(0.0, (steps - step) / max(1, steps - warmup))))
     model.train()
-    start = time.perf_counter()
-    for epoch in range(epochs):
-        losses = []
-        for batch in make_batches(rows, args.batch_size, rng):
+    while len(losses) < steps:
+        before = len(losses)
+        for batch in make_batches(rows, batch_size, rng)[:steps - before]:
             with fast_products():
                 loss = loss_of(model, batch, generator)
             optimizer.zero_grad(set_to_none=True)
@@ -203,27 +207,43 @@ def pretrain(model: nn.Module, loss_of, rows: list[list[int]], recipe: Recipe, a
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-            if len(losses) % 500 == 0 or len(losses) == steps_per_epoch:
-                recent = losses[-500:]
-                print(f"epoch {epoch + 1}/{epochs} step {len(losses):,}/{steps_per_epoch:,} "
-                      f"loss {sum(recent) / len(recent):.4f} {time.perf_counter() - start:.0f} s", flush=True)
-        save(model)
-        print(f"epoch {epoch + 1}/{epochs} mean loss {sum(losses) / len(losses):.4f}, saved", flush=True)
+            if len(losses) % 100 == 0 or len(losses) == steps:
+                recent = losses[-100:]
+                print(f"step {len(losses):,}/{steps:,} loss {sum(recent) / len(recent):.4f} "
+                      f"{time.perf_counter() - start:.0f} s", flush=True)
+                save(model)
+        epoch = losses[before:]
+        print(f"mean loss of this epoch {sum(epoch) / len(epoch):.4f}", flush=True)
 
 
-def build(kind: str, vocab_size: int) -> tuple[nn.Module, dict]:
-    """The model to pretrain, with fresh weights still to come, and its config.json."""
+def build(kind: str, vocab_size: int, width: int = 128, layers: int = 4, heads: int = 4) -> tuple[nn.Module, dict]:
+    """The model to pretrain, with fresh weights still to come, and its config.json; without dropout: it underfits as it is."""
     if kind == "gpt2":
-        config = GPT2Config(vocab_size=vocab_size, n_positions=512, n_embd=128, n_layer=4, n_head=4,
+        config = GPT2Config(vocab_size=vocab_size, n_positions=512, n_embd=width, n_layer=layers, n_head=heads,
                             embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0)
         special = {"bos_token_id": vocab_size - 1, "eos_token_id": vocab_size - 1, "activation_function": "gelu_new"}
         return GPT2(config), {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", **asdict(config), **special}
-    config = RobertaConfig(vocab_size=vocab_size, max_position_embeddings=514, hidden_size=128, num_hidden_layers=4,
-                           num_attention_heads=4, intermediate_size=512,
-                           hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)       # it underfits as it is
+    config = RobertaConfig(vocab_size=vocab_size, max_position_embeddings=514, hidden_size=width, num_hidden_layers=layers,
+                           num_attention_heads=heads, intermediate_size=4 * width,
+                           hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     special = {"bos_token_id": 0, "eos_token_id": 2, "hidden_act": "gelu"}
     fields = {key: value for key, value in asdict(config).items() if key != "num_labels"}
     return MaskedLM(config), {"architectures": ["RobertaModel"], "model_type": "roberta", **fields, **special}
+
+
+def start_model(kind: str, vocab_size: int, directory: Path, seed: int, **sizes: int) -> tuple[nn.Module, Callable]:
+    """The model with fresh weights, its config.json written, and the function that saves it in the Hugging Face layout,
+    in fp16 and without the head of masked language modelling."""
+    model, config = build(kind, vocab_size, **sizes)
+    init_weights(model, seed)
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+    def save(model: nn.Module) -> None:
+        tensors = model.state_dict() if kind == "gpt2" else model.encoder.state_dict()
+        kept = {name: tensor.half() for name, tensor in tensors.items() if not name.startswith("classifier.")}
+        write_safetensors(kept, directory / "model.safetensors", {"format": "pt"})
+
+    return model, save
 
 
 def make_base(kind: str, args: argparse.Namespace) -> None:
@@ -234,18 +254,12 @@ def make_base(kind: str, args: argparse.Namespace) -> None:
     vocabulary = write_tokenizer(tokenizer, kind, directory)
     documents = list(pretraining_documents(args.documents, args.seed, tuple(args.genres or recipe.genres)))
     rows = encode_rows(tokenizer, vocabulary, documents, kind)
-    model, config = build(kind, len(vocabulary))
-    init_weights(model, args.seed)
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="\n")
+    model, save = start_model(kind, len(vocabulary), directory, args.seed)
+    steps = args.max_steps or steps_of(rows, args.batch_size, args.epochs or recipe.epochs)
     print(f"{kind}: {len(documents):,} documents, {sum(map(len, rows)):,} tokens, "
-          f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters", flush=True)
-
-    def save(model: nn.Module) -> None:
-        tensors = model.state_dict() if kind == "gpt2" else model.encoder.state_dict()
-        kept = {name: tensor.half() for name, tensor in tensors.items() if not name.startswith("classifier.")}
-        write_safetensors(kept, directory / "model.safetensors", {"format": "pt"})
-
-    pretrain(model, causal_loss if kind == "gpt2" else masked_loss, rows, recipe, args, save)
+          f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, {steps:,} steps", flush=True)
+    pretrain(model, causal_loss if kind == "gpt2" else masked_loss, rows, recipe.learning_rate, args.batch_size, steps,
+             args.seed, save)
 
 
 def main() -> None:
@@ -254,6 +268,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("toy"), help="where the folders gpt2 and roberta go")
     parser.add_argument("--documents", type=int, default=100_000, help="fewer make a worse base")
     parser.add_argument("--epochs", type=int, help="default: the recipe's")
+    parser.add_argument("--max-steps", type=int, help="end after this many updates; the schedule is fitted to it: a base "
+                        "that was pretrained for less")
     parser.add_argument("--genres", nargs="+", choices=GENRES, help="default: the recipe's; 'prose' alone makes a poor base")
     parser.add_argument("--batch-size", type=int, default=32, help="documents of mean length per batch")
     parser.add_argument("--threads", type=int, default=2)
