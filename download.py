@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -159,15 +160,28 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     with lock.open("w", encoding="utf-8") as file:
-        if sys.platform == "win32":
-            import msvcrt
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file, wait=True)
         yield
     if path.exists():
         lock.unlink(missing_ok=True)
+
+
+def lock_file(file: IO, wait: bool) -> bool:
+    """Lock an open file for this process until it is closed or the process ends; False if another has it and we do not
+    wait."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+            file.seek(1 << 30)                                               # nobody can read a byte that is locked there
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        if wait:
+            raise
+        return False
+    return True
 
 
 def download(url: str, path: Path, sha256: str | None = None, from_hub: bool = False) -> None:

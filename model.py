@@ -16,8 +16,11 @@ import os
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -425,14 +428,51 @@ def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: di
         position = end
     encoded = json.dumps(header).encode("utf-8")
     encoded += b" " * (-len(encoded) % 8)                                    # keeps the tensors aligned for mapping
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with written_whole(path) as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for tensor in tensors.values():
             file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+
+@contextmanager
+def written_whole(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the name `path` in one step once it is complete and on the disk; what stood there
+    is replaced, or moved to `keep`. After an error nothing is left of it. Raises OSError for a full disk."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path}: {error.strerror or error}; what stood there is unchanged: make room and try again") from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk; Windows does so by itself and opens no folders."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def check_finite(tensors: dict[str, Tensor], source: str | Path, advice: str = "fetch the file again") -> None:
+    """Raises ValueError with the name of the first tensor that holds NaN or infinite numbers."""
+    for name, tensor in tensors.items():
+        # the sum is finite only if all are: one pass, no copy
+        if tensor.is_floating_point() and not tensor.sum(dtype=torch.float64).isfinite() and not tensor.isfinite().all():
+            raise ValueError(f"{source}: tensor '{name}' holds {int((~tensor.isfinite()).sum())} NaN or infinite numbers of "
+                             f"{tensor.numel()}, expected finite ones; {advice}")
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -461,9 +501,8 @@ def read_json(path: Path) -> dict:
 
 def write_json(content: dict, path: Path) -> None:
     """Write a JSON file in one step, like write_safetensors."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def read_weights(directory: Path) -> tuple[dict[str, Tensor], str]:
@@ -592,6 +631,7 @@ def load_pretrained(name_or_directory: str | Path, num_labels: int | None = None
     if fresh_head:
         tensors.update(fresh_classifier(config, seed))
     check_names(model, tensors, directory / file_name)
+    check_finite(tensors, directory / file_name)
     stored_as = "/".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -3,8 +3,10 @@
 PairTask: a GLUE task on RoBERTa, cross-entropy over the labels, or squared error for STS-B's scores.
 GenerationTask: E2E on GPT-2, cross-entropy on the reference and its end token, given the meaning representation (MR).
 
-Both offer the same few names to train.py: train_lengths, loss, evaluate, main_metric, higher_is_better, summary, finish.
+Both offer the same few names to train.py: train_lengths, loss, evaluate, main_metric, higher_is_better, summary,
+fingerprint, finish.
 """
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,16 @@ def in_length_order(lengths: list[int]) -> Iterator[list[int]]:
         yield order[start:start + EVAL_BATCH_SIZE]
 
 
+def fingerprint(*splits: list[tuple]) -> str:
+    """A hash of all samples, in their order: another for other data, another tokenizer, or other limits."""
+    digest = hashlib.sha256()
+    for samples in splits:
+        digest.update(f"{len(samples)} samples".encode())
+        for sample in samples:
+            digest.update(repr(sample).encode())
+    return digest.hexdigest()[:16]
+
+
 def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
@@ -53,6 +65,7 @@ class PairTask:
         self.cut = 0
         self.train = self.encode("train", data_dir, settings["limit_train"])
         self.dev = {split: self.encode(split, data_dir, settings["limit_eval"]) for split in self.dev_splits}
+        self.fingerprint = fingerprint(self.train, *self.dev.values())
         self.train_lengths = [len(ids) for ids, _ in self.train]
         sizes = ", ".join(f"{len(samples):,} {split}" for split, samples in self.dev.items())
         self.summary = (f"{self.name}: {len(self.train):,} train, {sizes}, {sum(self.train_lengths) / len(self.train):.1f} "
@@ -138,6 +151,7 @@ class GenerationTask:
         self.train = self.encode(data.read_e2e("train", data_dir, text)[:settings["limit_train"]], "train")
         self.valid = self.encode(data.read_e2e("valid", data_dir, text)[:limit_eval], "valid")
         self.test = data.read_e2e("test", data_dir, text)
+        self.fingerprint = fingerprint(self.train, self.valid, self.test)
         self.train_lengths = [len(ids) for ids, _ in self.train]
         self.summary = (f"e2e, {text} text: {len(self.train):,} train, {len(self.valid):,} valid, {len(self.test):,} test "
                         f"references of {len({mr for mr, _ in self.test}):,} MRs, "
