@@ -6,12 +6,15 @@ hub (or the mirror HF_ENDPOINT), GLUE from its own server, E2E in the authors' f
 
 Left out: parallel transfers, cookies, archives other than GLUE's zips. Imports nothing of the project.
 """
+import errno
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import shutil
 import ssl
+import struct
 import sys
 import time
 import zipfile
@@ -280,5 +283,8 @@ def extract(archive: Path, folder: str, files: list[str]) -> None:
             for file in files:
                 with members.open(f"{folder}/{file}") as source, (archive.parent / file).open("wb") as target:
                     shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ValueError, KeyError, RuntimeError, EOFError,
+            OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):           # a full disk, not the archive
+            raise OSError(f"{archive.parent}: {error.strerror}; make room and run again") from None
         raise ValueError(f"{archive}: not the archive of {folder} ({error}); delete it and fetch it again") from None
