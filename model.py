@@ -451,12 +451,12 @@ def written_whole(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
             os.replace(path, keep)
         os.replace(temporary, path)
         fsync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(f"{path}: {error.strerror or error}; what stood there is unchanged: make room and try again") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        cause = error.__context__ if isinstance(error, RuntimeError) else error          # torch.save hides it behind its own
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(f"{path}: {cause.strerror or cause}; what stood there is unchanged: make room and try again") from None
 
 
 def fsync_folder(folder: Path) -> None:

@@ -8,13 +8,14 @@
       last.prev.pt     the state before it, until the run is finished
       .lock            the process that writes here, while it does
 
-A state holds what trains, the optimizer, the place in the data and in the log, and the random state; the learning rate
-and the order of the samples follow from step, epoch and seed. A new state is written under another name and flushed to the
-disk before it takes its own, so that whatever happens at any moment, a whole one is there. Signals that end a run wait
-until the step is complete.
+A state holds what trains, the optimizer, and the place in the data and in the log. The learning rate, the order of the
+samples and what dropout draws follow from step, epoch and seed, so there is no random state to keep. A new state is
+written under another name and flushed to the disk before it takes its own, so that whatever happens at any moment, a whole
+one is there. Signals that end a run wait until the step is complete.
 
 Left out: what the state means to the loop (train.py), and the results (metrics.json).
 """
+import hashlib
 import os
 import platform
 import shutil
@@ -112,6 +113,11 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
 
 # ---------------------------------------------------------------- the state
 
+def seed_step(seed: int, step: int) -> None:
+    """Let what a step draws (dropout) depend on nothing but the run's seed and the step's number."""
+    torch.manual_seed(int.from_bytes(hashlib.sha256(f"seed {seed}, step {step}".encode()).digest()[:8], "little"))
+
+
 def check_trained(model: nn.Module, step: int) -> None:
     """Raises ValueError, which names the tensor, if what trains is no longer finite."""
     check_finite(trained_parameters(model), f"step {step}", "the run diverged: lower --lr")
@@ -126,16 +132,11 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         with open(log, "rb+") as file:                                       # lines before this state must not be lost
             os.fsync(file.fileno())
     state = {"trained": {name: parameter.detach() for name, parameter in trained_parameters(model).items()},
-             "optimizer": optimizer.state_dict(), "progress": progress, "rng": torch.get_rng_state(),
+             "optimizer": optimizer.state_dict(), "progress": progress,
              "log_bytes": log.stat().st_size if log.exists() else 0}
-    if torch.cuda.is_available():
-        state["cuda_rng"] = torch.cuda.get_rng_state()
     last, before = (folder / name for name in STATES)
     with written_whole(last, keep=before) as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:                                        # torch hides a full disk behind its own error
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        torch.save(state, file)
 
 
 def read_state(path: Path) -> dict:
@@ -147,7 +148,7 @@ def read_state(path: Path) -> dict:
         if damaged:
             raise ValueError(f"checksum of {damaged}")
         state = torch.load(path, weights_only=True, map_location="cpu")
-        return {name: state[name] for name in ("trained", "optimizer", "progress", "rng", "log_bytes")} | state
+        return {name: state[name] for name in ("trained", "optimizer", "progress", "log_bytes")}
     except OSError:
         raise
     except Exception as error:                                               # each way to be damaged has its own
@@ -175,8 +176,7 @@ def newest_state(folder: Path) -> dict:
 
 
 def restore_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Put the saved state into model, optimizer and random generators, drop the log of steps that will run again, and
-    return the progress."""
+    """Put the saved state into model and optimizer, drop the log of steps that will run again, and return the progress."""
     state = newest_state(folder)
     parameters = trained_parameters(model)
     shapes = {name: tensor.shape for name, tensor in parameters.items()}
@@ -187,9 +187,6 @@ def restore_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         for name, tensor in state["trained"].items():
             parameters[name].copy_(tensor)
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["rng"])
-    if "cuda_rng" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda_rng"])
     cut_log(folder / "log.jsonl", state["log_bytes"])
     return state["progress"]
 

@@ -204,6 +204,7 @@ class Trainer:
         lr = self.schedule(progress["step"])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        run_state.seed_step(self.seed, progress["step"])
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss, tokens = self.loss_and_gradients(indices)
@@ -328,7 +329,6 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, 
 
 def train_one_seed(options: argparse.Namespace, seed: int) -> None:
     """One run, from its start or its saved state to metrics.json."""
-    torch.manual_seed(seed)                                                  # dropout
     model, task, settings, recipe = prepare(options, seed)
     folder = run_state.run_folder(settings, options.out_dir, seed)
     apply_method(model, settings["method"], **{name: settings[name] for name in ("rank", *LORA_ONLY) if name in settings},
