@@ -13,6 +13,7 @@ Works on tensors and model configurations alone; lora.py puts the result onto a 
 Left out: DoRA and PEFT's other variants, updates of embeddings. Shapes: r rank, d_in and d_out of a layer.
 """
 import json
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -21,7 +22,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model import GPT2Config, RobertaConfig, read_json, read_pickle, read_safetensors, write_json, write_safetensors
+from model import (
+    GPT2Config,
+    RobertaConfig,
+    check_finite,
+    read_json,
+    read_pickle,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+)
 
 TARGETS = ("q", "k", "v", "o", "fc", "proj", "qkv")
 LAYERS = {GPT2Config: "transformer.h", RobertaConfig: "roberta.encoder.layer"}
@@ -111,7 +121,11 @@ def stacked_updates(tensors: dict[str, Tensor], config: GPT2Config | RobertaConf
 
     Raises ValueError for a layer that this model lacks, an A without its B, or an input size that does not fit.
     """
-    renamed = {model_name(name, config): tensor for name, tensor in tensors.items() if ".original_module." not in name}
+    kept = {name: tensor for name, tensor in tensors.items() if ".original_module." not in name}
+    renamed = {model_name(name, config): tensor for name, tensor in kept.items()}
+    if len(renamed) < len(kept):
+        raise ValueError(f"{source}: holds a tensor twice, under two spellings of its name; save it again")
+    check_finite(renamed, source, "save the adapter again, from a run that did not diverge")
     others = {name: tensor for name, tensor in renamed.items() if not name.endswith((".lora_A", ".lora_B"))}
     layers = {f"{LAYERS[type(config)]}.{index}.{path}": path for index in range(n_layers(config))
               for path in dict.fromkeys(MODULES[type(config)].values())}
@@ -125,9 +139,9 @@ def stacked_updates(tensors: dict[str, Tensor], config: GPT2Config | RobertaConf
             raise ValueError(f"{source}: the adapter's tensors do not fit its configuration; first difference: '{name}' "
                              "stands without its other half; save it again")
         tensor, d_in = renamed[name], layer_shape(config, layers[layer])[1]
-        if tensor.dim() != 2 or (letter == "lora_A" and tensor.shape[1] != d_in):
+        if tensor.dim() != 2 or not tensor.numel() or (letter == "lora_A" and tensor.shape[1] != d_in):
             raise ValueError(f"{source}: '{name}' has shape {list(tensor.shape)}, this base needs "
-                             f"{f'[rank, {d_in}]' if letter == 'lora_A' else 'two dimensions'}")
+                             f"{f'[rank, {d_in}]' if letter == 'lora_A' else 'two dimensions, none of them 0'}")
         stacked[layer] = (renamed[f"{layer}.lora_A"].float(), renamed[f"{layer}.lora_B"].float())
     if not stacked:
         raise ValueError(f"{source}: holds no LoRA matrices (names ending in lora_A and lora_B)")
@@ -212,6 +226,7 @@ def read_peft(directory: Path, config: GPT2Config | RobertaConfig) -> Adapter:
     check_peft(peft, directory)
     stacked, others = stacked_updates(tensors, config, str(directory))
     modules = MODULES[type(config)]
+    check_own(own, directory)
     known = tuple(own.get("targets", [target for target in modules if target == "qkv" or modules[target] != "attn.c_attn"]))
     if any(target not in modules for target in known):
         raise ValueError(f"{directory}: unknown LoRA target '{next(t for t in known if t not in modules)}'; expected any of "
@@ -234,7 +249,7 @@ def read_peft(directory: Path, config: GPT2Config | RobertaConfig) -> Adapter:
     except KeyError as error:
         raise ValueError(f"{directory}: no LoRA adapter of this project: {error} is missing in its metadata; save it again"
                          ) from None
-    if not isinstance(settings["alpha"], (int, float)) or abs(settings["alpha"] - alpha) > 1e-6 * alpha:
+    if not abs(settings["alpha"] - alpha) <= 1e-6 * abs(alpha):
         raise ValueError(f"{directory}: alpha is {settings['alpha']} in its metadata, adapter_config.json comes to {alpha:g}: "
                          "save the adapter again")
     return Adapter(str(directory), updates, others, rank, targets=targets, **settings)
@@ -249,9 +264,44 @@ def check_peft(peft: dict, directory: Path) -> None:
             raise ValueError(f"{directory / 'adapter_config.json'}: {key} is {value!r}, which this project does not compute; "
                              f"expected {' or '.join(map(repr, PEFT_EXACT.get(key, ('none',))))}: merge it with PEFT and "
                              "load the merged model")
-    if "peft_type" not in peft or not all(isinstance(peft.get(key), (int, float)) for key in ("r", "lora_alpha")):
+    if "peft_type" not in peft or not all(is_number(peft.get(key)) for key in ("r", "lora_alpha")):
         raise ValueError(f"{directory / 'adapter_config.json'}: no peft_type, r or lora_alpha: not a LoRA adapter of PEFT's "
                          "format")
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = peft.get(key) or {}
+        if not isinstance(pattern, dict) or not all(map(is_number, pattern.values())):
+            raise ValueError(f"{directory / 'adapter_config.json'}: {key} is {str(pattern)[:60]}, expected numbers by name")
+        for name in pattern:
+            # a file must not bring an expression that takes for ever: no repeated group, few repetitions
+            if len(name) > 200 or re.search(r"[)}][*+?{]|\{", name) or sum(map(name.count, "*+")) > 2:
+                raise ValueError(f"{directory / 'adapter_config.json'}: '{name[:60]}' in {key} is too intricate, expected the "
+                                 "end of a layer's name")
+    check_dropout_and_bias(peft.get("lora_dropout", 0.0), peft.get("bias", "none"), directory / "adapter_config.json")
+
+
+def is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def check_dropout_and_bias(dropout: object, bias: object, source: Path) -> None:
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise ValueError(f"{source}: the dropout is {str(dropout)[:60]!r}, expected a number from 0 to below 1")
+    if not isinstance(bias, str) or bias.replace("_", "-") not in ("none", "lora-only", "all"):
+        raise ValueError(f"{source}: bias is {str(bias)[:60]!r}, expected none, lora_only or all")
+
+
+def check_own(own: dict, source: Path) -> None:
+    """Raises ValueError for a value of our own section that is of a wrong kind."""
+    fits = {"targets": lambda value: isinstance(value, list) and value and all(isinstance(target, str) for target in value),
+            "rank": lambda value: value is None or type(value) is int and value > 0, "alpha": is_number,
+            "init": lambda value: value in ("gaussian", "kaiming"),
+            "task": lambda value: isinstance(value, (str, type(None))),
+            "base_fingerprint": lambda value: isinstance(value, (str, type(None)))}
+    for key, fit in fits.items():
+        if key in own and not fit(own[key]):
+            raise ValueError(f"{source}: {key} is {str(own[key])[:60]!r} in its metadata, which this project never wrote: save "
+                             "the adapter again")
+    check_dropout_and_bias(own.get("dropout", 0.0), own.get("bias", "none"), source)
 
 
 def pattern_value(pattern: dict | None, layer: str, default: float) -> float:

@@ -34,6 +34,7 @@ from adapter_files import (
     MODULES,
     TARGETS,
     Adapter,
+    check_own,
     layer_shape,
     n_layers,
     read_adapter,
@@ -41,7 +42,7 @@ from adapter_files import (
     target_slice,
     write_folder,
 )
-from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, split_heads
+from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, check_finite, split_heads
 
 METHODS = ("lora", "full", "last-layers", "bitfit", "adapter-h", "adapter-l", "prefix", "head")
 WITH_RANK = ("lora", "adapter-h", "adapter-l", "prefix")                     # rank: also a bottleneck's or prefix's size
@@ -243,9 +244,13 @@ def read_trained(path: str | Path, config: GPT2Config | RobertaConfig) -> tuple[
     method = own.get("method", "lora")
     if method == "lora":
         return read_adapter(path, config), method
-    if method not in METHODS or not isinstance(own.get("rank"), (int, type(None))):
-        raise ValueError(f"{path}: was saved by method '{method}' of rank {own.get('rank')}; expected one of "
-                         f"{' '.join(METHODS)}")
+    largest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    if method not in METHODS or (method in WITH_RANK and (type(own.get("rank")) is not int
+                                                          or not 1 <= own["rank"] <= largest)):
+        raise ValueError(f"{path}: was saved by method {str(method)[:60]!r} of rank {str(own.get('rank'))[:60]}; expected one "
+                         f"of {' '.join(METHODS)}, and a rank that its tensors have")
+    check_own(own, path)
+    check_finite(tensors, path, "save the adapter again, from a run that did not diverge")
     return Adapter(str(path), {}, tensors, own.get("rank") or 1, None, (), task=own.get("task"),
                    base_fingerprint=own.get("base_fingerprint")), method
 

@@ -6,12 +6,15 @@ hub (or the mirror HF_ENDPOINT), GLUE from its own server, E2E in the authors' f
 
 Left out: parallel transfers, cookies, archives other than GLUE's zips. Imports nothing of the project.
 """
+import errno
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import shutil
 import ssl
+import struct
 import sys
 import time
 import zipfile
@@ -19,6 +22,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -100,13 +104,20 @@ def check_answer(response: http.client.HTTPResponse | HTTPError, url: str, path:
                                 f"HF_ENDPOINT, {advice}")
     if response.status not in (200, 206, 416):
         raise ConnectionError(f"HTTP {response.status}")
-    if response.status != 416 and response.headers.get_content_type() == "text/html" and path.suffix != ".html":
-        raise ValueError(f"{url}: found a web page instead of {path.name}; a login page or proxy may stand in between: "
-                         f"open the address in a browser, {advice}")
+    if response.status != 416 and response.headers.get_content_type() == "text/html":
+        raise web_page(url, path)
 
 
-def transfer(url: str, part: Path, path: Path, token: str | None) -> str:
-    """Bring `part` up to its full length, going on from the bytes it has; return the server's ETag."""
+def web_page(url: str, path: Path) -> ValueError:
+    return ValueError(f"{url}: found a web page instead of {path.name}; a login page or proxy may stand in between: open the "
+                      f"address in a browser, or put the file at {path} yourself")
+
+
+def transfer(url: str, part: Path, path: Path, token: str | None, hashed: bool) -> str:
+    """Bring `part` up to its full length, going on from the bytes it has; return the server's ETag.
+
+    hashed: a hash will tell whether it is whole; else the server must say how long it is.
+    """
     have = part.stat().st_size if part.exists() else 0
     response, etag = request(url, {"Range": f"bytes={have}-"} if have else {}, token)
     with response:
@@ -118,8 +129,10 @@ def transfer(url: str, part: Path, path: Path, token: str | None) -> str:
             part.unlink()
             raise ConnectionError(f"the server cannot continue at byte {have}")
         start = have if response.status == 206 else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        total = None if response.length is None else start + response.length
+        if total is None and not response.chunked and not hashed:
+            raise OSError(f"{url}: the server does not say how long {path.name} is, so a part could pass for the whole; put "
+                          f"the file at {path} yourself")
         with part.open("ab" if start else "wb") as file, tqdm(desc=path.name, total=total, initial=start, unit="B",
                                                               unit_scale=True, disable=None) as bar:
             while chunk := response.read1(1 << 18):
@@ -152,6 +165,12 @@ def check_hash(part: Path, expected: str) -> bool:
     return digest.hexdigest() == expected
 
 
+def starts_as_html(part: Path) -> bool:
+    """Whether it is a web page, whatever type the server gave it."""
+    with part.open("rb") as file:
+        return file.read(200).lstrip().lower().startswith((b"<!doctype html", b"<html"))
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let one process at a time produce `path`; the others wait here and find it done. The system frees the lock of a
@@ -159,15 +178,28 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     with lock.open("w", encoding="utf-8") as file:
-        if sys.platform == "win32":
-            import msvcrt
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file, wait=True)
         yield
     if path.exists():
         lock.unlink(missing_ok=True)
+
+
+def lock_file(file: IO, wait: bool) -> bool:
+    """Lock an open file for this process until it is closed or the process ends; False if another has it and we do not
+    wait."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+            file.seek(1 << 30)                                               # nobody can read a byte that is locked there
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        if wait:
+            raise
+        return False
+    return True
 
 
 def download(url: str, path: Path, sha256: str | None = None, from_hub: bool = False) -> None:
@@ -183,17 +215,20 @@ def download(url: str, path: Path, sha256: str | None = None, from_hub: bool = F
         while not path.exists():
             before = part.stat().st_size if part.exists() else 0
             try:
-                etag = transfer(url, part, path, token)
+                etag = transfer(url, part, path, token, hashed=sha256 is not None)
             except BROKEN as error:
                 now = part.stat().st_size if part.exists() else 0
                 reached = reached or not isinstance(error, URLError)
                 failures = 1 if now > before else failures + 1
                 if failures > len(PAUSES) or not reached:
-                    reason = getattr(error, "reason", error)
+                    reason = " ".join(str(getattr(error, "reason", error)).split())
                     raise OSError(f"{path} is missing and cannot be fetched from {url} ({reason}): connect to the "
                                   "network, or put the file there yourself; `make demo` needs neither") from None
                 time.sleep(PAUSES[failures - 1])
                 continue
+            if starts_as_html(part):
+                part.unlink()
+                raise web_page(url, path)
             expected = sha256 or (etag if from_hub else "")
             if check_hash(part, expected):
                 os.replace(part, path)
@@ -266,5 +301,8 @@ def extract(archive: Path, folder: str, files: list[str]) -> None:
             for file in files:
                 with members.open(f"{folder}/{file}") as source, (archive.parent / file).open("wb") as target:
                     shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ValueError, KeyError, RuntimeError, EOFError,
+            OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):           # a full disk, not the archive
+            raise OSError(f"{archive.parent}: {error.strerror}; make room and run again") from None
         raise ValueError(f"{archive}: not the archive of {folder} ({error}); delete it and fetch it again") from None

@@ -20,7 +20,7 @@ import lora
 from adapter_files import HEAD, loralib_tensors
 from baselines import load_trained, read_trained
 from data import fetch_model
-from model import GPT2, RobertaClassifier, load_pretrained, read_config, read_json, write_json, write_safetensors
+from model import GPT2, RobertaClassifier, load_pretrained, read_config, read_json, write_json, write_safetensors, written_whole
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -76,7 +76,8 @@ def export_loralib(model: GPT2 | RobertaClassifier, file: str | Path) -> None:
     if file.suffix == ".safetensors":
         write_safetensors(tensors, file)
     else:
-        torch.save({name: tensor.clone() for name, tensor in tensors.items()}, file)
+        with written_whole(file) as target:
+            torch.save({name: tensor.clone() for name, tensor in tensors.items()}, target)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,8 +16,11 @@ import os
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -362,10 +365,12 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 def unique_keys(pairs: list[tuple]) -> dict:
     """json.loads keeps the last of two equal keys; in a table of tensors that would hide one of them."""
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"the name '{next(name for name in names if names.count(name) > 1)}' stands twice")
-    return dict(pairs)
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"the name '{twice}' stands twice")
+    return content
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -391,11 +396,12 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{path}: the header is not a table of tensors ({error}); fetch the file again") from None
     data_size, position = size - 8 - header_size, 0
     for offsets, name, dtype, shape in entries:
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"{path}: tensor '{name}' is stored as {dtype}; this reader knows {', '.join(DTYPES)}")
-        if len(offsets) != 2 or not all(type(number) is int and number >= 0 for number in offsets + shape):
+        if len(offsets) != 2 or len(shape) > 8 or not all(type(number) is int and 0 <= number < 1 << 62
+                                                          for number in offsets + shape):
             raise ValueError(f"{path}: tensor '{name}' has offsets {offsets} and shape {shape}: expected two offsets and "
-                             "whole numbers from 0; fetch the file again")
+                             "at most eight whole numbers from 0; fetch the file again")
         begin, end = offsets
         if begin != position or end - begin != math.prod(shape) * DTYPES[dtype].itemsize:
             raise ValueError(f"{path}: tensor '{name}' of {dtype} {list(shape)} stands at bytes {begin} to {end}, expected "
@@ -425,34 +431,90 @@ def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: di
         position = end
     encoded = json.dumps(header).encode("utf-8")
     encoded += b" " * (-len(encoded) % 8)                                    # keeps the tensors aligned for mapping
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with written_whole(path) as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for tensor in tensors.values():
             file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+
+@contextmanager
+def written_whole(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the name `path` in one step once it is complete and on the disk; what stood there
+    is replaced, or moved to `keep`. After an error nothing is left of it. Raises OSError for a full disk."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        cause = error.__context__ if isinstance(error, RuntimeError) else error          # torch.save hides it behind its own
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(f"{path}: {cause.strerror or cause}; what stood there is unchanged: make room and try again") from None
+
+
+def fsync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk; Windows does so by itself and opens no folders."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def check_finite(tensors: dict[str, Tensor], source: str | Path, advice: str = "fetch the file again") -> None:
+    """Raises ValueError with the name of the first tensor that holds NaN or infinite numbers."""
+    for name, tensor in tensors.items():
+        # the sum is finite only if all are: one pass, no copy
+        if tensor.is_floating_point() and not tensor.sum(dtype=torch.float64).isfinite() and not tensor.isfinite().all():
+            raise ValueError(f"{source}: tensor '{name}' holds {int((~tensor.isfinite()).sum())} NaN or infinite numbers of "
+                             f"{tensor.numel()}, expected finite ones; {advice}")
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """A `.bin` state dict; only tensors and plain containers are unpickled (`weights_only`), so no code can run."""
+    """A `.bin` state dict; only tensors and plain containers are unpickled (`weights_only`), so no code can run.
+
+    Raises ValueError for what is no such file, for one whose checksums do not match (torch.load does not compare them),
+    and for tensors that are more than the file holds.
+    """
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            with zipfile.ZipFile(path) as records:
+                damaged = records.testzip()
+            if damaged:
+                raise ValueError(f"checksum of {damaged}")
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:                                               # torch raises a different one for each fault
-        raise ValueError(f"{path}: not a readable PyTorch state dict ({str(error).splitlines()[0][:120]}); fetch it "
-                         "again, or use model.safetensors") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise ValueError(f"{path}: not a readable PyTorch state dict ({reason}); fetch it again, or use "
+                         "model.safetensors") from None
     if isinstance(tensors, dict) and isinstance(tensors.get("model_state_dict"), dict):      # the LoRA authors' checkpoints
         tensors = tensors["model_state_dict"]
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, dict) or not all(isinstance(name, str) and isinstance(tensor, Tensor)
+                                                for name, tensor in tensors.items()):
         raise ValueError(f"{path}: holds {type(tensors).__name__}, expected a state dict of tensors")
+    for name, tensor in tensors.items():
+        # one number may stand for a thousand (stride 0), which the first copy would then fill
+        if (tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized
+                or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()):
+            raise ValueError(f"{path}: '{name}' is no plain tensor with all its numbers in the file; save it again, or use "
+                             "model.safetensors")
     return tensors
 
 
 def read_json(path: Path) -> dict:
+    """The object in a JSON file. Raises ValueError for anything else, and for a key that stands twice."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); fetch the file again") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a JSON {type(content).__name__}, expected an object")
@@ -461,9 +523,8 @@ def read_json(path: Path) -> dict:
 
 def write_json(content: dict, path: Path) -> None:
     """Write a JSON file in one step, like write_safetensors."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def read_weights(directory: Path) -> tuple[dict[str, Tensor], str]:
@@ -520,8 +581,9 @@ def find_model(name_or_directory: str | Path, weights_dir: str | Path | None = N
         repository = hub / ("models--" + (organisation + str(name_or_directory)).replace("/", "--"))
         reference = repository / "refs" / "main"
         if reference.is_file():
-            snapshot = repository / "snapshots" / reference.read_text(encoding="utf-8").strip()
-            if (snapshot / "config.json").is_file():
+            revision = reference.read_text(encoding="utf-8").strip()
+            snapshot = repository / "snapshots" / revision
+            if re.fullmatch(r"\w+", revision) and (snapshot / "config.json").is_file():
                 return snapshot
     return None
 
@@ -529,24 +591,53 @@ def find_model(name_or_directory: str | Path, weights_dir: str | Path | None = N
 def read_config(directory: Path, num_labels: int | None, dropout: float | None) -> GPT2Config | RobertaConfig:
     content = read_json(directory / "config.json")
     kind = content.get("model_type")
-    if kind not in PREFIX:
+    if not isinstance(kind, str) or kind not in PREFIX:
         raise ValueError(f"{directory / 'config.json'}: model_type is {kind!r}, expected one of {', '.join(PREFIX)}")
     for key, value in REQUIRED[kind].items():
         if content.get(key, value) != value:
             raise ValueError(f"{directory / 'config.json'}: {key} is {content[key]!r}, this model computes {value!r} only")
     if kind == "roberta":
-        content["num_labels"] = num_labels or len(content.get("id2label") or ()) or content.get("num_labels", 2)
+        names = content.get("id2label")
+        content["num_labels"] = num_labels or (len(names) if isinstance(names, dict) else 0) or content.get("num_labels", 2)
     if dropout is not None:
-        content.update({key: dropout for key in content if key.endswith(("_pdrop", "_dropout_prob"))})
         content.update(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout,
                        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     config_class = GPT2Config if kind == "gpt2" else RobertaConfig
-    return config_class(**{f.name: content[f.name] for f in fields(config_class) if f.name in content})
+    config = config_class(**{f.name: content[f.name] for f in fields(config_class) if f.name in content})
+    check_config(config, directory / "config.json")
+    return config
+
+
+LIMITS = {"n_layer": 1000, "num_hidden_layers": 1000, "num_labels": 100_000}  # before anything is built from a file's word
+
+
+def check_config(config: GPT2Config | RobertaConfig, source: Path) -> None:
+    """Raises ValueError for a setting that no model can have, before any memory is taken for it."""
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if name.endswith(("_pdrop", "_prob", "_epsilon", "_eps", "_range")):
+            fits, expected = type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1"
+        elif value is None and name == "n_inner":
+            continue
+        else:
+            least, most = 0 if name == "pad_token_id" else 1, LIMITS.get(name, 10_000_000)
+            fits, expected = type(value) is int and least <= value <= most, f"a whole number from {least} to {most:,}"
+        if not fits:
+            raise ValueError(f"{source}: {name} is {str(value)[:60]!r}, expected {expected}")
+    width, heads = ((config.n_embd, config.n_head) if isinstance(config, GPT2Config) else
+                    (config.hidden_size, config.num_attention_heads))
+    if width % heads:
+        raise ValueError(f"{source}: {heads} heads cannot share {width} numbers evenly")
+    if isinstance(config, RobertaConfig) and config.pad_token_id >= min(config.vocab_size, config.max_position_embeddings - 1):
+        raise ValueError(f"{source}: pad_token_id is {config.pad_token_id}, expected a token and a position before the last")
 
 
 def check_names(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Refuse weights that do not fit the model exactly, naming the first that is missing, unexpected or misshapen."""
+    """Refuse weights that do not fit the model exactly, naming the first that is missing, unexpected or misshapen. A head
+    may be missing as a whole."""
     wanted = model.state_dict()
+    if not any(name.startswith("classifier.") for name in tensors):
+        wanted = {name: tensor for name, tensor in wanted.items() if not name.startswith("classifier.")}
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or unexpected:
         found = [f"{len(names)} {word} (first: '{names[0]}')" for word, names in
@@ -586,12 +677,14 @@ def load_pretrained(name_or_directory: str | Path, num_labels: int | None = None
         raise ValueError(f"{directory / file_name}: holds tensors both with and without the prefix '{PREFIX[kind]}'")
     tensors = {names[name]: stored[name] for name in names}
     token_embedding = tensors.get("transformer.wte.weight")
-    if kind == "gpt2" and "lm_head.weight" in stored and not torch.equal(stored["lm_head.weight"], token_embedding):
+    if kind == "gpt2" and "lm_head.weight" in stored and (token_embedding is None or not torch.equal(
+            stored["lm_head.weight"], token_embedding)):
         raise ValueError(f"{directory / file_name}: lm_head.weight differs from the token embedding; only tied heads load")
     fresh_head = kind == "roberta" and not any(name.startswith("classifier.") for name in tensors)
+    check_names(model, tensors, directory / file_name)
+    check_finite(tensors, directory / file_name)
     if fresh_head:
         tensors.update(fresh_classifier(config, seed))
-    check_names(model, tensors, directory / file_name)
     stored_as = "/".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True, assign=True)
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -22,12 +22,12 @@ from torch import nn
 from tqdm import tqdm
 
 import cli
+import run_state
 from baselines import METHODS, WITH_RANK, apply_method, load_trained, parameter_counts, reload_trained, save_trained, start_from
 from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches, load_tokenizer
 from lora import TARGETS, base_fingerprint
 from model import load_pretrained, write_json
 from recipes import Recipe, alpha_for_file, recipe_for
-from run_state import open_run, restore_state, run_folder, save_state
 from tasks import make_task
 
 LOG_EVERY = 10                                                               # steps per line of log.jsonl
@@ -151,8 +151,9 @@ class Activations:
 class Trainer:
     """The state of a run, the loop that advances it, and its way to disk and back."""
 
-    def __init__(self, model: nn.Module, task, settings: dict, seed: int, folder: Path):
+    def __init__(self, model: nn.Module, task, settings: dict, seed: int, folder: Path, interruptions: run_state.Interruptions):
         self.model, self.task, self.settings, self.seed, self.folder = model, task, settings, seed, folder
+        self.interruptions, self.saved_step = interruptions, None
         steps_per_epoch = math.ceil(len(task.train_lengths) / settings["batch_size"])
         self.schedule = Schedule(settings, steps_per_epoch)
         self.optimizer = make_optimizer(model, settings)
@@ -160,35 +161,57 @@ class Trainer:
                          "epochs": [], "chosen_epoch": None, "activation_bytes": 0, "largest_batch_tokens": 0}
 
     def train(self, save_every: int) -> None:
-        """Advance to the last step of the schedule, evaluating before the first and after every epoch."""
+        """Advance to the end of the schedule. Raises with a line that says which state is kept: cli.Interrupted for a
+        signal, after saving; OSError for a full disk, MemoryError, and ValueError for a loss that is not finite."""
+        try:
+            self.advance(save_every)
+        except cli.Interrupted as error:
+            self.save()
+            raise cli.Interrupted(error.signum, f"interrupted; {self.kept()}") from None
+        except (ValueError, OSError) as error:
+            raise (OSError if isinstance(error, OSError) else ValueError)(f"{error}; {self.kept()}") from error
+        except (MemoryError, RuntimeError) as error:
+            if not cli.out_of_memory(error):
+                raise
+            raise MemoryError(f"out of memory at step {self.progress['step'] + 1}; {self.kept()}") from None
+
+    def kept(self) -> str:
+        """What an interrupted run can count on, for messages."""
+        if self.saved_step is None:
+            return "no state is saved yet"
+        return f"the state of step {self.saved_step} is kept in {self.folder}: --resume goes on from there"
+
+    def advance(self, save_every: int) -> None:
+        """Evaluate before the first step and after every epoch. Signals end the run between steps, or while it scores."""
         progress, seed = self.progress, self.seed
         if not progress["epochs"]:
             self.evaluate()
         with open(self.folder / "log.jsonl", "a", encoding="utf-8", newline="\n") as log:
-            while progress["step"] < self.schedule.steps:
+            while progress["step"] < self.schedule.steps or progress["batch"]:
                 batches = length_grouped_batches(self.task.train_lengths, self.settings["batch_size"], seed, progress["epoch"])
                 batches = batches[:progress["batch"] + self.schedule.steps - progress["step"]]
                 with tqdm(total=len(batches), initial=progress["batch"], unit="step", desc=f"epoch {progress['epoch'] + 1}",
                           leave=False, disable=None) as bar:                 # None: no bar where nobody watches
                     for indices in batches[progress["batch"]:]:
-                        self.train_step(indices, bar, log)
-                        if progress["step"] % save_every == 0 and progress["batch"] < len(batches):
-                            self.save()
-                progress["epoch"], progress["batch"] = progress["epoch"] + 1, 0
+                        with self.interruptions.held():
+                            self.train_step(indices, bar, log)
+                            if progress["step"] % save_every == 0 and progress["batch"] < len(batches):
+                                self.save()
                 self.evaluate()
-                self.save()
 
     def train_step(self, indices: list[int], bar: tqdm, log) -> None:
         progress, started = self.progress, time.perf_counter()
         lr = self.schedule(progress["step"])
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        run_state.seed_step(self.seed, progress["step"])
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss, tokens = self.loss_and_gradients(indices)
         if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss} at step {progress['step'] + 1} (epoch {progress['epoch'] + 1}, samples "
-                             f"{indices[0]}, ...): lower --lr; the last good state is {self.folder / 'last.pt'}")
+            rows = ", ".join(str(index + 1) for index in indices[:8]) + (", ..." if len(indices) > 8 else "")
+            raise ValueError(f"the loss is {loss} at step {progress['step'] + 1} (epoch {progress['epoch'] + 1}, batch "
+                             f"{progress['batch'] + 1}, training samples {rows}): lower --lr")
         if self.settings["clip_norm"]:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["clip_norm"])
         self.optimizer.step()
@@ -216,9 +239,15 @@ class Trainer:
         return loss.item(), tokens
 
     def evaluate(self) -> None:
-        """Score the development set, and keep the adapter if this is the epoch to choose. Epoch 0 is the start."""
+        """Score the development set after an epoch, or before the first; then keep what is to be kept."""
         scores = self.task.evaluate(self.model.eval())
+        with self.interruptions.held():
+            self.close_epoch(scores)
+
+    def close_epoch(self, scores: dict[str, float]) -> None:
+        """Note the scores, keep the adapter if this is the epoch to choose, and save. Epoch 0 is the start."""
         progress, metric = self.progress, self.task.main_metric
+        progress["epoch"], progress["batch"] = progress["epoch"] + (progress["batch"] > 0), 0
         entry = {"epoch": progress["epoch"], "step": progress["step"]} | scores
         progress["epochs"].append(entry)
         print(f"epoch {entry['epoch']} (step {entry['step']}): " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()),
@@ -230,15 +259,19 @@ class Trainer:
         best = max(trained, key=lambda e: (sign * e[metric], -e["epoch"]))
         chosen = trained[-1] if self.settings["select"] == "last" else best
         if chosen is trained[-1]:
+            run_state.check_trained(self.model, progress["step"])            # a broken adapter must not replace a good one
             save_trained(self.model, self.settings["method"], self.folder / "adapter", self.settings["model"],
                          self.settings["task"])
         progress["chosen_epoch"] = chosen["epoch"]
+        self.save()
 
     def save(self) -> None:
-        save_state(self.folder, self.model, self.optimizer, self.progress)
+        run_state.save_state(self.folder, self.model, self.optimizer, self.progress)
+        self.saved_step = self.progress["step"]
 
     def restore(self) -> None:
-        self.progress = restore_state(self.folder, self.model, self.optimizer)
+        self.progress = run_state.restore_state(self.folder, self.model, self.optimizer)
+        self.saved_step = self.progress["step"]
         print(f"resumed at step {self.progress['step']} of {self.schedule.steps}", file=sys.stderr)
 
 
@@ -297,22 +330,27 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, 
 
 def train_one_seed(options: argparse.Namespace, seed: int) -> None:
     """One run, from its start or its saved state to metrics.json."""
-    torch.manual_seed(seed)                                                  # dropout
     model, task, settings, recipe = prepare(options, seed)
-    folder = run_folder(settings, options.out_dir, seed)
+    folder = run_state.run_folder(settings, options.out_dir, seed)
     apply_method(model, settings["method"], **{name: settings[name] for name in ("rank", *LORA_ONLY) if name in settings},
                  seed=seed)
     if settings["init_adapter"]:
         print(start_from(model, settings["method"], settings["init_adapter"]))
-    resuming = open_run(folder, {"seed": seed, **settings}, options.resume, options.overwrite)
-    trainer = Trainer(model.to(device()), task, settings, seed, folder)
-    report_start(trainer, recipe)
-    if resuming:
-        trainer.restore()
-    trainer.train(options.save_every)
-    reload_trained(model, settings["method"], folder / "adapter")
-    metrics = run_metrics(trainer, task.finish(model.eval(), folder))
-    write_json(metrics, folder / "metrics.json")
+    config = {"seed": seed, **settings, "base": model.fingerprint, "data": task.fingerprints}
+    with run_state.only_run_in(folder), run_state.Interruptions() as interruptions:
+        resuming = run_state.open_run(folder, config, options.resume, options.overwrite)
+        if resuming and (folder / "metrics.json").exists():
+            print(f"{folder} is finished: nothing to resume")
+            return
+        trainer = Trainer(model.to(device()), task, settings, seed, folder, interruptions)
+        report_start(trainer, recipe)
+        if resuming:
+            trainer.restore()
+        trainer.train(options.save_every)
+        reload_trained(model, settings["method"], folder / "adapter")
+        metrics = run_metrics(trainer, task.finish(model.eval(), folder))
+        write_json(metrics, folder / "metrics.json")
+        run_state.forget_earlier_state(folder)
     report_end(metrics, folder)
 
 

@@ -28,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
         answers = server.answers.get(self.path, [refuse(404)])
         (answers.pop(0) if len(answers) > 1 else answers[0])(self)
 
-    def reply(self, status: int, content: bytes = b"", promised: int | None = None, **headers: str) -> None:
+    def reply(self, status: int, content: bytes = b"", promised: int | str | None = None, **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content) if promised is None else promised))
         for name, value in headers.items():
@@ -201,6 +201,117 @@ def test_a_silent_server_times_out(server, tmp_path, monkeypatch):
     enough.set()
 
 
+@pytest.mark.parametrize("start", [b"<!DOCTYPE html><title>Sign in</title>", b"\n  <HTML><body>blocked</body>"])
+def test_a_web_page_under_another_type_is_told_by_its_first_bytes(server, tmp_path, start):
+    server.answers["/file"] = [serve(start + CONTENT, Content_Type="application/octet-stream")]
+    for sha256 in (None, SHA256):
+        fails(server, tmp_path / "file.bin", ValueError, "/file: found a web page instead of file.bin", sha256=sha256)
+    assert not (tmp_path / "file.bin.part").exists()
+
+
+def without_length(content: bytes):
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(content)
+        handler.close_connection = True
+    return answer
+
+
+def chunked(content: bytes, whole: bool):
+    def answer(handler: Handler) -> None:
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for start in range(0, len(content), 100_000):
+            piece = content[start:start + 100_000]
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        handler.wfile.write(b"0\r\n\r\n" if whole else b"")
+        handler.close_connection = True
+    return answer
+
+
+def test_a_file_of_unknown_length_is_not_taken_for_whole(server, tmp_path):
+    server.answers["/file"] = [without_length(CONTENT[:1000])]
+    fails(server, tmp_path / "file.bin", OSError, "the server does not say how long file.bin is")
+    fails(server, tmp_path / "file.bin", ValueError, "does not have the hash", sha256=SHA256)
+    server.answers["/file"] = [without_length(CONTENT)]
+    download.download(f"{server.url}/file", tmp_path / "file.bin", SHA256)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_pieces_that_break_off_are_not_taken_for_whole(server, tmp_path):
+    server.answers["/file"] = [chunked(CONTENT[:300_000], whole=False)]
+    fails(server, tmp_path / "file.bin", OSError, "file.bin is missing and cannot be fetched")
+    server.answers["/file"] = [chunked(CONTENT, whole=True)]
+    (tmp_path / "file.bin.part").unlink(missing_ok=True)
+    download.download(f"{server.url}/file", tmp_path / "file.bin")
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("promised", [len(CONTENT) + 7, len(CONTENT) - 7, -1, "many"])
+def test_a_wrong_length_keeps_nothing_under_the_final_name(server, tmp_path, promised):
+    server.answers["/file"] = [lambda handler: handler.reply(200, CONTENT, promised=promised)]
+    path = tmp_path / "file.bin"
+    if promised in (-1, "many"):                                             # as good as no length: the hash decides
+        download.download(f"{server.url}/file", path, SHA256)
+        assert path.read_bytes() == CONTENT
+    elif promised > len(CONTENT):
+        fails(server, path, OSError, f"broke off after {len(CONTENT)} of {promised} bytes")
+    else:
+        fails(server, path, ValueError, "does not have the hash", sha256=SHA256)
+
+
+def test_an_answer_that_is_no_http_is_given_up(server, tmp_path):
+    server.answers["/file"] = [lambda handler: handler.wfile.write(b"220 smtp ready\r\n")]
+    fails(server, tmp_path / "file.bin", OSError, "file.bin is missing and cannot be fetched")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_every_kind_of_redirect_is_followed(server, tmp_path, status):
+    server.answers["/file"] = [lambda handler: handler.reply(status, Location="/a/b")]
+    server.answers["/a/b"] = [lambda handler: handler.reply(status, Location="../c?d=e")]
+    server.answers["/c?d=e"] = [serve()]
+    download.download(f"{server.url}/file", tmp_path / "file.bin", SHA256)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+FETCH = "import sys, pathlib, download; download.download(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3])"
+
+
+def slowly(handler: Handler) -> None:
+    """The file, or the rest of it, in pieces."""
+    start = int((handler.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+    handler.send_response(206 if start else 200)
+    handler.send_header("Content-Length", str(len(CONTENT) - start))
+    handler.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+    handler.end_headers()
+    try:
+        for at in range(start, len(CONTENT), 64_000):
+            handler.wfile.write(CONTENT[at:at + 64_000])
+            threading.Event().wait(0.03)
+    except OSError:                                                          # the other side was killed
+        handler.close_connection = True
+
+
+def test_a_killed_download_leaves_a_part_and_goes_on(server, repository, tmp_path):
+    server.answers["/file"] = [slowly]
+    path = tmp_path / "file.bin"
+    part = tmp_path / "file.bin.part"
+    process = subprocess.Popen([sys.executable, "-c", FETCH, f"{server.url}/file", path, SHA256], cwd=repository)
+    while not part.exists() or part.stat().st_size < 100_000:
+        assert process.poll() is None
+        threading.Event().wait(0.005)
+    process.kill()
+    process.wait(60)
+    half = part.stat().st_size
+    assert not path.exists() and 100_000 <= half < len(CONTENT) and part.read_bytes() == CONTENT[:half]
+    download.download(f"{server.url}/file", path, SHA256)                    # the lock of the dead does not hold
+    assert path.read_bytes() == CONTENT and files(tmp_path) == ["file.bin"]
+    assert server.seen[-1][1]["Range"] == f"bytes={half}-"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_told(server, tmp_path):
     server.answers["/file"] = [serve()]
@@ -209,18 +320,9 @@ def test_a_full_disk_is_told(server, tmp_path):
 
 
 def test_several_processes_fetch_one_file_once(server, repository, tmp_path):
-    def slow(handler: Handler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(CONTENT)))
-        handler.end_headers()
-        for start in range(0, len(CONTENT), 64_000):
-            handler.wfile.write(CONTENT[start:start + 64_000])
-            threading.Event().wait(0.03)
-
-    server.answers["/file"] = [slow]
+    server.answers["/file"] = [slowly]
     path = tmp_path / "file.bin"
-    command = [sys.executable, "-c", "import sys, pathlib, download; "
-               "download.download(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3])", f"{server.url}/file", path, SHA256]
+    command = [sys.executable, "-c", FETCH, f"{server.url}/file", path, SHA256]
     processes = [subprocess.Popen(command, cwd=repository) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert path.read_bytes() == CONTENT and len(server.seen) == 1
