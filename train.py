@@ -181,17 +181,7 @@ class Trainer:
     def train_step(self, indices: list[int], bar: tqdm, log) -> None:
         progress, started = self.progress, time.perf_counter()
         lr = self.schedule(progress["step"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, tokens = self.loss_and_gradients(indices)
-        if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss} at step {progress['step'] + 1} (epoch {progress['epoch'] + 1}, samples "
-                             f"{indices[0]}, ...): lower --lr; the last good state is {self.folder / 'last.pt'}")
-        if self.settings["clip_norm"]:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["clip_norm"])
-        self.optimizer.step()
+        loss, tokens = self.update(indices, lr)
         seconds = time.perf_counter() - started
         for name, amount in (("step", 1), ("batch", 1), ("examples", len(indices)), ("tokens", tokens), ("seconds", seconds)):
             progress[name] += amount
@@ -201,6 +191,21 @@ class Trainer:
             log.write(json.dumps({"step": progress["step"], "loss": loss, "lr": lr,
                                   "examples_per_second": len(indices) / seconds, "tokens_per_second": tokens / seconds}) + "\n")
             log.flush()
+
+    def update(self, indices: list[int], lr: float) -> tuple[float, int]:
+        """One update on the training samples `indices`; their mean loss and number of tokens."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, tokens = self.loss_and_gradients(indices)
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss} at step {self.progress['step'] + 1} (epoch {self.progress['epoch'] + 1}, "
+                             f"samples {indices[0]}, ...): lower --lr; the last good state is {self.folder / 'last.pt'}")
+        if self.settings["clip_norm"]:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["clip_norm"])
+        self.optimizer.step()
+        return loss, tokens
 
     def loss_and_gradients(self, indices: list[int]) -> tuple[float, int]:
         """Forward and backward; on the largest batch so far, also count what autograd had to keep."""
