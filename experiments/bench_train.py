@@ -122,7 +122,8 @@ class Peer:
         """Padded to the longest. A sample is (ids, length of its context) or (ids, label)."""
         length = max(len(ids) for ids, _ in samples)
         pad = self.model.config.pad_token_id or 0
-        batch = {"input_ids": torch.full((len(samples), length), pad), "attention_mask": torch.zeros(len(samples), length).long()}
+        batch = {"input_ids": torch.full((len(samples), length), pad),
+                 "attention_mask": torch.zeros(len(samples), length, dtype=torch.long)}
         labels = torch.full((len(samples), length), -100)
         for row, (ids, context) in enumerate(samples):
             batch["input_ids"][row, :len(ids)] = torch.tensor(ids)
@@ -253,7 +254,8 @@ def ratio(slow: Worker | None, fast: Worker) -> float | None:
 
 def table(figures: dict) -> str:
     """The points as a Markdown table."""
-    lines = ["| step | ms | tokens/s | of the limit | peak MiB | against HF + PEFT fp32 | memory |", "|---|---|---|---|---|---|---|"]
+    lines = ["| step | ms | tokens/s | of the limit | peak MiB | against HF + PEFT fp32 | memory |",
+             "|---|---|---|---|---|---|---|"]
     peaks = {(point["model"], point["way"], point["precision"]): point["peak_mib"] for point in figures["points"]}
     for point in figures["points"]:
         who = "ours" if point["way"] == "ours" else "HF + PEFT"
