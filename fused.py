@@ -115,7 +115,9 @@ class Masked(torch.autograd.Function):
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GPT-2's GELU, 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
-    return TanhGELU.apply(x) if x.requires_grad and x.device.type == "cpu" else F.gelu(x, approximate="tanh")
+    if x.requires_grad and x.device.type == "cpu" and x.dtype == torch.float32:
+        return TanhGELU.apply(x)
+    return F.gelu(x, approximate="tanh")
 
 
 class TanhGELU(torch.autograd.Function):

@@ -95,13 +95,13 @@ class LoRALinear(nn.Module):
             return linear(x, self.weight_out_in(), self.bias)
         shape, x = x.shape[:-1], x.flatten(0, -2)                            # (..., d_in) -> (N, d_in)
         h = linear(x, self.weight_out_in(), self.bias)
-        A, B = self.update()
+        A, B = self.update(x.dtype)
         return h.addmm_(self.dropout(x) @ A.T, B.T).unflatten(0, shape)      # h + B A x, (N, d_out)
 
-    def update(self) -> tuple[Tensor, Tensor]:
+    def update(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """A (R, d_in) and B (d_out, R) of all slices together, the scale in B: the A stand one below the other, the B are
         blocks, each with the rows of its slice and the columns of its A, zeros elsewhere."""
-        A, start = torch.cat(list(self.lora_A.values())), 0
+        A, start = torch.cat(list(self.lora_A.values())).to(dtype), 0
         B = A.new_zeros(len(self.weight_out_in()), len(A))
         for target, rows in self.slices.items():
             rank = len(self.lora_A[target])

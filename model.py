@@ -296,7 +296,7 @@ class ClassificationHead(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        x = self.dropout(hidden_states[:, 0])                                # (B, T, C) -> (B, C), the token <s>
+        x = self.dropout(hidden_states[:, 0].to(self.dense.weight.dtype))    # (B, T, C) -> (B, C), the token <s>
         return self.out_proj(self.dropout(torch.tanh(self.dense(x))))        # (B, L); L = 1 is regression (STS-B)
 
 

@@ -3,11 +3,11 @@
 PairTask: a GLUE task on RoBERTa, cross-entropy over the labels, or squared error for STS-B's scores.
 GenerationTask: E2E on GPT-2, cross-entropy on the reference and its end token, given the meaning representation (MR).
 
-Both offer the same few names to train.py: train_lengths, loss, evaluate, main_metric, higher_is_better, summary, finish.
+Both offer the same few names to train.py: train_lengths, loss, terms, evaluate, main_metric, higher_is_better, summary, finish.
 """
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -83,10 +83,14 @@ class PairTask:
         labels = torch.tensor([label for _, label in samples], dtype=torch.float if self.glue.labels is None else torch.long)
         return model(input_ids.to(device), packing=Packing(groups, firsts.to(device))), labels.to(device)
 
-    def loss(self, model: RobertaClassifier, indices: list[int]) -> tuple[Tensor, int]:
-        """Mean loss of the training samples `indices`, and their number of tokens."""
+    def loss(self, model: RobertaClassifier, indices: Sequence[int]) -> Tensor:
+        """Summed loss of the training samples `indices`."""
         samples = sorted((self.train[index] for index in indices), key=length_of)
-        return self.loss_of(*self.logits_and_labels(model, samples)), sum(map(length_of, samples))
+        return self.loss_of(*self.logits_and_labels(model, samples)) * len(samples)
+
+    def terms(self, indices: Sequence[int]) -> int:
+        """How many numbers the loss of these samples is the sum of."""
+        return len(indices)
 
     def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.glue.labels is None:
@@ -167,11 +171,14 @@ class GenerationTask:
         hidden_states = model.hidden_states(input_ids.to(device), packing=Packing(groups, rows.to(device)))  # (M, C)
         return target_loss(hidden_states, model.transformer.wte.weight, targets[rows].to(device), smoothing), len(rows)
 
-    def loss(self, model: GPT2, indices: list[int]) -> tuple[Tensor, int]:
-        """Mean smoothed loss per target token of the training samples `indices`, and their number of tokens."""
+    def loss(self, model: GPT2, indices: Sequence[int]) -> Tensor:
+        """Smoothed loss of the training samples `indices`, summed over their target tokens."""
         samples = sorted((self.train[index] for index in indices), key=length_of)
-        loss, count = self.summed_loss(model, samples, self.settings["label_smoothing"])
-        return loss / count, sum(map(length_of, samples))
+        return self.summed_loss(model, samples, self.settings["label_smoothing"])[0]
+
+    def terms(self, indices: Sequence[int]) -> int:
+        """The number of target tokens of these samples."""
+        return sum(len(ids) - context_length for ids, context_length in (self.train[index] for index in indices))
 
     @torch.inference_mode()
     def evaluate(self, model: GPT2) -> dict[str, float]:

@@ -29,6 +29,7 @@ import torch
 import train
 from baselines import apply_method
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights, write_json, write_safetensors
+from precision import choose_precision, hold_frozen_in
 
 MODELS = {                                                                   # configuration, task, batch size of the paper
     "gpt2": (GPT2Config(), "e2e", 8),
@@ -88,11 +89,12 @@ class Ours:
         model, task, settings, _ = train.prepare(options, seed=0)
         apply_method(model, settings["method"], seed=0,
                      **{name: settings[name] for name in ("rank", *train.LORA_ONLY) if name in settings})
+        hold_frozen_in(model, choose_precision(settings["precision"], model, train.device())[0])
         self.trainer = train.Trainer(model.to(train.device()), task, settings, 0, Path(job["scratch"]))
         self.batches = draw_batches(task.train_lengths, job["batch"], job["rounds"] + WARM_UP)
 
     def step(self, number: int) -> float:
-        return self.trainer.update(self.batches[number], lr=1e-4)[0]
+        return self.trainer.update(self.batches[number], lr=1e-4)
 
 
 class Peer:
@@ -216,8 +218,7 @@ def measure(name: str, precisions: list[str], options: argparse.Namespace, scrat
     job = {"folder": str(folder), "task": task_name, "data_dir": str(options.data_dir), "batch": batch, "options": [],
            "rounds": options.rounds, "threads": options.threads, "samples": str(scratch / "samples.json"),
            "scratch": str(scratch)}
-    workers = {(way, precision): Worker(job | {"way": way, "precision": precision, "options": (
-        [] )})
+    workers = {(way, precision): Worker(job | {"way": way, "precision": precision, "options": ["--precision", precision]})
         for precision in precisions for way in ("limit", "ours", "peer")}
     for number in range(len(batches)):
         for worker in workers.values():
