@@ -10,6 +10,7 @@ Shapes: B batch, T tokens.
 """
 import argparse
 import csv
+import itertools
 import os
 import random
 import re
@@ -337,19 +338,18 @@ def encode_e2e(tokenizer: Tokenizer, mr: str, reference: str) -> tuple[list[int]
 
 # ---------------------------------------------------------------- batches
 
-def collate_lm(samples: Sequence[tuple[list[int], int]]) -> tuple[Tensor, Tensor]:
-    """(ids, context length) samples -> input_ids (B, T) and targets (B, T), T = longest sample - 1.
+def pack(sequences: Sequence[list[int]]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+    """Sequences in the order of their lengths, up or down -> all their ids (N,), end to end, and how many sequences there
+    are of each length in turn, (n, t)."""
+    lengths = list(map(len, sequences))
+    groups = tuple((len(list(run)), length) for length, run in itertools.groupby(lengths))
+    return torch.tensor(list(itertools.chain.from_iterable(sequences))), groups
 
-    targets[b, t] is the token after input_ids[b, t], or -100 where that token is context or padding: the one place
-    where the sequence is shifted. Padding (id 0) stands right, where a causal model needs no mask for it.
-    """
-    length = max(len(ids) for ids, _ in samples) - 1
-    input_ids = torch.zeros(len(samples), length, dtype=torch.long)           # (B, T)
-    targets = torch.full((len(samples), length), -100)                        # (B, T)
-    for row, (ids, context_length) in enumerate(samples):
-        input_ids[row, :len(ids) - 1] = torch.tensor(ids[:-1])
-        targets[row, context_length - 1:len(ids) - 1] = torch.tensor(ids[context_length:])
-    return input_ids, targets
+
+def targets_of(ids: list[int], context_length: int) -> Tensor:
+    """The target at each input of a sample, ids[:-1]: the token after it, or -100 where that is context. This is the one
+    place where the sequence is shifted."""
+    return torch.tensor([-100] * (context_length - 1) + ids[context_length:])
 
 
 def collate_pairs(ids_list: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,7 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
             if earlier["versions"][name] != value:
                 print(f"{folder} was started with {name} {earlier['versions'][name]}, goes on with {value}: the last digits "
                       "may differ from those of an uninterrupted run", file=sys.stderr)
-        if any((folder / name).exists() for name in STATES):
+        if can_resume(folder):
             return True
     if resume:
         print(f"{folder} holds no saved state: the run starts at its beginning", file=sys.stderr)
@@ -111,11 +111,16 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
     return False
 
 
+def can_resume(folder: Path) -> bool:
+    return any((folder / name).exists() for name in STATES)
+
+
 # ---------------------------------------------------------------- the state
 
-def seed_step(seed: int, step: int) -> None:
-    """Let what a step draws (dropout) depend on nothing but the run's seed and the step's number."""
-    torch.manual_seed(int.from_bytes(hashlib.sha256(f"seed {seed}, step {step}".encode()).digest()[:8], "little"))
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Let what a step draws (dropout) depend on nothing but the run's seed, the step's number, and which process draws."""
+    text = f"seed {seed}, step {step}, process {rank}"
+    torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
 
 
 def check_trained(model: nn.Module, step: int) -> None:

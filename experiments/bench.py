@@ -2,6 +2,7 @@
 
     python -m experiments.bench decode --data-dir DIR --tokenizer DIR     # beam search on gpt2, against transformers
     python -m experiments.bench mixed --data-dir DIR --tokenizers DIR     # many adapters in one batch (bench_mixed.py)
+    python -m experiments.bench train --data-dir DIR --tokenizers DIR     # a training step, against transformers + PEFT
     python -m experiments.bench requests                                  # predict.py, 100 adapters, 10,000 requests
 
 Weights are random with the real configuration, which costs the same as trained ones; the texts are real. Needs the
@@ -18,7 +19,7 @@ import torch
 import cli
 from data import encode_e2e, load_tokenizer, read_e2e
 from decode import GPT2_END_TOKENS, generate
-from experiments import bench_mixed, bench_requests
+from experiments import bench_mixed, bench_requests, bench_train
 from model import GPT2, GPT2Config, init_weights
 
 PAD = 628                                                                    # an end token that no E2E prompt contains
@@ -104,14 +105,18 @@ def main() -> int:
                                                 "weights, PEFT, and one batch per task"))
     bench_requests.add_options(sections.add_parser("requests", help="many toy adapters answer a long file of requests: "
                                                    "order, memory, and the answers of one process per adapter"))
+    bench_train.add_options(sections.add_parser("train", help="a LoRA training step, against transformers + PEFT"))
     options = parser.parse_args()
     figures = {"decode": bench_decode, "mixed": bench_mixed.bench_mixed,
-               "requests": bench_requests.bench_requests}[options.section](options)
+               "requests": bench_requests.bench_requests,
+               "train": bench_train.bench_train}[options.section](options)
     if options.section == "mixed" and options.plot:
         bench_mixed.plot(figures, options.plot)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        if options.section == "train":
+            options.json.with_suffix(".md").write_text(bench_train.table(figures), encoding="utf-8")
     return 0
 
 
