@@ -39,9 +39,11 @@ def series(axis, xs: list, values: list[list[float]], label: str, index: int, li
     axis.errorbar(xs, means, errors, label=label, color=COLOURS[index % 8], marker=MARKERS[index % 8], linestyle=line)
 
 
-def score_against_parameters(rows: dict[str, tuple[int, list[float]]], score: str, lines: dict[str, float], path: Path) -> None:
+def score_against_parameters(rows: dict[str, tuple[int, list[float]]], score: str, lines: dict[str, float], title: str,
+                             path: Path) -> None:
     """rows: method -> trained parameters and its scores; lines: name -> a score drawn across."""
     figure, (axis,) = new_figure()
+    axis.set_title(title)
     for index, (label, (count, values)) in enumerate(rows.items()):
         series(axis, [count], [values], label, index, line="none")
     level_lines(axis, lines)
@@ -59,9 +61,10 @@ def level_lines(axis, lines: dict[str, float]) -> None:
 
 
 def score_against(values: dict[str, list[float]], xs: list[float] | None, score: str, x_label: str, lines: dict[str, float],
-                  path: Path, base: int = 10) -> None:
+                  title: str, path: Path, base: int = 10) -> None:
     """One point per row: over a logarithmic axis if xs are numbers, else over the rows' names."""
     figure, (axis,) = new_figure(width=max(6.4, 0.75 * len(values)))
+    axis.set_title(title)
     series(axis, xs or list(range(len(values))), list(values.values()), "mean ± standard deviation over the seeds", 0,
            "-" if xs else "none")
     level_lines(axis, lines)
@@ -78,9 +81,10 @@ def score_against(values: dict[str, list[float]], xs: list[float] | None, score:
     save_figure(figure, path)
 
 
-def learning_curves(curves: dict[str, list[list[tuple[int, float]]]], path: Path) -> None:
+def learning_curves(curves: dict[str, list[list[tuple[int, float]]]], title: str, path: Path) -> None:
     """Method -> (step, training loss) of every seed's log: the mean over the seeds, smoothed over five logged steps."""
     figure, (axis,) = new_figure()
+    axis.set_title(title)
     for index, (label, runs) in enumerate(curves.items()):
         by_step = zip(*runs, strict=False)                                   # equal steps; a shorter log ends the curve
         points = [(entries[0][0], statistics.mean(loss for _, loss in entries)) for entries in by_step]

@@ -75,7 +75,7 @@ def keep_subspaces(plan: dict, runs_dir: Path, folder: Path) -> None:
     adapters = {}
     for label, seed in (("r = 4", 0), ("r = 8", 0), ("r = 64", 0), ("r = 64", 1)):
         found = finished(runs_dir, rows[label], plan["seeds"][seed]) if label in rows and seed < len(plan["seeds"]) else None
-        if found is not None:
+        if found is not None and (found.parent / "adapter").is_dir():
             config = subspace.config_of(read_json(found)["model"])
             adapters[label, seed] = read_adapter(found.parent / "adapter", config)
             adapters[label, seed].source = f"{label}, seed {plan['seeds'][seed]}"
@@ -204,6 +204,7 @@ def draw_plan(plan: dict, runs: dict[str, list[dict]], results: Path) -> list[st
     if len(trained) < 2:
         return []
     first, stem = next(iter(trained.values())), f"{plan['experiment']}_{plan['setting']}"
+    title = f"{plan['experiment']} on {plan['setting']}, {len(plan['seeds'])} seeds"
     scores, shown = {label: ranking_score(found)[1] for label, found in trained.items()}, []
 
     def add(name: str, caption: str) -> Path:
@@ -217,10 +218,10 @@ def draw_plan(plan: dict, runs: dict[str, list[dict]], results: Path) -> list[st
             lines["LoRA in the paper" + (" (another base)" if why_not_compared(first[0]) else "")] = paper[0]
         counts = {label: (found[0]["trainable_parameters"], scores[label]) for label, found in trained.items()
                   if found[0]["trainable_parameters"]}
-        plots.score_against_parameters(counts, score_name(first), lines, add(f"{stem}.png", "score against parameters"))
+        plots.score_against_parameters(counts, score_name(first), lines, title, add(f"{stem}.png", "score against parameters"))
         curves = {label: [read_log(metrics["path"].parent / "log.jsonl") for metrics in found]
                   for label, found in trained.items()}
-        plots.learning_curves(curves, add(f"{stem}_curves.png", "learning curves"))
+        plots.learning_curves(curves, title, add(f"{stem}_curves.png", "learning curves"))
     elif plan["experiment"] in ("rank", "lr", "alpha", "dropout", "targets", "base-quality"):
         numbers = plan["experiment"] in ("rank", "lr", "alpha")
         xs = [float(label.split("= ")[1]) for label in scores] if numbers else None
@@ -228,7 +229,7 @@ def draw_plan(plan: dict, runs: dict[str, list[dict]], results: Path) -> list[st
         if plan["experiment"] == "rank" and first[0]["task"] == "e2e":
             lines["the paper's r = 4 (GPT-2 medium, real E2E)"] = published.TABLE_18[4][1]
         path, base = add(f"{stem}.png", f"score against {plan['experiment']}"), 10 if plan["experiment"] == "lr" else 2
-        plots.score_against(scores, xs, score_name(first), X_LABELS[plan["experiment"]], lines, path, base)
+        plots.score_against(scores, xs, score_name(first), X_LABELS[plan["experiment"]], lines, title, path, base)
     return shown
 
 
