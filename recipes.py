@@ -6,6 +6,8 @@ of GPT-2; sizes of the random start) is taken from the scripts in both columns. 
 comes from here, is printed, and is saved in the run's config.json.
 
     python recipes.py          prints all of it as a table
+
+Left out: recipes for the paper's other models and data (DeBERTa, GPT-3, WebNLG, DART).
 """
 import argparse
 import sys
@@ -107,6 +109,7 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
 
 
 def roberta_recipe(size: str, task: str, column: str) -> Recipe:
+    """LoRA on a GLUE task, size "base" or "large": a column of Table 9 or a script of the authors."""
     index = GLUE.index("rte" if task == "wnli" else task)
     source = f"LoRA paper, Table 9, {size}" if column == "paper" else f"microsoft/LoRA, roberta_{size}_{task}.sh"
     if size == "large":
