@@ -20,9 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 import cli
-from data import Tokenizer, collate_lm, encode_e2e, length_grouped_batches, load_tokenizer, read_e2e
+from data import Tokenizer, encode_e2e, length_grouped_batches, load_tokenizer, read_e2e
 from decode import generate
 from lora import LoRALinear, add_lora, load_adapter, lora_layers, merge, save_adapter, unmerge
 from model import GPT2, load_pretrained
@@ -78,10 +79,11 @@ def texts_of(model: GPT2, tokenizer: Tokenizer, prompts: list[list[int]]) -> lis
 
 
 def loss_of(model: GPT2, samples: list[tuple[list[int], int]]) -> Tensor:
-    """Mean loss per token of the references, given their records."""
-    input_ids, targets = collate_lm(samples)                                 # (B, T), -100 where nothing is asked
-    asked = targets != -100
-    return F.cross_entropy(model.logits(model.hidden_states(input_ids)[asked]), targets[asked])
+    """Mean loss per token of the references, given their records; tasks.py has the same for less memory."""
+    input_ids = pad_sequence([torch.tensor(ids[:-1]) for ids, _ in samples], batch_first=True)              # (B, T)
+    targets = pad_sequence([torch.tensor([-100] * (context_length - 1) + ids[context_length:])
+                            for ids, context_length in samples], batch_first=True, padding_value=-100)      # (B, T)
+    return F.cross_entropy(model(input_ids).flatten(0, 1), targets.flatten())  # -100: nothing is asked there
 
 
 # ---------------------------------------------------------------- the sections
