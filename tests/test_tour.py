@@ -1,5 +1,6 @@
 """experiments/tour.py: what it says is so, and every line fits into 80 columns."""
 import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def figure(text: str, name: str) -> list[str]:
     return [match.strip() for match in re.findall(rf"^    {re.escape(name)}(?: +)(\S+(?: \S+)*)", text, re.MULTILINE)]
 
 
-def test_the_tour_says_what_is_so(at_the_toy, monkeypatch, capsys):
+def test_the_tour_says_what_is_so(at_the_toy, repository, monkeypatch, capsys):
     monkeypatch.setattr(tour, "COUNTED", 4)
     assert tour.main(["--steps", "5"]) == 0
     text, errors = capsys.readouterr()
@@ -40,6 +41,9 @@ def test_the_tour_says_what_is_so(at_the_toy, monkeypatch, capsys):
     assert float(figure(text, "loss now")[0]) < float(figure(text, "loss")[0])
     assert figure(text, "after unmerge()") == ["the same bits"]
     assert float(figure(text, "on a fresh base")[0]) < 1e-3
+    page = (repository / "README.md").read_text(encoding="utf-8")
+    shown = page.partition("    2. Two thin matrices")[2].partition("\n\n(")[0].splitlines()[1:]
+    assert len(shown) > 12 and {line.removeprefix("    ") for line in shown} <= set(text.splitlines())
     assert re.search(r"values in the text +\d+ % -> \d+ % +of 4 records", text)
 
 
@@ -59,3 +63,19 @@ def test_the_rank_is_that_of_the_product():
     generator = torch.Generator().manual_seed(0)
     B, A = torch.randn(9, 3, generator=generator), torch.randn(3, 7, generator=generator)
     assert tour.rank_of(B @ A) == 3 and tour.rank_of(0 * B @ A) == 0 and tour.rank_of(B[:, :1] @ A[:1]) == 1
+
+
+def test_the_picture_is_drawn_to_scale_and_the_same_each_time(tmp_path):
+    pytest.importorskip("matplotlib")
+    from experiments import picture
+    generator = torch.Generator().manual_seed(0)
+    B, A = torch.randn(40, 3, generator=generator), torch.randn(3, 30, generator=generator)
+    matrices = {"W": torch.randn(40, 30, generator=generator), "B": B, "A": A, "BA": 2.5 * B @ A}
+    for name in ("first.svg", "second.svg"):
+        picture.draw(matrices, 2.5, tmp_path / name)
+    drawn = (tmp_path / "first.svg").read_text(encoding="utf-8")
+    assert drawn == (tmp_path / "second.svg").read_text(encoding="utf-8")
+    images = [node for node in ElementTree.fromstring(drawn).iter() if node.tag.endswith("}image")]
+    scales = [float(image.get(side)) / count for image, name in zip(images, ("W", "B", "A", "BA"), strict=True)
+              for side, count in zip(("height", "width"), matrices[name].shape, strict=True)]
+    assert scales == pytest.approx([scales[0]] * 8, rel=0.03)
