@@ -14,11 +14,14 @@ SWEEP = $(RUN) -m experiments.sweep
 SWEEP_OPTIONS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MODEL),--model $(MODEL)) $(if $(TASK),--task $(TASK)) \
 	$(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
-.PHONY: demo test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
+.PHONY: demo tour test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
 	baselines ablation-rank ablation-targets ablation-lr report
 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
 	$(RUN) -m toy.demo
+
+tour: $(VENV)/installed          ## LoRA with real tensors, in half a minute
+	$(RUN) -m experiments.tour
 
 test: $(VENV)/installed          ## the whole test suite
 	$(RUN) -m pytest

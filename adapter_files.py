@@ -194,6 +194,7 @@ def read_folder(directory: str | Path) -> tuple[dict[str, Tensor], dict, dict]:
 
 
 def write_folder(directory: str | Path, tensors: dict[str, Tensor], config: dict, own: dict) -> None:
+    """adapter_model.safetensors, with what only this project needs in its metadata, and adapter_config.json."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_safetensors(tensors, directory / "adapter_model.safetensors",
@@ -220,6 +221,7 @@ def read_adapter(path: str | Path, config: GPT2Config | RobertaConfig, targets: 
 
 
 def read_peft(directory: Path, config: GPT2Config | RobertaConfig) -> Adapter:
+    """An adapter folder of PEFT or of this project. Raises ValueError for what cannot be computed exactly here."""
     tensors, peft, own = read_folder(directory)
     if own.get("method", "lora") != "lora":
         raise ValueError(f"{directory}: is an adapter of method '{own['method']}', expected LoRA")

@@ -144,6 +144,7 @@ def best_text(hypotheses: list[Hypothesis], length_penalty: float) -> list[int]:
 
 
 def check_prompts(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings) -> None:
+    """Raises ValueError for what the search could not begin or would not end with, before any prompt is read."""
     vocab_size, n_positions = model.config.vocab_size, model.config.n_positions
     for index, prompt in enumerate(prompts):
         if not len(prompt):

@@ -190,6 +190,7 @@ def unmerge(model: nn.Module) -> nn.Module:
 
 
 def set_merged(model: nn.Module, wanted: bool) -> None:
+    """Merge or unmerge every layer, or, where one is in that state already, none. Raises RuntimeError then."""
     layers = lora_layers(model).values()
     if not layers:
         raise RuntimeError("the model has no LoRA to merge or unmerge: call add_lora or load_adapter first")

@@ -12,6 +12,8 @@ A request is a JSON line, the texts as one string or as a list of one or two; fu
 
 Answers stand in the order of the requests, one line each. Only a window of lines is held at a time, sorted by length
 within to save padding; a batch size of 1 has nothing to sort, so every line is answered before the next is read.
+
+Left out: a server, and requests that name several adapters at once.
 """
 import argparse
 import json

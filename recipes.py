@@ -6,6 +6,8 @@ of GPT-2; sizes of the random start) is taken from the scripts in both columns. 
 comes from here, is printed, and is saved in the run's config.json.
 
     python recipes.py          prints all of it as a table
+
+Left out: recipes for the paper's other models and data (DeBERTa, GPT-3, WebNLG, DART).
 """
 import argparse
 import sys
@@ -40,6 +42,7 @@ class Recipe:
 
 GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
 MNLI_START = ("mrpc", "rte", "stsb")                                        # appendix D.1: started from MNLI's adapter
+SIBLING = {"wnli": "rte"}                                                    # not in the paper: takes the row of its like
 # RoBERTa, LoRA r = 8 on q and v; columns in the order of GLUE above
 BASE = {"lr": (5e-4, 5e-4, 4e-4, 4e-4, 4e-4, 5e-4, 5e-4, 4e-4), "epochs": (30, 60, 30, 80, 25, 25, 80, 40)}
 BASE_BATCH = {"paper": (16, 16, 16, 32, 32, 16, 32, 16),
@@ -107,7 +110,8 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
 
 
 def roberta_recipe(size: str, task: str, column: str) -> Recipe:
-    index = GLUE.index("rte" if task == "wnli" else task)
+    """LoRA on a GLUE task, size "base" or "large": a column of Table 9 or a script of the authors."""
+    index = GLUE.index(SIBLING.get(task, task))
     source = f"LoRA paper, Table 9, {size}" if column == "paper" else f"microsoft/LoRA, roberta_{size}_{task}.sh"
     if size == "large":
         row = {name: values[index] for name, values in LARGE[column].items()}

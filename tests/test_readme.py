@@ -1,0 +1,207 @@
+"""README.md keeps its promises: links and lines, files, make targets, command lines, code blocks, and computed numbers."""
+import argparse
+import ast
+import importlib
+import math
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from baselines import formula_counts
+from experiments import readme
+from lora import add_lora, merge
+from model import GPT2Config, RobertaClassifier, RobertaConfig, init_weights
+from recipes import recipe_for
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PROSE = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+INDENTED = [line.strip() for line in PROSE.splitlines() if line.startswith("    ")]
+INLINE = re.findall(r"`([^`]+)`", PROSE.replace("\n", " "))
+
+
+def section(title: str) -> str:
+    return TEXT.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of every row below a table's rule."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if not set("".join(row)) <= set("-|: ")]
+
+
+def commands(first_word: str) -> list[str]:
+    """Every command of the text that begins so, without its remark."""
+    found = [re.split(r"\s#\s|\s{3,}", line)[0].strip() for line in INDENTED] + INLINE
+    return sorted({command for command in found if command.startswith(first_word + " ")})
+
+
+# ---------------------------------------------------------------- links and files
+
+def test_links_point_to_the_lines_they_mean_and_the_minutes_are_right():
+    assert readme.LINK.search(TEXT) and readme.ROW.search(TEXT)
+    assert readme.refreshed(TEXT) == TEXT, "the code has moved: run python -m experiments.readme"
+
+
+def test_a_link_to_what_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="which has it 0 times"):
+        readme.refreshed("[`no_such_function`](lora.py#L1)")
+    with pytest.raises(ValueError, match="expected a function or text that is there once"):
+        readme.refreshed("[`import`](lora.py#L1)")
+    assert readme.refreshed("[`merge`](lora.py#L0)") == f"[`merge`](lora.py#L{readme.line_of('merge', 'lora.py')})"
+    line = (ROOT / "lora.py").read_text(encoding="utf-8").splitlines()[readme.line_of("LoRALinear.merge", "lora.py") - 1]
+    assert line == "    def merge(self) -> None:"
+
+
+def test_every_link_leads_somewhere():
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+             for heading in re.findall(r"^#+ (.+)$", TEXT, re.MULTILINE)}
+    targets = re.findall(r"\]\(([^)\s]+)\)", TEXT)
+    assert len(targets) > 20
+    for target in targets:
+        if target.startswith("#"):
+            assert target[1:] in slugs, target
+        elif not target.startswith("https://"):
+            assert (ROOT / target.partition("#")[0]).exists(), target
+
+
+def test_every_file_that_is_named_exists():
+    path = re.compile(r"[\w./-]+\.(py|md)|(toy|tests|results)/\S+")
+    named = [word for text in INLINE for word in text.split() if path.fullmatch(word)]
+    assert {"lora.py", "toy/README.md", "tests/test_architecture.py"} <= set(named)
+    for name in named:
+        assert (ROOT / name).exists() or (ROOT / "toy" / name).exists() or "/data" in name, name
+
+
+def test_the_reading_table_has_every_core_file_once():
+    rows = [match[1] for match in readme.ROW.finditer(section("Read it in this order"))]
+    assert sorted(rows) == sorted(path.name for path in ROOT.glob("*.py"))
+
+
+# ---------------------------------------------------------------- commands
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_make_targets_exist_and_each_stands_in_the_table_of_costs():
+    for command in commands("make"):
+        targets = [word for word in command.split()[1:] if "=" not in word and not word.startswith("-")]
+        assert targets and set(targets) <= make_targets(), command
+    costs = {re.fullmatch(r"`make ([\w-]+)`", row[0])[1] for row in table(section("What it takes"))[1:]}
+    assert costs == make_targets()
+
+
+class Parsed(Exception):
+    """Thrown where a command would begin its work."""
+
+
+@pytest.fixture()
+def stop_after_parsing(monkeypatch):
+    parse_args, parse_known_args, inside = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_known_args, []
+
+    def parse(whole):
+        def parse(self, args=None, namespace=None):
+            if inside:                                                       # parse_args calls parse_known_args
+                return parse_known_args(self, args, namespace)
+            inside.append(True)
+            whole(self, args, namespace)
+            raise Parsed
+        return parse
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse(parse_args))
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse(parse_known_args))
+
+
+PYTHON_COMMANDS = commands("python")
+
+
+def test_python_commands_are_found():
+    assert {"train.py", "decode.py", "eval_metrics.py", "predict.py", "export.py"} <= {c.split()[1] for c in PYTHON_COMMANDS}
+
+
+@pytest.mark.parametrize("command", PYTHON_COMMANDS)
+def test_python_commands_parse(command, stop_after_parsing, monkeypatch):
+    words = shlex.split(command)[1:]
+    assert "..." not in words, "write the command out"
+    name, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
+    module = importlib.import_module(name.replace("/", "."))
+    monkeypatch.setattr(sys, "argv", [words[0], *arguments])
+    with pytest.raises(Parsed):
+        module.main()
+
+
+# ---------------------------------------------------------------- code blocks
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS)
+def test_python_blocks_compile_and_their_imports_resolve(block):
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
+
+
+def test_the_page_of_lora_computes_what_lora_py_computes():
+    """On every query and value of a small RoBERTa, with B unlike zero, apart and merged."""
+    torch.manual_seed(0)
+    space = {}
+    exec(next(block for block in PYTHON_BLOCKS if "class LowRank" in block), space)
+    config = RobertaConfig(vocab_size=31, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20,
+                           max_position_embeddings=20, initializer_range=0.4)
+    ours, plain = RobertaClassifier(config).eval(), RobertaClassifier(config).eval()
+    init_weights(ours, seed=3)
+    plain.load_state_dict(ours.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(2, 31, (4, 9), generator=generator)
+    start = plain(input_ids)
+    add_lora(ours, rank=3, alpha=7)
+    patched = []
+    for layer, other in zip(plain.roberta.encoder.layer, ours.roberta.encoder.layer, strict=True):
+        for name, target in (("query", "q"), ("value", "v")):
+            holder, theirs = layer.attention["self"], getattr(other.attention["self"], name)
+            setattr(holder, name, space["LowRank"](getattr(holder, name), rank=3, alpha=7))
+            patched.append((getattr(holder, name), theirs, target))
+    torch.testing.assert_close(plain(input_ids), start, atol=0, rtol=0)      # B is zero
+    with torch.no_grad():
+        for mine, theirs, target in patched:
+            theirs.lora_A[target].copy_(mine.A)
+            theirs.lora_B[target].copy_(mine.B.normal_(generator=generator))
+    expected = ours(input_ids)
+    assert (expected - start).abs().max() > 0.01
+    torch.testing.assert_close(plain(input_ids), expected)
+    assert all(isinstance(mine, nn.Module) and not mine.linear.weight.requires_grad for mine, _, _ in patched)
+    for mine, _, _ in patched:
+        mine.merge()
+    torch.testing.assert_close(plain(input_ids), expected)
+    torch.testing.assert_close(merge(ours)(input_ids), expected)
+
+
+# ---------------------------------------------------------------- numbers that follow from the code
+
+GPT2_MEDIUM = GPT2Config(n_embd=1024, n_layer=24, n_head=16)
+
+
+def test_the_parameter_counts_are_the_formulas():
+    rows = table(section("The methods LoRA is compared with"))[1:]
+    assert len(rows) == 8
+    for name, _, *cells in rows:
+        for config, cell in zip((GPT2_MEDIUM, RobertaConfig()), cells, strict=True):
+            if cell != "–":
+                count, rank = re.fullmatch(r"([\d,]+)(?: \([rP] = (\d+)\))?", cell).groups()
+                assert int(count.replace(",", "")) == formula_counts(config, name.strip("`"), int(rank or 0))["trainable"], cell
+    assert f"{formula_counts(RobertaConfig(), 'lora', 8)['head']:,}" in section("The methods LoRA is compared with")
+
+
+def test_the_computed_steps_are_the_recipes():
+    shown = {row[0].strip("`"): row[2] for row in table(section("What it takes"))[1:]}
+    samples = {"mrpc": 3668, "mnli": 392_702, "e2e": 42_061}                 # GLUE's and the authors' training files
+    for target, config, task in (("mrpc-lora", RobertaConfig(), "mrpc"), ("mnli-lora", RobertaConfig(), "mnli"),
+                                 ("e2e-lora", GPT2_MEDIUM, "e2e"), ("e2e-lora-small", GPT2Config(), "e2e")):
+        recipe = recipe_for(config, task, "lora", "paper")
+        steps = math.ceil(samples[task] / recipe.batch_size) * recipe.epochs
+        assert f"{steps:,} steps (computed)" in shown[f"make {target}"]
