@@ -3,13 +3,14 @@
     python -m experiments.faults                   # 20 kills, and the tests of faults; writes results/faults/
     python -m experiments.faults --kills 5 --processes 2 --skip-tests
 
-Toy runs of both tasks and two methods, started as anybody starts them. A kill is SIGKILL to the whole process group, at a
-seeded fraction of the time that the undisturbed run took, or as soon as a state is being written. After it the run is
+Toy runs of both tasks and two methods, started as anybody starts them. A kill is SIGKILL to all of a run's processes, at
+a seeded fraction of the time that the undisturbed run took, or as soon as a state is being written. After it the run is
 resumed to its end, and everything that it leaves must equal the undisturbed run's: adapter, state, log, predictions and
 scores; only what was measured with a clock or is the machine's own (memory) may differ. Then the tests of faults run, and
 their counts become rows of the same table.
 """
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -55,9 +56,9 @@ def arguments_for(task: str, method: str, data_dir: Path, out: Path) -> list[str
 
 
 def start_command(arguments: list[str], processes: int) -> subprocess.Popen:
-    """The real command, in a process group of its own."""
+    """The real command."""
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.Popen([sys.executable, *launcher, "train.py", *arguments], cwd=REPOSITORY, start_new_session=True,
+    return subprocess.Popen([sys.executable, *launcher, "train.py", *arguments], cwd=REPOSITORY,
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -85,7 +86,6 @@ def run_train(arguments: list[str], limit_memory: int | None, errors: Path | Non
     import resource
 
     import train
-    os.setsid()
     os.chdir(REPOSITORY)
     torch.set_num_threads(1)
     sys.stdout, sys.stderr = open(os.devnull, "w", encoding="utf-8"), open(errors or os.devnull, "w", encoding="utf-8")
@@ -114,6 +114,18 @@ def run_folder_in(out: Path) -> Path | None:
 def finish(process: subprocess.Popen) -> int:
     """Wait for the process's end; return its status."""
     return process.wait(TIMEOUT)
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that it started, the eldest first: torchrun's workers are no part of its process group."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):                                   # it has just ended
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for member in found:
+        found += [child for child, parent in parents.items() if parent == member]
+    return found
 
 
 def undisturbed(start: Callable[[list[str]], subprocess.Popen], arguments: list[str], out: Path) -> tuple[Path, float]:
@@ -156,7 +168,9 @@ def kill_once(start: Callable[[list[str]], subprocess.Popen], arguments: list[st
         time.sleep(moment * duration)
     if process.poll() is not None:
         return None
-    os.killpg(process.pid, signal.SIGKILL)
+    for pid in family(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     finish(process)
     return describe(folder)
 
