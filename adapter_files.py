@@ -121,10 +121,13 @@ def stacked_updates(tensors: dict[str, Tensor], config: GPT2Config | RobertaConf
 
     Raises ValueError for a layer that this model lacks, an A without its B, or an input size that does not fit.
     """
-    kept = {name: tensor for name, tensor in tensors.items() if ".original_module." not in name}
-    renamed = {model_name(name, config): tensor for name, tensor in kept.items()}
-    if len(renamed) < len(kept):
-        raise ValueError(f"{source}: holds a tensor twice, under two spellings of its name; save it again")
+    renamed = {}
+    for name in sorted(tensors, key=lambda name: ".modules_to_save." in name):           # PEFT saves untrained copies too
+        new = model_name(name, config)
+        if new in renamed and ".modules_to_save." not in name:
+            raise ValueError(f"{source}: holds '{new}' twice, under two spellings of its name; save it again")
+        if ".original_module." not in name:
+            renamed[new] = tensors[name]
     check_finite(renamed, source, "save the adapter again, from a run that did not diverge")
     others = {name: tensor for name, tensor in renamed.items() if not name.endswith((".lora_A", ".lora_B"))}
     layers = {f"{LAYERS[type(config)]}.{index}.{path}": path for index in range(n_layers(config))
@@ -186,7 +189,7 @@ def read_folder(directory: str | Path) -> tuple[dict[str, Tensor], dict, dict]:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     try:
         own = json.loads((header.get("__metadata__") or {}).get(OWN_SECTION, "{}"))
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         own = None
     if not isinstance(own, dict):
         raise ValueError(f"{weights}: the metadata '{OWN_SECTION}' is not a JSON object; save the adapter again")
@@ -229,7 +232,7 @@ def read_peft(directory: Path, config: GPT2Config | RobertaConfig) -> Adapter:
     stacked, others = stacked_updates(tensors, config, str(directory))
     modules = MODULES[type(config)]
     check_own(own, directory)
-    known = tuple(own.get("targets", [target for target in modules if target == "qkv" or modules[target] != "attn.c_attn"]))
+    known = tuple(map(str, own.get("targets", [name for name in modules if name == "qkv" or modules[name] != "attn.c_attn"])))
     if any(target not in modules for target in known):
         raise ValueError(f"{directory}: unknown LoRA target '{next(t for t in known if t not in modules)}'; expected any of "
                          f"{' '.join(modules)}")
@@ -273,9 +276,9 @@ def check_peft(peft: dict, directory: Path) -> None:
         pattern = peft.get(key) or {}
         if not isinstance(pattern, dict) or not all(map(is_number, pattern.values())):
             raise ValueError(f"{directory / 'adapter_config.json'}: {key} is {str(pattern)[:60]}, expected numbers by name")
-        for name in pattern:
-            # a file must not bring an expression that takes for ever: no repeated group, few repetitions
-            if len(name) > 200 or re.search(r"[)}][*+?{]|\{", name) or sum(map(name.count, "*+")) > 2:
+        for name in pattern:                                                 # an expression must not take for ever
+            if len(name) > 200 or not re.fullmatch(r"[\w.\\^|()*+-]*", name) or re.search(r"\)[*+]", name) or sum(
+                    map(name.count, "*+")) > 2:
                 raise ValueError(f"{directory / 'adapter_config.json'}: '{name[:60]}' in {key} is too intricate, expected the "
                                  "end of a layer's name")
     check_dropout_and_bias(peft.get("lora_dropout", 0.0), peft.get("bias", "none"), directory / "adapter_config.json")
@@ -292,17 +295,16 @@ def check_dropout_and_bias(dropout: object, bias: object, source: Path) -> None:
         raise ValueError(f"{source}: bias is {str(bias)[:60]!r}, expected none, lora_only or all")
 
 
+OWN_KINDS = {"targets": list, "rank": (int, type(None)), "alpha": (int, float), "init": str, "task": (str, type(None)),
+             "base_fingerprint": (str, type(None))}
+
+
 def check_own(own: dict, source: Path) -> None:
     """Raises ValueError for a value of our own section that is of a wrong kind."""
-    fits = {"targets": lambda value: isinstance(value, list) and value and all(isinstance(target, str) for target in value),
-            "rank": lambda value: value is None or type(value) is int and value > 0, "alpha": is_number,
-            "init": lambda value: value in ("gaussian", "kaiming"),
-            "task": lambda value: isinstance(value, (str, type(None))),
-            "base_fingerprint": lambda value: isinstance(value, (str, type(None)))}
-    for key, fit in fits.items():
-        if key in own and not fit(own[key]):
-            raise ValueError(f"{source}: {key} is {str(own[key])[:60]!r} in its metadata, which this project never wrote: save "
-                             "the adapter again")
+    for key, kind in OWN_KINDS.items():
+        if key in own and (not isinstance(own[key], kind) or isinstance(own[key], bool)):
+            raise ValueError(f"{source}: {key} is {str(own[key])[:60]!r} in its metadata, which is never written so: save the "
+                             "adapter again")
     check_dropout_and_bias(own.get("dropout", 0.0), own.get("bias", "none"), source)
 
 

@@ -215,8 +215,8 @@ def forget_earlier_state(folder: Path) -> None:
 # ---------------------------------------------------------------- signals
 
 class Interruptions:
-    """Ctrl-C and SIGTERM while a run goes on: raised as cli.Interrupted, at once or, inside `held`, at its end. A second
-    one inside `held` does not wait, and is a bare KeyboardInterrupt."""
+    """Ctrl-C and SIGTERM while a run goes on: the first is raised as cli.Interrupted, at once or, inside `held`, at its end;
+    others change nothing. Only a second Ctrl-C does not wait, and is a bare KeyboardInterrupt."""
 
     def __init__(self):
         self.holding, self.received = False, 0
@@ -232,11 +232,11 @@ class Interruptions:
             signal.signal(number, handler)
 
     def receive(self, number: int, frame) -> None:
-        if not self.holding:
+        before, self.received = self.received, self.received or number
+        if not self.holding and not before:
             raise Interrupted(number)
-        if self.received:
+        if before == number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
 
     @contextmanager
     def held(self) -> Iterator[None]:

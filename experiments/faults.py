@@ -1,15 +1,16 @@
 """Kill training runs at random moments, resume them, and compare with a run that nobody disturbed, bit for bit.
 
-    python -m experiments.faults                   # 20 kills, and the tests of faults; writes results/faults/
-    python -m experiments.faults --kills 5 --processes 2 --skip-tests
+    python -m experiments.faults                                        # 20 kills, the tests of faults; into results/faults/
+    python -m experiments.faults --kills 5 --processes 2 --skip-tests   # the same by torchrun; earlier results are kept
 
-Toy runs of both tasks and two methods, started as anybody starts them. A kill is SIGKILL to the whole process group, at a
-seeded fraction of the time that the undisturbed run took, or as soon as a state is being written. After it the run is
+Toy runs of both tasks and two methods, started as anybody starts them. A kill is SIGKILL to all of a run's processes, at
+a seeded fraction of the time that the undisturbed run took, or as soon as a state is being written. After it the run is
 resumed to its end, and everything that it leaves must equal the undisturbed run's: adapter, state, log, predictions and
 scores; only what was measured with a clock or is the machine's own (memory) may differ. Then the tests of faults run, and
 their counts become rows of the same table.
 """
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -55,9 +56,9 @@ def arguments_for(task: str, method: str, data_dir: Path, out: Path) -> list[str
 
 
 def start_command(arguments: list[str], processes: int) -> subprocess.Popen:
-    """The real command, in a process group of its own."""
+    """The real command."""
     launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return subprocess.Popen([sys.executable, *launcher, "train.py", *arguments], cwd=REPOSITORY, start_new_session=True,
+    return subprocess.Popen([sys.executable, *launcher, "train.py", *arguments], cwd=REPOSITORY,
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -85,7 +86,6 @@ def run_train(arguments: list[str], limit_memory: int | None, errors: Path | Non
     import resource
 
     import train
-    os.setsid()
     os.chdir(REPOSITORY)
     torch.set_num_threads(1)
     sys.stdout, sys.stderr = open(os.devnull, "w", encoding="utf-8"), open(errors or os.devnull, "w", encoding="utf-8")
@@ -116,6 +116,18 @@ def finish(process: subprocess.Popen) -> int:
     return process.wait(TIMEOUT)
 
 
+def family(pid: int) -> list[int]:
+    """The process and all that it started, the eldest first: torchrun's workers are no part of its process group."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):                                   # it has just ended
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for member in found:
+        found += [child for child, parent in parents.items() if parent == member]
+    return found
+
+
 def undisturbed(start: Callable[[list[str]], subprocess.Popen], arguments: list[str], out: Path) -> tuple[Path, float]:
     """Run once without a fault; returns the folder and the seconds from its opening to the end."""
     process = start(arguments)
@@ -132,6 +144,7 @@ class Kill:
     task: str
     method: str
     processes: int
+    seed: int
     moment: float | None                                                     # share of the run, or None: during a save
     hit: str                                                                 # what it interrupted
     differences: list[str]                                                   # from the undisturbed run, after the resume
@@ -156,7 +169,9 @@ def kill_once(start: Callable[[list[str]], subprocess.Popen], arguments: list[st
         time.sleep(moment * duration)
     if process.poll() is not None:
         return None
-    os.killpg(process.pid, signal.SIGKILL)
+    for pid in family(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     finish(process)
     return describe(folder)
 
@@ -226,25 +241,25 @@ def kill_and_compare(task: str, method: str, data_dir: Path, moments: list[float
             moment, saves = moment and 0.8 * moment, max(1, saves - 1)       # the run was quicker: aim earlier
         status = finish(start([*arguments, "--resume"]))
         found = differences(whole, run_folder_in(out)) if status == 0 else [f"the resumed run ended with status {status}"]
-        kills.append(Kill(task, method, processes, moments[number], hit, found))
+        kills.append(Kill(task, method, processes, seed, moments[number], hit, found))
         shutil.rmtree(out)
     shutil.rmtree(folder / "whole")
     return kills
 
 
-def draw_moments(count: int, seed: int) -> list[float | None]:
+def draw_moments(count: int, seed: str) -> list[float | None]:
     """Shares of a run's duration at which to kill it; None: during a save."""
     chance = random.Random(seed)
     return [None if number < round(DURING_SAVE * count) else chance.random() for number in range(count)]
 
 
 def kill_many(count: int, processes: int, seed: int) -> list[Kill]:
-    """`count` kills, spread evenly over CASES."""
-    kills = []
+    """`count` kills, spread evenly over CASES, or over its first two for several processes."""
+    kills, cases = [], CASES if processes == 1 else CASES[:2]
     with tempfile.TemporaryDirectory() as folder:
         write_tasks(Path(folder) / "data")
-        for index, (task, method) in enumerate(CASES):
-            moments = draw_moments(count // len(CASES) + (index < count % len(CASES)), seed + index)
+        for index, (task, method) in enumerate(cases):
+            moments = draw_moments(count // len(cases) + (index < count % len(cases)), f"{seed} {index}")
             if moments:
                 kills += kill_and_compare(task, method, Path(folder) / "data", moments, seed, Path(folder) / f"{task}-{method}",
                                           partial(start_command, processes=processes), processes)
@@ -289,11 +304,12 @@ def run_tests() -> list[dict]:
 def summary(results: dict) -> str:
     """The table of faults in Markdown, from faults.json."""
     lines = ["| fault | tried | survived |", "|---|---|---|"]
-    for processes, kills in sorted(results.get("kills", {}).items()):
+    for processes in sorted({kill["processes"] for kill in results.get("kills", [])}):
+        kills = [kill for kill in results["kills"] if kill["processes"] == processes]
         same = sum(not kill["differences"] for kill in kills)
         hits = Counter(kill["hit"] for kill in kills)
         where = ", ".join(f"{count} {hit}" for hit, count in hits.most_common())
-        lines.append(f"| kill -9 of a run ({processes} process{'es' if processes != '1' else ''}), resumed, compared bit for "
+        lines.append(f"| kill -9 of a run ({processes} process{'es' * (processes > 1)}), resumed, compared bit for "
                      f"bit ({where}) | {len(kills)} | {same} |")
     titles = {"runs": "runs: signals, full disk, too little memory, damaged states, NaN, two runs in one folder",
               "damaged files": "files damaged by the fuzzer", "downloads": "downloads from a real HTTP server on loopback",
@@ -309,9 +325,8 @@ def summary(results: dict) -> str:
 def details(results: dict) -> str:
     """A row per kill, per kind of damaged file, and per test."""
     lines = ["| task | method | processes | killed while | after the resume |", "|---|---|---|---|---|"]
-    for kills in results.get("kills", {}).values():
-        lines += [f"| {kill['task']} | {kill['method']} | {kill['processes']} | {kill['hit']} | "
-                  f"{', '.join(kill['differences']) or 'bit-identical'} |" for kill in kills]
+    lines += [f"| {kill['task']} | {kill['method']} | {kill['processes']} | {kill['hit']} | "
+              f"{', '.join(kill['differences']) or 'bit-identical'} |" for kill in results.get("kills", [])]
     kinds = [case for row in results.get("tests", []) for case in row.get("cases", []) if "kind" in case]
     lines += ["", "| damaged file | refused in one line | loaded as the file says |", "|---|---|---|"]
     lines += [f"| {case['kind']} | {int(case['refused']):,} | {int(case['loaded']):,} |" for case in kinds]
@@ -336,13 +351,14 @@ def main(arguments: list[str] | None = None) -> int:
                           "system": platform.platform()}
     if options.kills:
         kills = [asdict(kill) for kill in kill_many(options.kills, options.processes, options.seed)]
-        results.setdefault("kills", {})[str(options.processes)] = kills
+        results["kills"] = kills + [kill for kill in results.get("kills", [])
+                                    if (kill["processes"], kill["seed"]) != (options.processes, options.seed)]
     if not options.skip_tests:
         results["tests"] = run_tests()
     write_json(results, file)
     (options.out / "faults.md").write_text(f"{summary(results)}\n\n{details(results)}\n", encoding="utf-8", newline="\n")
     print(summary(results))
-    failed = any(kill["differences"] for kills in results.get("kills", {}).values() for kill in kills) or any(
+    failed = any(kill["differences"] for kill in results.get("kills", [])) or any(
         row["failed"] for row in results.get("tests", []))
     return 1 if failed else 0
 

@@ -458,3 +458,9 @@ def test_signals_wait_for_the_end_of_what_is_held(monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)                              # whoever presses twice is not kept waiting
             time.sleep(1)
     assert not isinstance(caught.value, cli.Interrupted)
+    with run_state.Interruptions() as interruptions, pytest.raises(cli.Interrupted):
+        with interruptions.held():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)                             # torchrun passes Ctrl-C on as this
+            done.append("whole")
+    assert done == ["whole", "whole"]

@@ -226,7 +226,7 @@ def test_a_tensor_under_two_spellings_is_refused(tmp_path):
     name = next(iter(tensors))
     tensors[name.removeprefix("base_model.model.")] = tensors[name] + 1
     M.write_safetensors(tensors, file)
-    with pytest.raises(ValueError, match="holds a tensor twice, under two spellings"):
+    with pytest.raises(ValueError, match="twice, under two spellings"):
         lora.load_adapter(M.load_pretrained(tmp_path), tmp_path / "adapter")
 
 
