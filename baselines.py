@@ -107,7 +107,8 @@ class BottleneckAdapter(nn.Module):
                 tensor.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.up(self.activation(self.down(self.norm(x))))         # (B, T, C) -> (B, T, r) -> (B, T, C)
+        low = self.activation(self.down(self.norm(x.to(self.down.weight.dtype))))        # (B, T, C) -> (B, T, r)
+        return x + self.up(low).to(x.dtype)                                  # (B, T, r) -> (B, T, C)
 
 
 def through_adapter(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ class Prefix(nn.Module):
     def forward(self, attention: nn.Module, key: Tensor, value: Tensor, mask: Tensor | None
                 ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys and values (B, H, S, D) with the prefix in front, (B, H, P + S, D), and the mask for them."""
-        prefix = self.activations[None]                                      # (1, P, C)
+        prefix = self.activations[None].to(key.dtype)                        # (1, P, C)
         if hasattr(attention, "c_attn"):                                     # GPT-2
             _, own_key, own_value = attention.c_attn(prefix).chunk(3, dim=-1)
             if mask is None:                                                 # causal among the S = T tokens

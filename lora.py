@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from adapter_files import HEAD, LAYERS, MODULES, TARGETS, Adapter, read_adapter, target_slice, write_peft
-from model import GPT2, Conv1D, RobertaClassifier, linear
+from fused import Dropout, linear
+from model import GPT2, Conv1D, RobertaClassifier
 
 GAUSSIAN_STD = 0.02                                                          # the authors' first release; the paper gives none
 
@@ -68,7 +69,7 @@ class LoRALinear(nn.Module):
         self.stored_transposed = getattr(base, "stored_transposed", False)
         d_out, d_in = self.weight_out_in().shape
         self.slices, self.scale, self.merged = slices, settings.alpha / settings.rank, False
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
         for target, rows in slices.items():
             n_rows = len(range(*rows.indices(d_out)))
@@ -87,15 +88,26 @@ class LoRALinear(nn.Module):
         return self.weight.T if self.stored_transposed else self.weight      # (d_out, d_in), a view
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., d_in) -> (..., d_out). Two thin products per slice: the d_out x d_in update is never built."""
+        """(..., d_in) -> (..., d_out). Two thin products: the d_out x d_in update is never built."""
         if self.merged and self.training:
             raise RuntimeError("the model is merged and in training mode: call unmerge(model) before training")
+        if self.merged:
+            return linear(x, self.weight_out_in(), self.bias)
+        shape, x = x.shape[:-1], x.flatten(0, -2)                            # (..., d_in) -> (N, d_in)
         h = linear(x, self.weight_out_in(), self.bias)
-        if not self.merged:
-            x = self.dropout(x)
-            for target, rows in self.slices.items():
-                h[..., rows].add_(self.scale * (x @ self.lora_A[target].T) @ self.lora_B[target].T)
-        return h
+        A, B = self.update(x.dtype)
+        return h.addmm_(self.dropout(x) @ A.T, B.T).unflatten(0, shape)      # h + B A x, (N, d_out)
+
+    def update(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A (R, d_in) and B (d_out, R) of all slices together, the scale in B: the A stand one below the other, the B are
+        blocks, each with the rows of its slice and the columns of its A, zeros elsewhere."""
+        A, start = torch.cat(list(self.lora_A.values())).to(dtype), 0
+        B = A.new_zeros(len(self.weight_out_in()), len(A))
+        for target, rows in self.slices.items():
+            rank = len(self.lora_A[target])
+            B[rows, start:start + rank] = self.scale * self.lora_B[target]
+            start += rank
+        return A, B
 
     @torch.no_grad()
     def merge(self) -> None:

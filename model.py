@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fused import Dropout, Packing, attention, gelu_tanh, linear, merge_heads, per_group, rows_of, split_heads, take
+
 
 @dataclass(frozen=True)
 class GPT2Config:
@@ -74,15 +76,6 @@ class Conv1D(nn.Module):
         return linear(x, self.weight.T, self.bias)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b, (..., d_in) -> (..., d_out). For the few rows of a decoding step it is oneDNN that multiplies: on a CPU
-    with AVX2 up to three times as fast as MKL, torch's default. Inference in fp32 only, and W must lie as (out, in)."""
-    if (x.device.type == "cpu" and x.dtype == torch.float32 and x[..., 0].numel() < 256 and weight.is_contiguous()
-            and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available()):
-        return F.linear(x.to_mkldnn(), weight, bias).to_dense()
-    return F.linear(x, weight, bias)
-
-
 def lay_out_for_decoding(model: nn.Module) -> None:
     """Turn the memory behind GPT-2's weights once, so that `linear` can use oneDNN; shapes and numbers stay."""
     with torch.inference_mode(False):                                        # else the weights could not be trained again
@@ -129,32 +122,26 @@ class KVCache:
         self.keys, self.values = self.keys[:, :len(rows)], self.values[:, :len(rows)]
 
 
-def split_heads(x: Tensor, n_head: int) -> Tensor:
-    return x.unflatten(-1, (n_head, -1)).transpose(1, 2)                     # (B, T, C) -> (B, H, T, D)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)                                      # (B, H, T, D) -> (B, T, C)
-
-
 class GPT2Attention(nn.Module):
     def __init__(self, config: GPT2Config):
         super().__init__()
         self.n_head, self.dropout = config.n_head, config.attn_pdrop
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)               # q, k and v side by side
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
-        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.resid_dropout = Dropout(config.resid_pdrop)
         self.prefix = None                                                   # prefix tuning puts its own here (baselines.py)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        query, key, value = (split_heads(part, self.n_head) for part in self.c_attn(x).chunk(3, dim=-1))
-        if cache is not None:
-            key, value = cache.append(layer, key, value)                     # (B, H, S, D)
-        if self.prefix is not None:
-            key, value, mask = self.prefix(self, key, value, mask)
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None,
-                                                 dropout_p=self.dropout if self.training else 0.0)
-        return self.resid_dropout(self.c_proj(merge_heads(context)))
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, packing: Packing | None,
+                rows: Tensor | None) -> Tensor:
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:     # (B, T, C) each
+            query, key, value, seen = *(split_heads(part, self.n_head) for part in (query, key, value)), mask
+            if cache is not None:
+                key, value = cache.append(layer, key, value)                 # (B, H, S, D)
+            if self.prefix is not None:
+                key, value, seen = self.prefix(self, key, value, mask)
+            return merge_heads(attention(query, key, value, seen, True, self.dropout if self.training else 0.0))
+        context = per_group(attend, packing, *self.c_attn(x).chunk(3, dim=-1))
+        return self.resid_dropout(self.c_proj(take(context, rows)))
 
 
 class GPT2MLP(nn.Module):
@@ -163,10 +150,10 @@ class GPT2MLP(nn.Module):
         n_inner = config.n_inner or 4 * config.n_embd
         self.c_fc = Conv1D(config.n_embd, n_inner)
         self.c_proj = Conv1D(n_inner, config.n_embd)
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout = Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+        return self.dropout(self.c_proj(gelu_tanh(self.c_fc(x))))
 
 
 class GPT2Block(nn.Module):
@@ -177,8 +164,9 @@ class GPT2Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask, cache, layer)
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, packing: Packing | None,
+                rows: Tensor | None) -> Tensor:
+        x = take(x, rows) + self.attn(self.ln_1(x), mask, cache, layer, packing, rows)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -191,14 +179,14 @@ class GPT2(nn.Module):
         self.transformer = nn.ModuleDict({
             "wte": nn.Embedding(config.vocab_size, config.n_embd),
             "wpe": nn.Embedding(config.n_positions, config.n_embd),
-            "drop": nn.Dropout(config.embd_pdrop),
+            "drop": Dropout(config.embd_pdrop),
             "h": nn.ModuleList(GPT2Block(config) for _ in range(config.n_layer)),
             "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
         })
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor | None = None, mask: Tensor | None = None,
-                      cache: KVCache | None = None) -> Tensor:
-        """Hidden states after the last LayerNorm, (B, T) -> (B, T, C).
+                      cache: KVCache | None = None, packing: Packing | None = None) -> Tensor:
+        """Hidden states after the last LayerNorm, (B, T) -> (B, T, C), or (N,) -> (N, C) with a packing.
 
         mask: (B or 1, 1, T, S), True where a query may attend; None is causal over the T tokens, for an empty cache.
         cache: its S positions end with these T tokens. A row's tokens need not follow one another: the K beams of a
@@ -208,7 +196,9 @@ class GPT2(nn.Module):
         past = 0 if cache is None else cache.length
         if past and mask is None:
             raise ValueError(f"{past} cached positions but no mask: pass the (B, 1, T, S) mask of what each token sees")
-        if position_ids is None:
+        if packing is not None:
+            position_ids = packing.positions(self.config.n_positions, input_ids.device)
+        elif position_ids is None:
             if past + input_ids.shape[1] > self.config.n_positions:
                 raise ValueError(f"{past + input_ids.shape[1]} tokens, but the model has {self.config.n_positions} "
                                  "positions: shorten the input")
@@ -216,7 +206,7 @@ class GPT2(nn.Module):
         x = self.transformer.wte(input_ids) + self.transformer.wpe(position_ids)         # (B, T) -> (B, T, C)
         x = self.transformer.drop(x)
         for layer, block in enumerate(self.transformer.h):
-            x = block(x, mask, cache, layer)
+            x = block(x, mask, cache, layer, packing, rows_of(packing, layer == self.config.n_layer - 1))
         if cache is not None:
             cache.length += input_ids.shape[1]
         return self.transformer.ln_f(x)
@@ -243,13 +233,16 @@ class RobertaEmbeddings(nn.Module):
                                                 padding_idx=config.pad_token_id)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        if input_ids.shape[1] > self.max_length:
+    def forward(self, input_ids: Tensor, packing: Packing | None) -> Tensor:
+        if packing is not None:
+            position_ids = packing.positions(self.max_length, input_ids.device) + self.padding_idx + 1
+        elif input_ids.shape[1] > self.max_length:
             raise ValueError(f"{input_ids.shape[1]} tokens, but the model takes {self.max_length}: shorten the input")
-        real = (input_ids != self.padding_idx).long()
-        position_ids = real.cumsum(dim=1) * real + self.padding_idx          # 2, 3, 4, ... and 1 at padding
+        else:
+            real = (input_ids != self.padding_idx).long()
+            position_ids = real.cumsum(dim=1) * real + self.padding_idx      # 2, 3, 4, ... and 1 at padding
         x = self.word_embeddings(input_ids) + self.position_embeddings(position_ids)     # (B, T) -> (B, T, C)
         return self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]))    # every token is of type 0
 
@@ -263,13 +256,13 @@ class RobertaSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.prefix = None                                                   # as in GPT-2
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        query, key, value = (split_heads(projection(x), self.n_head) for projection in (self.query, self.key, self.value))
-        if self.prefix is not None:
-            key, value, mask = self.prefix(self, key, value, mask)
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask,
-                                                 dropout_p=self.dropout if self.training else 0.0)
-        return merge_heads(context)
+    def forward(self, x: Tensor, mask: Tensor | None, packing: Packing | None) -> Tensor:
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            query, key, value, seen = *(split_heads(part, self.n_head) for part in (query, key, value)), mask
+            if self.prefix is not None:
+                key, value, seen = self.prefix(self, key, value, mask)
+            return merge_heads(attention(query, key, value, seen, False, self.dropout if self.training else 0.0))
+        return per_group(attend, packing, self.query(x), self.key(x), self.value(x))
 
 
 class RobertaOutput(nn.Module):
@@ -279,7 +272,7 @@ class RobertaOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(n_in, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(residual + self.dropout(self.dense(x)))
@@ -293,8 +286,8 @@ class RobertaLayer(nn.Module):
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
         self.output = RobertaOutput(config.intermediate_size, config)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.attention["output"](self.attention["self"](x, mask), residual=x)
+    def forward(self, x: Tensor, mask: Tensor | None, packing: Packing | None, rows: Tensor | None) -> Tensor:
+        x = self.attention["output"](take(self.attention["self"](x, mask, packing), rows), residual=take(x, rows))
         return self.output(F.gelu(self.intermediate.dense(x)), residual=x)
 
 
@@ -302,11 +295,11 @@ class ClassificationHead(nn.Module):
     def __init__(self, config: RobertaConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        x = self.dropout(hidden_states[:, 0])                                # (B, T, C) -> (B, C), the token <s>
+        x = self.dropout(hidden_states[:, 0].to(self.dense.weight.dtype))    # (B, T, C) -> (B, C), the token <s>
         return self.out_proj(self.dropout(torch.tanh(self.dense(x))))        # (B, L); L = 1 is regression (STS-B)
 
 
@@ -323,17 +316,20 @@ class RobertaClassifier(nn.Module):
         })
         self.classifier = ClassificationHead(config)
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """(B, T) -> (B, T, C). attention_mask: 1 at tokens, 0 at padding; None says that every position is a token."""
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None,
+                      packing: Packing | None = None) -> Tensor:
+        """(B, T) -> (B, T, C), or (N,) -> (N, C) with a packing. attention_mask: 1 at tokens, 0 at padding; None says that
+        every position is a token."""
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]   # (B, 1, 1, T)
-        x = self.roberta.embeddings(input_ids)
-        for layer in self.roberta.encoder.layer:
-            x = layer(x, mask)
+        x = self.roberta.embeddings(input_ids, packing)
+        for number, layer in enumerate(self.roberta.encoder.layer, 1):
+            x = layer(x, mask, packing, rows_of(packing, number == self.config.num_hidden_layers))
         return x
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits (B, L), in the order of the task's labels."""
-        return self.classifier(self.hidden_states(input_ids, attention_mask))
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, packing: Packing | None = None) -> Tensor:
+        """Logits (B, L), in the order of the task's labels. A packing has to want the first token of every sequence."""
+        hidden_states = self.hidden_states(input_ids, attention_mask, packing)
+        return self.classifier(hidden_states if packing is None else hidden_states[:, None])
 
 
 def init_weights(model: nn.Module, seed: int) -> None:

@@ -113,9 +113,11 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
 
 # ---------------------------------------------------------------- the state
 
-def seed_step(seed: int, step: int) -> None:
-    """Let what a step draws (dropout) depend on nothing but the run's seed and the step's number."""
-    torch.manual_seed(int.from_bytes(hashlib.sha256(f"seed {seed}, step {step}".encode()).digest()[:8], "little"))
+def seed_step(seed: int, step: int, process: int = 0) -> None:
+    """Let what a step draws (dropout) depend on nothing but the run's seed, the step's number and, of several processes
+    that share a batch, which one this is."""
+    text = f"seed {seed}, step {step}" + (f", process {process}" if process else "")
+    torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
 
 
 def check_trained(model: nn.Module, step: int) -> None:

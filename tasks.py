@@ -3,12 +3,13 @@
 PairTask: a GLUE task on RoBERTa, cross-entropy over the labels, or squared error for STS-B's scores.
 GenerationTask: E2E on GPT-2, cross-entropy on the reference and its end token, given the meaning representation (MR).
 
-Both offer the same few names to train.py: train_lengths, loss, evaluate, main_metric, higher_is_better, summary, finish,
-and fingerprints, hashes of the samples that it trains on and is scored on.
+Both offer the same few names to train.py: train_lengths, loss, terms, evaluate, main_metric, higher_is_better, summary,
+finish, and fingerprints, hashes of the samples that it trains on and is scored on.
 """
 import hashlib
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +21,9 @@ import data
 from data import GLUE_TASKS, Tokenizer
 from decode import decode_e2e
 from eval_metrics import glue_scores, score, write_hypotheses, write_references
+from fused import Packing, target_loss
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
+from token_cache import cached_samples
 
 EVAL_BATCH_SIZE = 32
 
@@ -41,6 +44,10 @@ def in_length_order(lengths: list[int]) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     for start in tqdm(range(0, len(order), EVAL_BATCH_SIZE), desc="evaluating", leave=False, disable=None):
         yield order[start:start + EVAL_BATCH_SIZE]
+
+
+def length_of(sample: tuple[list[int], float]) -> int:
+    return len(sample[0])
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -68,25 +75,33 @@ class PairTask:
 
     def encode(self, split: str, data_dir: Path, limit: int | None) -> list[tuple[list[int], float]]:
         """(token ids, label) per row; what is longer than max_length loses tokens of its longer sentence."""
-        samples = []
-        for example in data.read_glue(self.name, split, data_dir)[:limit]:
-            ids = self.tokenizer.encode(example.text, example.pair)
-            if len(ids) > self.max_length:
-                ids = self.tokenizer.encode(example.text, example.pair, self.max_length)
-                self.cut += 1
-            samples.append((ids, example.label))
+        def build():
+            examples = data.read_glue(self.name, split, data_dir)[:limit]
+            before = self.tokenizer.truncated
+            samples = [(self.tokenizer.encode(example.text, example.pair, self.max_length), example.label)
+                       for example in examples]
+            return samples, self.tokenizer.truncated - before
+        path = data.require_file(data.glue_path(self.name, split, data_dir), self.name)
+        samples, cut = cached_samples(build, path, self.tokenizer, (self.name, split, limit, self.max_length))
+        self.cut += cut
         return samples
 
-    def batch(self, samples: list, model: RobertaClassifier) -> tuple[Tensor, Tensor, Tensor]:
-        device = device_of(model)
-        input_ids, attention_mask = data.collate_pairs([ids for ids, _ in samples], self.tokenizer.pad_id)
+    def logits_and_labels(self, model: RobertaClassifier, samples: list) -> tuple[Tensor, Tensor]:
+        """Logits (B, L) and labels (B,) of samples in the order of their lengths."""
+        device, lengths = device_of(model), [len(ids) for ids, _ in samples]
+        input_ids, groups = data.pack([ids for ids, _ in samples])
+        firsts = torch.tensor([0, *itertools.accumulate(lengths[:-1])])      # the rows of <s>, all that the head reads
         labels = torch.tensor([label for _, label in samples], dtype=torch.float if self.glue.labels is None else torch.long)
-        return input_ids.to(device), attention_mask.to(device), labels.to(device)
+        return model(input_ids.to(device), packing=Packing(groups, firsts.to(device))), labels.to(device)
 
-    def loss(self, model: RobertaClassifier, indices: list[int]) -> tuple[Tensor, int]:
-        """Mean loss of the training samples `indices`, and their number of tokens."""
-        input_ids, attention_mask, labels = self.batch([self.train[index] for index in indices], model)
-        return self.loss_of(model(input_ids, attention_mask), labels), int(attention_mask.sum())
+    def loss(self, model: RobertaClassifier, indices: Sequence[int]) -> Tensor:
+        """Summed loss of the training samples `indices`."""
+        samples = sorted((self.train[index] for index in indices), key=length_of)
+        return self.loss_of(*self.logits_and_labels(model, samples)) * len(samples)
+
+    def terms(self, indices: Sequence[int]) -> int:
+        """How many numbers the loss of these samples is the sum of."""
+        return len(indices)
 
     def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.glue.labels is None:
@@ -98,8 +113,7 @@ class PairTask:
         """The class (or score) of every sample in order, and the mean loss."""
         predictions, loss = [0] * len(samples), 0.0
         for indices in in_length_order([len(ids) for ids, _ in samples]):
-            input_ids, attention_mask, labels = self.batch([samples[index] for index in indices], model)
-            logits = model(input_ids, attention_mask)                        # (B, L)
+            logits, labels = self.logits_and_labels(model, [samples[index] for index in indices])
             loss += self.loss_of(logits, labels).item() * len(indices)
             values = logits.squeeze(-1) if self.glue.labels is None else logits.argmax(dim=-1)
             for index, value in zip(indices, values.tolist(), strict=True):
@@ -143,8 +157,8 @@ class GenerationTask:
         self.settings, self.tokenizer, self.config = settings, tokenizer, config
         self.main_metric, self.higher_is_better = "loss", False
         text, limit_eval = settings["text"], settings["limit_eval"]
-        self.train = self.encode(data.read_e2e("train", data_dir, text)[:settings["limit_train"]], "train")
-        self.valid = self.encode(data.read_e2e("valid", data_dir, text)[:limit_eval], "valid")
+        self.train = self.encode("train", data_dir, text, settings["limit_train"])
+        self.valid = self.encode("valid", data_dir, text, limit_eval)
         self.test = data.read_e2e("test", data_dir, text)
         self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.valid, self.test, limit_eval)}
         self.train_lengths = [len(ids) for ids, _ in self.train]
@@ -152,36 +166,43 @@ class GenerationTask:
                         f"references of {len({mr for mr, _ in self.test}):,} MRs, "
                         f"{sum(self.train_lengths) / len(self.train):.1f} tokens per sample")
 
-    def encode(self, pairs: list[tuple[str, str]], split: str) -> list[tuple[list[int], int]]:
-        samples = [data.encode_e2e(self.tokenizer, mr, reference) for mr, reference in pairs]
+    def encode(self, split: str, data_dir: Path, text: str, limit: int | None) -> list[tuple[list[int], int]]:
+        def build():
+            pairs = data.read_e2e(split, data_dir, text)[:limit]
+            return [data.encode_e2e(self.tokenizer, mr, reference) for mr, reference in pairs], 0
+        path = data.require_file(data.e2e_path(split, data_dir, text), "e2e")
+        samples, _ = cached_samples(build, path, self.tokenizer, (text, split, limit))
         for row, (ids, _) in enumerate(samples):
             if len(ids) > self.config.n_positions:
                 raise ValueError(f"e2e {split} sample {row + 1} has {len(ids)} tokens, the model takes "
                                  f"{self.config.n_positions}: shorten its text or take a model with more positions")
         return samples
 
-    def logits_and_targets(self, model: GPT2, samples: list) -> tuple[Tensor, Tensor]:
-        """Logits (N, V) at the N positions that have a target, and the targets (N,): the head runs nowhere else."""
-        input_ids, targets = (tensor.to(device_of(model)) for tensor in data.collate_lm(samples))
-        hidden_states = model.hidden_states(input_ids)                       # (B, T, C)
-        has_target = targets != -100                                         # (B, T)
-        return model.logits(hidden_states[has_target]), targets[has_target]  # (B, T, C) -> (N, V)
+    def summed_loss(self, model: GPT2, samples: list, smoothing: float) -> tuple[Tensor, int]:
+        """Loss of samples in the order of their lengths, summed over their target tokens, and the number of these."""
+        input_ids, groups = data.pack([ids[:-1] for ids, _ in samples])      # (N,)
+        targets = torch.cat([data.targets_of(*sample) for sample in samples])            # (N,), -100 where there is none
+        rows = (targets >= 0).nonzero().squeeze(1)                           # (M,)
+        device = device_of(model)
+        hidden_states = model.hidden_states(input_ids.to(device), packing=Packing(groups, rows.to(device)))  # (M, C)
+        return target_loss(hidden_states, model.transformer.wte.weight, targets[rows].to(device), smoothing), len(rows)
 
-    def loss(self, model: GPT2, indices: list[int]) -> tuple[Tensor, int]:
-        """Mean smoothed loss per target token of the training samples `indices`, and their number of tokens."""
-        samples = [self.train[index] for index in indices]
-        logits, targets = self.logits_and_targets(model, samples)
-        smoothed = F.cross_entropy(logits, targets, label_smoothing=self.settings["label_smoothing"])
-        return smoothed, sum(len(ids) for ids, _ in samples)
+    def loss(self, model: GPT2, indices: Sequence[int]) -> Tensor:
+        """Smoothed loss of the training samples `indices`, summed over their target tokens."""
+        samples = sorted((self.train[index] for index in indices), key=length_of)
+        return self.summed_loss(model, samples, self.settings["label_smoothing"])[0]
+
+    def terms(self, indices: Sequence[int]) -> int:
+        """The number of target tokens of these samples."""
+        return sum(len(ids) - context_length for ids, context_length in (self.train[index] for index in indices))
 
     @torch.inference_mode()
     def evaluate(self, model: GPT2) -> dict[str, float]:
         """Loss per target token on the validation set, in nats, without label smoothing."""
         total, count = 0.0, 0
         for indices in in_length_order([len(ids) for ids, _ in self.valid]):
-            logits, targets = self.logits_and_targets(model, [self.valid[index] for index in indices])
-            total += F.cross_entropy(logits, targets, reduction="sum").item()
-            count += len(targets)
+            loss, targets = self.summed_loss(model, [self.valid[index] for index in indices], smoothing=0.0)
+            total, count = total + loss.item(), count + targets
         return {"loss": total / count}
 
     def finish(self, model: GPT2, folder: Path) -> dict:

@@ -7,11 +7,13 @@ One plain loop for both models (Hu et al. 2021, sections 5.2 to 5.4): AdamW, lin
 before the first step and after every epoch. What is not given on the command line comes from recipes.py. A run leaves
 a folder (run_state.py) with its settings, log, adapter and state to resume from, and with predictions and metrics.json.
 
-Left out: several processes, reduced precision, hyperparameter search.
+Left out: hyperparameter search.
 """
 import argparse
+import contextlib
 import json
 import math
+import os
 import sys
 import time
 from dataclasses import asdict, fields
@@ -22,11 +24,13 @@ from torch import nn
 from tqdm import tqdm
 
 import cli
+import parallel
 import run_state
 from baselines import METHODS, WITH_RANK, apply_method, load_trained, parameter_counts, reload_trained, save_trained, start_from
 from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches, load_tokenizer
 from lora import TARGETS, base_fingerprint
 from model import load_pretrained, write_json
+from precision import choose_precision, hold_frozen_in
 from recipes import Recipe, alpha_for_file, recipe_for
 from tasks import make_task
 
@@ -56,6 +60,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     lora.add_argument("--bias", default="none", choices=["none", "lora-only", "all"],
                       help="biases of the base that train too: none (default), those of the adapted layers, all")
     training = parser.add_argument_group("training")
+    training.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"],
+                          help="of the frozen weights; auto: bf16 where this machine multiplies it fast")
     training.add_argument("--lr", type=float)
     training.add_argument("--batch-size", type=int)
     training.add_argument("--epochs", type=int)
@@ -129,7 +135,7 @@ def make_optimizer(model: nn.Module, settings: dict) -> torch.optim.AdamW:
     others = [parameter for _, parameter in trained if parameter.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings["lr"],
-                             eps=settings["adam_epsilon"], betas=(0.9, 0.999))
+                             eps=settings["adam_epsilon"], betas=(0.9, 0.999), fused=True)
 
 
 class Activations:
@@ -156,6 +162,7 @@ class Trainer:
         self.interruptions, self.saved_step = interruptions, None
         steps_per_epoch = math.ceil(len(task.train_lengths) / settings["batch_size"])
         self.schedule = Schedule(settings, steps_per_epoch)
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(model, settings)
         self.progress = {"step": 0, "epoch": 0, "batch": 0, "seconds": 0.0, "examples": 0, "tokens": 0,
                          "epochs": [], "chosen_epoch": None, "activation_bytes": 0, "largest_batch_tokens": 0}
@@ -186,12 +193,13 @@ class Trainer:
         progress, seed = self.progress, self.seed
         if not progress["epochs"]:
             self.evaluate()
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8", newline="\n") as log:
+        log_file = self.folder / "log.jsonl" if parallel.is_first() else os.devnull
+        with open(log_file, "a", encoding="utf-8", newline="\n") as log:
             while progress["step"] < self.schedule.steps or progress["batch"]:
                 batches = length_grouped_batches(self.task.train_lengths, self.settings["batch_size"], seed, progress["epoch"])
                 batches = batches[:progress["batch"] + self.schedule.steps - progress["step"]]
                 with tqdm(total=len(batches), initial=progress["batch"], unit="step", desc=f"epoch {progress['epoch'] + 1}",
-                          leave=False, disable=None) as bar:                 # None: no bar where nobody watches
+                          leave=False, disable=None if parallel.is_first() else True) as bar:       # None: if watched
                     for indices in batches[progress["batch"]:]:
                         with self.interruptions.held():
                             self.train_step(indices, bar, log)
@@ -202,20 +210,9 @@ class Trainer:
     def train_step(self, indices: list[int], bar: tqdm, log) -> None:
         progress, started = self.progress, time.perf_counter()
         lr = self.schedule(progress["step"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        run_state.seed_step(self.seed, progress["step"])
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, tokens = self.loss_and_gradients(indices)
-        if not math.isfinite(loss):
-            rows = ", ".join(str(index + 1) for index in indices[:8]) + (", ..." if len(indices) > 8 else "")
-            raise ValueError(f"the loss is {loss} at step {progress['step'] + 1} (epoch {progress['epoch'] + 1}, batch "
-                             f"{progress['batch'] + 1}, training samples {rows}): lower --lr")
-        if self.settings["clip_norm"]:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["clip_norm"])
-        self.optimizer.step()
-        seconds = time.perf_counter() - started
+        run_state.seed_step(self.seed, progress["step"], parallel.rank())
+        loss = self.update(indices, lr)
+        seconds, tokens = time.perf_counter() - started, sum(self.task.train_lengths[index] for index in indices)
         for name, amount in (("step", 1), ("batch", 1), ("examples", len(indices)), ("tokens", tokens), ("seconds", seconds)):
             progress[name] += amount
         bar.update()
@@ -225,22 +222,38 @@ class Trainer:
                                   "examples_per_second": len(indices) / seconds, "tokens_per_second": tokens / seconds}) + "\n")
             log.flush()
 
-    def loss_and_gradients(self, indices: list[int]) -> tuple[float, int]:
+    def update(self, indices: list[int], lr: float) -> float:
+        """One update on the training samples `indices`; their mean loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss_and_gradients(indices)
+        if not math.isfinite(loss):
+            rows = ", ".join(str(index + 1) for index in indices[:8]) + (", ..." if len(indices) > 8 else "")
+            raise ValueError(f"the loss is {loss} at step {self.progress['step'] + 1} (epoch {self.progress['epoch'] + 1}, "
+                             f"batch {self.progress['batch'] + 1}, training samples {rows}): lower --lr")
+        if self.settings["clip_norm"]:
+            nn.utils.clip_grad_norm_(self.trained, self.settings["clip_norm"])
+        self.optimizer.step()
+        return loss
+
+    def loss_and_gradients(self, indices: list[int]) -> float:
         """Forward and backward; on the largest batch so far, also count what autograd had to keep."""
-        size = len(indices) * max(self.task.train_lengths[index] for index in indices)
-        if size > self.progress["largest_batch_tokens"]:
-            activations = Activations(self.model)
-            with activations.hooks:
-                loss, tokens = self.task.loss(self.model, indices)
-            self.progress |= {"largest_batch_tokens": size, "activation_bytes": activations.bytes}
-        else:
-            loss, tokens = self.task.loss(self.model, indices)
-        loss.backward()
-        return loss.item(), tokens
+        own, loss = parallel.share(indices), self.trained[0].new_zeros(())
+        tokens = sum(self.task.train_lengths[index] for index in own)
+        counted = Activations(self.model) if tokens > self.progress["largest_batch_tokens"] else None
+        if own:
+            with counted.hooks if counted else contextlib.nullcontext():
+                loss = self.task.loss(self.model, own) / self.task.terms(indices)
+            loss.backward()
+        if counted:
+            self.progress |= {"largest_batch_tokens": tokens, "activation_bytes": counted.bytes}
+        return parallel.sum_gradients(self.trained, loss).item()
 
     def evaluate(self) -> None:
         """Score the development set after an epoch, or before the first; then keep what is to be kept."""
-        scores = self.task.evaluate(self.model.eval())
+        scores = self.task.evaluate(self.model.eval()) if parallel.is_first() else {}
         with self.interruptions.held():
             self.close_epoch(scores)
 
@@ -250,6 +263,8 @@ class Trainer:
         progress["epoch"], progress["batch"] = progress["epoch"] + (progress["batch"] > 0), 0
         entry = {"epoch": progress["epoch"], "step": progress["step"]} | scores
         progress["epochs"].append(entry)
+        if not parallel.is_first():
+            return
         print(f"epoch {entry['epoch']} (step {entry['step']}): " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()),
               file=sys.stderr)
         trained = progress["epochs"][1:]
@@ -266,6 +281,8 @@ class Trainer:
         self.save()
 
     def save(self) -> None:
+        if not parallel.is_first():
+            return
         run_state.save_state(self.folder, self.model, self.optimizer, self.progress)
         self.saved_step = self.progress["step"]
 
@@ -336,17 +353,27 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
                  seed=seed)
     if settings["init_adapter"]:
         print(start_from(model, settings["method"], settings["init_adapter"]))
+    dtype, why = choose_precision(settings["precision"], model, device())
+    hold_frozen_in(model, dtype)
     config = {"seed": seed, **settings, "base": model.fingerprint, "data": task.fingerprints}
-    with run_state.only_run_in(folder), run_state.Interruptions() as interruptions:
-        resuming = run_state.open_run(folder, config, options.resume, options.overwrite)
+    with contextlib.ExitStack() as held:
+        if parallel.is_first():
+            held.enter_context(run_state.only_run_in(folder))
+        interruptions = held.enter_context(run_state.Interruptions())
+        resuming = parallel.one_after_the_other(
+            lambda: run_state.open_run(folder, config, options.resume, options.overwrite) if parallel.is_first() else
+            any((folder / name).exists() for name in run_state.STATES))
         if resuming and (folder / "metrics.json").exists():
             print(f"{folder} is finished: nothing to resume")
             return
         trainer = Trainer(model.to(device()), task, settings, seed, folder, interruptions)
         report_start(trainer, recipe)
+        print(f"precision: frozen weights in {shown(dtype)} ({why}), what trains in fp32", flush=True)
         if resuming:
-            trainer.restore()
+            parallel.one_after_the_other(trainer.restore)
         trainer.train(options.save_every)
+        if not parallel.is_first():
+            return
         reload_trained(model, settings["method"], folder / "adapter")
         metrics = run_metrics(trainer, task.finish(model.eval(), folder))
         write_json(metrics, folder / "metrics.json")
@@ -364,6 +391,7 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
             alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
         load_trained(model, options.adapter, alpha, options.task)
         source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
+        hold_frozen_in(model, choose_precision(options.precision, model, device())[0])
     folder = Path(options.out_dir) / settings["task"] / "eval" / source
     folder.mkdir(parents=True, exist_ok=True)
     scores = task.evaluate(model.to(device()).eval())
@@ -372,6 +400,10 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
                 "base_fingerprint": base, "data_fingerprints": task.fingerprints}, folder / "metrics.json")
     print("scores: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float)))
     print(f"wrote {folder / 'metrics.json'}")
+
+
+def shown(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
 
 
 def device() -> str:
@@ -405,6 +437,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.eval_only:
         evaluate_adapter(options)
         return 0
+    parallel.start()
     for seed in options.seed:
         train_one_seed(options, seed)
     return 0

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from bank import AdapterBank, BankAdapter, read_bank_adapter
-from data import collate_lm, collate_pairs, encode_e2e, load_tokenizer, read_e2e, read_glue
+from data import collate_pairs, encode_e2e, load_tokenizer, read_e2e, read_glue
 from lora import add_lora, load_adapter, merge, save_adapter
 from model import (
     GPT2,
@@ -202,8 +202,7 @@ def batches(options: argparse.Namespace, name: str) -> dict[tuple[str, int], tup
     for size in options.batches:
         if name == "gpt2":
             samples = [encode_e2e(tokenizer, *pair) for pair in read_e2e("test", options.data_dir)[:size * 7:7]]
-            input_ids, _ = collate_lm(samples)
-            mask = (torch.arange(input_ids.shape[1]) < torch.tensor([len(ids) - 1 for ids, _ in samples])[:, None]).long()
+            input_ids, mask = collate_pairs([ids[:-1] for ids, _ in samples], tokenizer.pad_id)
             past = round(statistics.mean((length + len(ids)) / 2 for ids, length in samples))    # halfway through the text
             made |= {("forward", size): (input_ids, mask), ("decode", size): (input_ids[:, :1], past)}
         else:

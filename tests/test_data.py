@@ -380,10 +380,9 @@ def test_a_sample_is_context_end_reference_end(real, shared):
 
 def test_targets_are_shifted_once_and_cover_the_reference_and_its_end():
     samples = [([11, 12, 99, 21, 22, 99], 3), ([13, 99, 23, 99], 2)]
-    input_ids, targets = data.collate_lm(samples)
-    assert input_ids.tolist() == [[11, 12, 99, 21, 22], [13, 99, 23, 0, 0]]
-    assert targets.tolist() == [[-100, -100, 21, 22, 99], [-100, 23, 99, -100, -100]]
-    assert input_ids.dtype == targets.dtype == torch.int64
+    assert [data.targets_of(*sample).tolist() for sample in samples] == [[-100, -100, 21, 22, 99], [-100, 23, 99]]
+    input_ids, groups = data.pack([ids[:-1] for ids, _ in samples])
+    assert input_ids.tolist() == [11, 12, 99, 21, 22, 13, 99, 23] and groups == ((1, 5), (1, 3))
 
 
 def test_pairs_are_padded_on_the_right():
