@@ -67,7 +67,7 @@ class Tokenizer:
 
     @functools.cached_property
     def bpe(self):
-        """The counting itself; it is made at the first text, since who finds all data tokenised needs none."""
+        """Made at the first text: who finds all data tokenised (token_cache.py) needs none."""
         import tiktoken
         return tiktoken.Encoding("byte-level BPE", pat_str=WORDS, mergeable_ranks=self.ranks, special_tokens={})
 
@@ -298,7 +298,7 @@ def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
 E2E_FILES = {"train": "trainset.csv", "valid": "devset.csv", "test": "testset_w_refs.csv"}
 
 
-def e2e_path(split: str, data_dir: str | Path, text: str = "pretokenised") -> Path:
+def e2e_path(split: str, data_dir: str | Path, text: str) -> Path:
     folder = Path(data_dir) / "e2e"
     return folder / f"{split}.txt" if text == "pretokenised" else folder / "official" / E2E_FILES[split]
 
@@ -354,16 +354,13 @@ def encode_e2e(tokenizer: Tokenizer, mr: str, reference: str) -> tuple[list[int]
 # ---------------------------------------------------------------- batches
 
 def pack(sequences: Sequence[list[int]]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
-    """Sequences in the order of their lengths, up or down -> all their ids (N,), end to end, and how many sequences there
-    are of each length in turn, (n, t)."""
-    lengths = list(map(len, sequences))
-    groups = tuple((len(list(run)), length) for length, run in itertools.groupby(lengths))
+    """Sequences in the order of their lengths -> their ids end to end, (N,), and how many there are of each length, (n, t)."""
+    groups = tuple((len(list(run)), length) for length, run in itertools.groupby(map(len, sequences)))
     return torch.tensor(list(itertools.chain.from_iterable(sequences))), groups
 
 
 def targets_of(ids: list[int], context_length: int) -> Tensor:
-    """The target at each input of a sample, ids[:-1]: the token after it, or -100 where that is context. This is the one
-    place where the sequence is shifted."""
+    """The target at each input ids[:-1]: the token after it, or -100 where that is context. Only here ids are shifted."""
     return torch.tensor([-100] * (context_length - 1) + ids[context_length:])
 
 
