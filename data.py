@@ -299,8 +299,7 @@ E2E_FILES = {"train": "trainset.csv", "valid": "devset.csv", "test": "testset_w_
 
 
 def e2e_path(split: str, data_dir: str | Path, text: str) -> Path:
-    folder = Path(data_dir) / "e2e"
-    return folder / f"{split}.txt" if text == "pretokenised" else folder / "official" / E2E_FILES[split]
+    return Path(data_dir) / "e2e" / (f"{split}.txt" if text == "pretokenised" else f"official/{E2E_FILES[split]}")
 
 
 def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> list[tuple[str, str]]:
@@ -355,8 +354,8 @@ def encode_e2e(tokenizer: Tokenizer, mr: str, reference: str) -> tuple[list[int]
 
 def pack(sequences: Sequence[list[int]]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
     """Sequences in the order of their lengths -> their ids end to end, (N,), and how many there are of each length, (n, t)."""
-    groups = tuple((len(list(run)), length) for length, run in itertools.groupby(map(len, sequences)))
-    return torch.tensor(list(itertools.chain.from_iterable(sequences))), groups
+    groups = itertools.groupby(map(len, sequences))
+    return torch.tensor(sum(sequences, [])), tuple((len(list(run)), length) for length, run in groups)
 
 
 def targets_of(ids: list[int], context_length: int) -> Tensor:
