@@ -10,6 +10,8 @@ Shapes: B batch, T tokens.
 """
 import argparse
 import csv
+import functools
+import hashlib
 import itertools
 import os
 import random
@@ -18,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tiktoken
 import torch
 from torch import Tensor
 
@@ -49,12 +50,12 @@ class Tokenizer:
     tiktoken counts pieces by rank (bytes first, then merges in the order they were learned); the model's files number
     them as they like. Two tables lead from rank to id and from id to bytes.
 
-    truncated: how many inputs encode has shortened to max_length so far.
+    truncated: how many inputs encode has shortened to max_length so far. fingerprint: a hash of its files.
     """
 
-    def __init__(self, vocab: dict[str, int], ranks: dict[bytes, int], names: list[str]):
+    def __init__(self, vocab: dict[str, int], ranks: dict[bytes, int], names: list[str], fingerprint: str = ""):
         """vocab: token -> id. ranks: bytes of a token -> rank. names: token of each rank, as vocab spells it."""
-        self.bpe = tiktoken.Encoding("byte-level BPE", pat_str=WORDS, mergeable_ranks=ranks, special_tokens={})
+        self.ranks, self.fingerprint = ranks, fingerprint
         self.id_of_rank = [vocab[name] for name in names]
         self.bytes_of_id = dict(zip(self.id_of_rank, ranks, strict=True))    # control tokens have none
         self.vocab_size = len(vocab)
@@ -63,6 +64,12 @@ class Tokenizer:
         self.eos_id = vocab["<|endoftext|>" if self.bos_id is None else "</s>"]
         self.pad_id = 0 if self.bos_id is None else vocab["<pad>"]           # GPT-2 has none; the authors pad with 0
         self.truncated = 0
+
+    @functools.cached_property
+    def bpe(self):
+        """Made at the first text: who finds all data tokenised (token_cache.py) needs none."""
+        import tiktoken
+        return tiktoken.Encoding("byte-level BPE", pat_str=WORDS, mergeable_ranks=self.ranks, special_tokens={})
 
     def pieces(self, text: str) -> list[int]:
         """Ids of the text alone, without framing. Empty text has none."""
@@ -147,7 +154,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     for token in ("<pad>", "</s>") if "<s>" in vocab else ("<|endoftext|>",):
         if token not in vocab:
             raise ValueError(f"{vocab_path}: no {token}, expected GPT-2's <|endoftext|> or RoBERTa's <s>, <pad> and </s>")
-    return Tokenizer(vocab, {piece: rank for rank, piece in enumerate(ranks.values())}, list(ranks))
+    fingerprint = hashlib.sha256(vocab_path.read_bytes() + merges_path.read_bytes()).hexdigest()
+    return Tokenizer(vocab, {piece: rank for rank, piece in enumerate(ranks.values())}, list(ranks), fingerprint)
 
 
 # ---------------------------------------------------------------- reading files
@@ -244,6 +252,10 @@ def glue_label(glue: GlueTask, cell: str, where: str) -> int | float:
     return cells.index(cell)
 
 
+def glue_path(task: str, split: str, data_dir: str | Path) -> Path:
+    return Path(data_dir) / "glue" / GLUE_TASKS[task].folder / f"{split}.tsv"
+
+
 def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
     """Every row of data_dir/glue/FOLDER/SPLIT.tsv, as GLUE publishes it.
 
@@ -256,7 +268,7 @@ def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
     glue = GLUE_TASKS[task]
     if split not in glue.splits:
         raise ValueError(f"found split '{split}' for {task}, expected one of {', '.join(glue.splits)}")
-    path = require_file(Path(data_dir) / "glue" / glue.folder / f"{split}.tsv", task)
+    path = require_file(glue_path(task, split, data_dir), task)
     is_test = split.startswith("test")
     lines = read_lines(path)
     columns = list(glue.bare_columns) if glue.bare_columns and not is_test else next(lines)[1].split("\t")
@@ -286,6 +298,10 @@ def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
 E2E_FILES = {"train": "trainset.csv", "valid": "devset.csv", "test": "testset_w_refs.csv"}
 
 
+def e2e_path(split: str, data_dir: str | Path, text: str) -> Path:
+    return Path(data_dir) / "e2e" / (f"{split}.txt" if text == "pretokenised" else f"official/{E2E_FILES[split]}")
+
+
 def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> list[tuple[str, str]]:
     """(meaning representation, reference) of every row, in the order of the file; an MR comes once per reference.
 
@@ -298,9 +314,7 @@ def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> li
         raise ValueError(f"found split '{split}' for e2e, expected one of {', '.join(E2E_FILES)}")
     if text not in ("pretokenised", "official"):
         raise ValueError(f"found text '{text}', expected 'pretokenised' or 'official'")
-    folder = Path(data_dir) / "e2e"
-    path = require_file(folder / f"{split}.txt" if text == "pretokenised" else folder / "official" / E2E_FILES[split],
-                        "e2e")
+    path = require_file(e2e_path(split, data_dir, text), "e2e")
     samples = []
     for number, fields in (read_csv(path) if text == "official" else
                            ((number, line.strip().split("||")) for number, line in read_lines(path))):
@@ -339,16 +353,13 @@ def encode_e2e(tokenizer: Tokenizer, mr: str, reference: str) -> tuple[list[int]
 # ---------------------------------------------------------------- batches
 
 def pack(sequences: Sequence[list[int]]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
-    """Sequences in the order of their lengths, up or down -> all their ids (N,), end to end, and how many sequences there
-    are of each length in turn, (n, t)."""
-    lengths = list(map(len, sequences))
-    groups = tuple((len(list(run)), length) for length, run in itertools.groupby(lengths))
-    return torch.tensor(list(itertools.chain.from_iterable(sequences))), groups
+    """Sequences in the order of their lengths -> their ids end to end, (N,), and how many there are of each length, (n, t)."""
+    groups = itertools.groupby(map(len, sequences))
+    return torch.tensor(sum(sequences, [])), tuple((len(list(run)), length) for length, run in groups)
 
 
 def targets_of(ids: list[int], context_length: int) -> Tensor:
-    """The target at each input of a sample, ids[:-1]: the token after it, or -100 where that is context. This is the one
-    place where the sequence is shifted."""
+    """The target at each input ids[:-1]: the token after it, or -100 where that is context. Only here ids are shifted."""
     return torch.tensor([-100] * (context_length - 1) + ids[context_length:])
 
 

@@ -4,7 +4,7 @@
     linear         x W^T + b, by the library that is faster
     dropout        random bits four to a draw, the mask kept as bytes
     gelu_tanh      by the sigmoid, which is cheaper than tanh; the derivative is kept in place of the input
-    attention      plain products where there is a backward pass on a CPU, scaled_dot_product_attention elsewhere
+    attention      by hand where there is a backward pass on a CPU, scaled_dot_product_attention elsewhere
     target_loss    cross-entropy whose gradient is taken in the forward pass, so that few logits exist at a time
 
 Each equals the plain form, which the tests compare it with. Nothing here belongs to one model: model.py, lora.py and
@@ -89,10 +89,15 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    dropped = round(p * 65536)
-    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-2 ** 63, None)
-    keep = bits.view(torch.int16)[:x.numel()].view(x.shape) >= dropped - 32768
-    return Masked.apply(x, keep.view(torch.int8), 65536 / (65536 - dropped))
+    return Masked.apply(x, *draw_mask(x.shape, p))
+
+
+def draw_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
+    """Bytes, 0 with probability p and else 1, and the scale of what is kept."""
+    dropped, count = round(p * 65536), shape.numel()
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-2 ** 63, None)
+    keep = bits.view(torch.int16)[:count].view(shape) >= dropped - 32768
+    return keep.view(torch.int8), 65536 / (65536 - dropped)
 
 
 class Masked(torch.autograd.Function):
@@ -127,10 +132,10 @@ class TanhGELU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        square = x * x
-        s = (square * TanhGELU.B).add_(TanhGELU.A).mul_(x).sigmoid_()        # v, then s(v)
+        w = (x * x).mul_(TanhGELU.B).add_(TanhGELU.A)                        # v = w x, and a + 3 b x^2 = 3 w - 2 a
+        s = (w * x).sigmoid_()
         y = x * s
-        slope = square.mul_(3 * TanhGELU.B).add_(TanhGELU.A).mul_(y)
+        slope = w.mul_(3).sub_(2 * TanhGELU.A).mul_(y)
         ctx.save_for_backward(slope.sub_(slope * s).add_(s))
         return y
 
@@ -160,12 +165,37 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ca
     causal = causal and mask is None
     if query.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=p)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)       # (B, H, T, S)
     if causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return dropout(scores.softmax(dim=-1), p) @ value
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+    return Attention.apply(query, key, value, mask, p)
+
+
+class Attention(torch.autograd.Function):
+    """S = Q K^T / sqrt(D), P = softmax(S), O = M(P) V, where M is dropout. Of the (T, S) matrices P and the mask are kept."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float) -> Tensor:
+        ctx.scale = query.shape[-1] ** -0.5
+        scores = (query @ key.transpose(-1, -2)).mul_(ctx.scale)             # (B, H, T, S)
+        if mask is not None:
+            scores.masked_fill_(~mask, float("-inf"))
+        P = scores.softmax(dim=-1)
+        keep, ctx.kept_scale = draw_mask(P.shape, p) if p else (None, 1.0)
+        ctx.save_for_backward(query, key, value, P, keep)
+        return Attention.drop(P, keep, ctx.kept_scale) @ value
+
+    @staticmethod
+    def drop(P: Tensor, keep: Tensor | None, scale: float) -> Tensor:
+        return P if keep is None else (P * keep).mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out: Tensor):
+        query, key, value, P, keep = ctx.saved_tensors
+        d_value = Attention.drop(P, keep, ctx.kept_scale).transpose(-1, -2) @ d_out
+        d_P = Attention.drop(d_out @ value.transpose(-1, -2), keep, ctx.kept_scale)
+        d_scores = (d_P - (d_P * P).sum(-1, keepdim=True)).mul_(P).mul_(ctx.scale)
+        return d_scores @ key, d_scores.transpose(-1, -2) @ query, d_value, None, None
 
 
 # ---------------------------------------------------------------- the language model's loss

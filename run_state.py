@@ -99,7 +99,7 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
             if earlier["versions"][name] != value:
                 print(f"{folder} was started with {name} {earlier['versions'][name]}, goes on with {value}: the last digits "
                       "may differ from those of an uninterrupted run", file=sys.stderr)
-        if can_resume(folder):
+        if any((folder / name).exists() for name in STATES):
             return True
     if resume:
         print(f"{folder} holds no saved state: the run starts at its beginning", file=sys.stderr)
@@ -111,15 +111,12 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
     return False
 
 
-def can_resume(folder: Path) -> bool:
-    return any((folder / name).exists() for name in STATES)
-
-
 # ---------------------------------------------------------------- the state
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Let what a step draws (dropout) depend on nothing but the run's seed, the step's number, and which process draws."""
-    text = f"seed {seed}, step {step}, process {rank}"
+def seed_step(seed: int, step: int, process: int = 0) -> None:
+    """Let what a step draws (dropout) depend on nothing but the run's seed, the step's number and, of several processes
+    that share a batch, which one this is."""
+    text = f"seed {seed}, step {step}" + (f", process {process}" if process else "")
     torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
 
 
@@ -215,8 +212,8 @@ def forget_earlier_state(folder: Path) -> None:
 # ---------------------------------------------------------------- signals
 
 class Interruptions:
-    """Ctrl-C and SIGTERM while a run goes on: the first is raised as cli.Interrupted, at once or, inside `held`, at its end;
-    others change nothing. Only a second Ctrl-C does not wait, and is a bare KeyboardInterrupt."""
+    """Ctrl-C and SIGTERM while a run goes on: raised as cli.Interrupted, at once or, inside `held`, at its end. A second
+    one inside `held` does not wait, and is a bare KeyboardInterrupt."""
 
     def __init__(self):
         self.holding, self.received = False, 0
@@ -232,11 +229,11 @@ class Interruptions:
             signal.signal(number, handler)
 
     def receive(self, number: int, frame) -> None:
-        before, self.received = self.received, self.received or number
-        if not self.holding and not before:
+        if not self.holding:
             raise Interrupted(number)
-        if before == number == signal.SIGINT:
+        if self.received:
             raise KeyboardInterrupt
+        self.received = number
 
     @contextmanager
     def held(self) -> Iterator[None]:

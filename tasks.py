@@ -23,6 +23,7 @@ from decode import decode_e2e
 from eval_metrics import glue_scores, score, write_hypotheses, write_references
 from fused import Packing, target_loss
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
+from token_cache import cached_samples
 
 EVAL_BATCH_SIZE = 32
 
@@ -74,13 +75,15 @@ class PairTask:
 
     def encode(self, split: str, data_dir: Path, limit: int | None) -> list[tuple[list[int], float]]:
         """(token ids, label) per row; what is longer than max_length loses tokens of its longer sentence."""
-        samples = []
-        for example in data.read_glue(self.name, split, data_dir)[:limit]:
-            ids = self.tokenizer.encode(example.text, example.pair)
-            if len(ids) > self.max_length:
-                ids = self.tokenizer.encode(example.text, example.pair, self.max_length)
-                self.cut += 1
-            samples.append((ids, example.label))
+        def build():
+            examples = data.read_glue(self.name, split, data_dir)[:limit]
+            before = self.tokenizer.truncated
+            samples = [(self.tokenizer.encode(example.text, example.pair, self.max_length), example.label)
+                       for example in examples]
+            return samples, self.tokenizer.truncated - before
+        path = data.require_file(data.glue_path(self.name, split, data_dir), self.name)
+        samples, cut = cached_samples(build, path, self.tokenizer, (self.name, split, limit, self.max_length))
+        self.cut += cut
         return samples
 
     def logits_and_labels(self, model: RobertaClassifier, samples: list) -> tuple[Tensor, Tensor]:
@@ -154,8 +157,8 @@ class GenerationTask:
         self.settings, self.tokenizer, self.config = settings, tokenizer, config
         self.main_metric, self.higher_is_better = "loss", False
         text, limit_eval = settings["text"], settings["limit_eval"]
-        self.train = self.encode(data.read_e2e("train", data_dir, text)[:settings["limit_train"]], "train")
-        self.valid = self.encode(data.read_e2e("valid", data_dir, text)[:limit_eval], "valid")
+        self.train = self.encode("train", data_dir, text, settings["limit_train"])
+        self.valid = self.encode("valid", data_dir, text, limit_eval)
         self.test = data.read_e2e("test", data_dir, text)
         self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.valid, self.test, limit_eval)}
         self.train_lengths = [len(ids) for ids, _ in self.train]
@@ -163,8 +166,12 @@ class GenerationTask:
                         f"references of {len({mr for mr, _ in self.test}):,} MRs, "
                         f"{sum(self.train_lengths) / len(self.train):.1f} tokens per sample")
 
-    def encode(self, pairs: list[tuple[str, str]], split: str) -> list[tuple[list[int], int]]:
-        samples = [data.encode_e2e(self.tokenizer, mr, reference) for mr, reference in pairs]
+    def encode(self, split: str, data_dir: Path, text: str, limit: int | None) -> list[tuple[list[int], int]]:
+        def build():
+            pairs = data.read_e2e(split, data_dir, text)[:limit]
+            return [data.encode_e2e(self.tokenizer, mr, reference) for mr, reference in pairs], 0
+        path = data.require_file(data.e2e_path(split, data_dir, text), "e2e")
+        samples, _ = cached_samples(build, path, self.tokenizer, (text, split, limit))
         for row, (ids, _) in enumerate(samples):
             if len(ids) > self.config.n_positions:
                 raise ValueError(f"e2e {split} sample {row + 1} has {len(ids)} tokens, the model takes "

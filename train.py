@@ -10,11 +10,12 @@ a folder (run_state.py) with its settings, log, adapter and state to resume from
 Left out: hyperparameter search.
 """
 import argparse
+import contextlib
 import json
 import math
+import os
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -192,7 +193,8 @@ class Trainer:
         progress, seed = self.progress, self.seed
         if not progress["epochs"]:
             self.evaluate()
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8", newline="\n") as log:
+        log_file = self.folder / "log.jsonl" if parallel.is_first() else os.devnull
+        with open(log_file, "a", encoding="utf-8", newline="\n") as log:
             while progress["step"] < self.schedule.steps or progress["batch"]:
                 batches = length_grouped_batches(self.task.train_lengths, self.settings["batch_size"], seed, progress["epoch"])
                 batches = batches[:progress["batch"] + self.schedule.steps - progress["step"]]
@@ -215,7 +217,7 @@ class Trainer:
             progress[name] += amount
         bar.update()
         bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{tokens / seconds:,.0f}", refresh=False)
-        if parallel.is_first() and (progress["step"] % LOG_EVERY == 0 or progress["step"] == self.schedule.steps):
+        if progress["step"] % LOG_EVERY == 0 or progress["step"] == self.schedule.steps:
             log.write(json.dumps({"step": progress["step"], "loss": loss, "lr": lr,
                                   "examples_per_second": len(indices) / seconds, "tokens_per_second": tokens / seconds}) + "\n")
             log.flush()
@@ -242,7 +244,7 @@ class Trainer:
         tokens = sum(self.task.train_lengths[index] for index in own)
         counted = Activations(self.model) if tokens > self.progress["largest_batch_tokens"] else None
         if own:
-            with counted.hooks if counted else nullcontext():
+            with counted.hooks if counted else contextlib.nullcontext():
                 loss = self.task.loss(self.model, own) / self.task.terms(indices)
             loss.backward()
         if counted:
@@ -279,15 +281,15 @@ class Trainer:
         self.save()
 
     def save(self) -> None:
-        if parallel.is_first():
-            run_state.save_state(self.folder, self.model, self.optimizer, self.progress)
-            self.saved_step = self.progress["step"]
+        if not parallel.is_first():
+            return
+        run_state.save_state(self.folder, self.model, self.optimizer, self.progress)
+        self.saved_step = self.progress["step"]
 
     def restore(self) -> None:
         self.progress = run_state.restore_state(self.folder, self.model, self.optimizer)
         self.saved_step = self.progress["step"]
-        if parallel.is_first():
-            print(f"resumed at step {self.progress['step']} of {self.schedule.steps}", file=sys.stderr)
+        print(f"resumed at step {self.progress['step']} of {self.schedule.steps}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- what a run leaves
@@ -351,13 +353,16 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
                  seed=seed)
     if settings["init_adapter"]:
         print(start_from(model, settings["method"], settings["init_adapter"]))
-    config = {"seed": seed, **settings, "base": model.fingerprint, "data": task.fingerprints}
     dtype, why = choose_precision(settings["precision"], model, device())
     hold_frozen_in(model, dtype)
-    with run_state.only_run_in(folder) if parallel.is_first() else nullcontext(), run_state.Interruptions() as interruptions:
+    config = {"seed": seed, **settings, "base": model.fingerprint, "data": task.fingerprints}
+    with contextlib.ExitStack() as held:
+        if parallel.is_first():
+            held.enter_context(run_state.only_run_in(folder))
+        interruptions = held.enter_context(run_state.Interruptions())
         resuming = parallel.one_after_the_other(
-            lambda: run_state.open_run(folder, config, options.resume, options.overwrite) if parallel.is_first()
-            else run_state.can_resume(folder))
+            lambda: run_state.open_run(folder, config, options.resume, options.overwrite) if parallel.is_first() else
+            any((folder / name).exists() for name in run_state.STATES))
         if resuming and (folder / "metrics.json").exists():
             print(f"{folder} is finished: nothing to resume")
             return
@@ -386,7 +391,7 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
             alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
         load_trained(model, options.adapter, alpha, options.task)
         source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
-    hold_frozen_in(model, choose_precision(options.precision, model, device())[0])
+        hold_frozen_in(model, choose_precision(options.precision, model, device())[0])
     folder = Path(options.out_dir) / settings["task"] / "eval" / source
     folder.mkdir(parents=True, exist_ok=True)
     scores = task.evaluate(model.to(device()).eval())

@@ -3,6 +3,10 @@
     python -m experiments.bench decode --data-dir DIR --tokenizer DIR     # beam search on gpt2, against transformers
     python -m experiments.bench mixed --data-dir DIR --tokenizers DIR     # many adapters in one batch (bench_mixed.py)
     python -m experiments.bench train --data-dir DIR --tokenizers DIR     # a training step, against transformers + PEFT
+    python -m experiments.bench start --data-dir DIR --tokenizers DIR     # help text, first step, reading (bench_start.py)
+    python -m experiments.bench growth --data-dir DIR --tokenizers DIR    # over batch, length, rank (bench_growth.py)
+    python -m experiments.bench bf16                                      # the toy tasks' scores in fp32 and bf16
+    python -m experiments.bench flat --data-dir TOY_TASKS                 # the memory of 500 steps
     python -m experiments.bench requests                                  # predict.py, 100 adapters, 10,000 requests
 
 Weights are random with the real configuration, which costs the same as trained ones; the texts are real. Needs the
@@ -19,9 +23,10 @@ import torch
 import cli
 from data import encode_e2e, load_tokenizer, read_e2e
 from decode import GPT2_END_TOKENS, generate
-from experiments import bench_mixed, bench_requests, bench_train
+from experiments import bench_bf16, bench_growth, bench_mixed, bench_requests, bench_start, bench_train
 from model import GPT2, GPT2Config, init_weights
 
+TABLES = {"train": bench_train.table, "start": bench_start.table, "bf16": bench_bf16.table}
 PAD = 628                                                                    # an end token that no E2E prompt contains
 
 
@@ -106,17 +111,24 @@ def main() -> int:
     bench_requests.add_options(sections.add_parser("requests", help="many toy adapters answer a long file of requests: "
                                                    "order, memory, and the answers of one process per adapter"))
     bench_train.add_options(sections.add_parser("train", help="a LoRA training step, against transformers + PEFT"))
+    bench_start.add_options(sections.add_parser("start", help="help text, first step, reading of the data"))
+    bench_growth.add_options(sections.add_parser("growth", help="a step's time and memory over batch, length and rank"),
+                             sections.add_parser("flat", help="the memory of a long run"))
+    bench_bf16.add_options(sections.add_parser("bf16", help="the toy tasks in fp32 and bf16, several seeds"))
     options = parser.parse_args()
     figures = {"decode": bench_decode, "mixed": bench_mixed.bench_mixed,
                "requests": bench_requests.bench_requests,
-               "train": bench_train.bench_train}[options.section](options)
+               "train": bench_train.bench_train, "start": bench_start.bench_start, "growth": bench_growth.bench_growth,
+               "flat": bench_growth.bench_flat, "bf16": bench_bf16.bench_bf16}[options.section](options)
     if options.section == "mixed" and options.plot:
         bench_mixed.plot(figures, options.plot)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        if options.section == "train":
-            options.json.with_suffix(".md").write_text(bench_train.table(figures), encoding="utf-8")
+        if options.section in TABLES:
+            options.json.with_suffix(".md").write_text(TABLES[options.section](figures), encoding="utf-8")
+        if options.section == "growth":
+            bench_growth.plot(figures, options.json.with_suffix(".png"))
     return 0
 
 

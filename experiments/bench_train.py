@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+import run_state
 import train
 from baselines import apply_method
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights, write_json, write_safetensors
@@ -90,7 +91,11 @@ class Ours:
         apply_method(model, settings["method"], seed=0,
                      **{name: settings[name] for name in ("rank", *train.LORA_ONLY) if name in settings})
         hold_frozen_in(model, choose_precision(settings["precision"], model, train.device())[0])
-        self.trainer = train.Trainer(model.to(train.device()), task, settings, 0, Path(job["scratch"]))
+        self.trainer = train.Trainer(model.to(train.device()), task, settings, 0, Path(job["scratch"]),
+                                     run_state.Interruptions())
+        if "length" in job:                                                  # samples of one length instead of the real ones
+            task.train = [(list(range(100, 100 + job["length"])), job["length"] // 2)] * job["batch"]
+            task.train_lengths = [job["length"]] * job["batch"]
         self.batches = draw_batches(task.train_lengths, job["batch"], job["rounds"] + WARM_UP)
 
     def step(self, number: int) -> float:

@@ -70,6 +70,18 @@ def test_attention_is_that_of_torch(mask):
          query, key, value)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_the_gradient_of_attention_is_that_of_its_numbers(p):
+    """Against finite differences, dropout drawn alike every time."""
+    def attend(*inputs):
+        torch.manual_seed(1)
+        return fused.attention(*inputs, None, True, p)
+    inputs = [torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    assert torch.autograd.gradcheck(attend, inputs)
+    assert (attend(*inputs) == attend(*inputs)).all() and (p == 0) == torch.equal(attend(*inputs), fused.attention(
+        *inputs, None, True, 0.0))
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_target_loss_is_cross_entropy_over_several_chunks(monkeypatch, smoothing):
     monkeypatch.setattr(fused, "LOGIT_ROWS", 4)

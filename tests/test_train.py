@@ -14,6 +14,7 @@ import lora
 import model as M
 import tasks
 import train
+from tests import plain
 
 
 @pytest.fixture()
@@ -301,3 +302,24 @@ def test_bad_input_is_one_clear_line_and_status_1(repository, toy_data, tmp_path
 def test_wrong_usage_is_status_2(repository):
     assert command(repository, "--model", "toy/roberta", "--task", "nonsense")[0] == 2
     assert command(repository, "--model", "toy/roberta", "--task", "mrpc", "--epochs", "0")[0] == 2
+
+
+# ---------------------------------------------------------------- the step as a whole
+
+@pytest.mark.parametrize("task", ["e2e", "mrpc"])
+def test_fifty_steps_have_the_losses_of_the_plain_implementation(repository, toy_data, task):
+    """Without padding, with few logits and the cheaper operations: the same curve as padded and written out."""
+    arguments = ["--model", str(repository / "toy" / ("gpt2" if task == "e2e" else "roberta")), "--task", task, "--data-dir",
+                 str(toy_data), "--limit-train", "400", "--limit-eval", "1", "--batch-size", "7", "--lr", "0.002", "--rank",
+                 "3", "--alpha", "7", "--warmup", "0.1"]
+    ours, theirs = (plain.losses(arguments, 50, is_plain, None) for is_plain in (False, True))
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) < 1e-4
+    assert ours[-1] < ours[0] - 0.01 or task == "mrpc"
+    assert len(set(ours)) == 50
+
+
+def test_the_gradients_of_a_batch_do_not_depend_on_the_order_of_its_samples(repository, toy_data):
+    task, model = e2e_task(repository, toy_data, 0.1)
+    lora.add_lora(model, 3, 7)
+    losses = [task.loss(model, order) for order in ([3, 0, 11], [11, 3, 0])]
+    torch.testing.assert_close(losses[0], losses[1])

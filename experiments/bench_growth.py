@@ -1,0 +1,105 @@
+"""How a LoRA step of gpt2 grows with the work, and that a long run's memory does not grow.
+
+    python -m experiments.bench growth --data-dir DIR --tokenizers DIR --json results/bench/growth.json   # and growth.png
+    python -m experiments.bench flat --data-dir DIR                              # 500 steps of the toy GPT-2
+
+Growth: gpt2 with random weights, fp32, the models' own dropout; every sample is `length` tokens, the second half of them
+targets. Each point is a fresh process: the median of its steps, and the most memory it ever had. One of batch size, length
+and rank varies, the others stay at 8, 64 and 4.
+"""
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+
+from experiments.bench_train import MODELS, Ours, Worker, machine, write_model
+
+BASE = {"batch": 8, "length": 64, "rank": 4}
+VARIED = {"batch": (1, 2, 4, 8, 16, 32), "length": (32, 64, 128, 256, 512), "rank": (1, 2, 4, 8, 16, 32, 64)}
+
+
+def point(job: dict, shape: dict, steps: int) -> dict:
+    worker = Worker(job | shape | {"rounds": steps, "options": ["--precision", "fp32", "--rank", str(shape["rank"])]})
+    for number in range(steps + 1):
+        worker.step(number)
+    worker.end()
+    return shape | {"milliseconds": 1e3 * statistics.median(entry["seconds"] for entry in worker.rounds[1:]),
+                    "peak_mib": worker.rounds[-1]["peak_mib"]}
+
+
+def bench_growth(options: argparse.Namespace) -> dict:
+    figures = {"machine": machine(options.threads), "points": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        write_model("gpt2", options.tokenizers, Path(scratch) / "gpt2")
+        job = {"way": "ours", "precision": "fp32", "folder": f"{scratch}/gpt2", "task": MODELS["gpt2"][1], "scratch": scratch,
+               "data_dir": str(options.data_dir), "threads": options.threads}
+        for name in options.vary:
+            for value in VARIED[name]:
+                made = point(job, BASE | {name: value}, options.steps)
+                figures["points"].setdefault(name, []).append(made)
+                print(", ".join(f"{key} {number:,.0f}" for key, number in made.items()), flush=True)
+    return figures
+
+
+def plot(figures: dict, path: Path) -> None:
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    names = list(figures["points"])
+    figure, axes = pyplot.subplots(2, len(names), squeeze=False, figsize=(4 * len(names), 5.6), sharex="col")
+    for column, name in enumerate(names):
+        points = figures["points"][name]
+        others = ", ".join(f"{other} {value}" for other, value in BASE.items() if other != name)
+        for axis, key, label in zip(axes[:, column], ("milliseconds", "peak_mib"), ("step (ms)", "peak memory (MiB)"),
+                                    strict=True):
+            axis.plot([made[name] for made in points], [made[key] for made in points], marker="o")
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(ticks := [made[name] for made in points], map(str, ticks))
+            axis.minorticks_off()
+            axis.set_ylim(bottom=0)
+            axis.grid(alpha=0.3)
+            axis.set_ylabel(label if column == 0 else "")
+        axes[0][column].set_title(f"{name} ({others})", fontsize=10)
+        axes[1][column].set_xlabel(name if name != "length" else "length (tokens)")
+    about = figures["machine"]
+    figure.suptitle(f"A LoRA step of gpt2, fp32, {about['threads']} threads, {about['device']}", fontsize=11)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    print(f"wrote {path}")
+
+
+def resident_mib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / 2**20
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+def bench_flat(options: argparse.Namespace) -> dict:
+    """Memory of this process after every 50 of 500 steps of the toy GPT-2, on batches of the toy task."""
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        ours = Ours({"folder": "toy/gpt2", "task": "e2e", "data_dir": str(options.data_dir), "batch": 8, "scratch": scratch,
+                     "options": [], "rounds": options.steps})
+        memory = {}
+        for step in range(1, options.steps + 1):
+            ours.step(step)
+            if step % (options.steps // 10) == 0:
+                memory[step] = resident_mib()
+                print(f"step {step}: {memory[step]:.1f} MiB", flush=True)
+    figures = {"machine": machine(options.threads), "resident_mib": memory,
+               "growth": max(memory.values()) / next(iter(memory.values())) - 1}
+    print(f"most over the first reading: {figures['growth']:+.2%}")
+    return figures
+
+
+def add_options(growth: argparse.ArgumentParser, flat: argparse.ArgumentParser) -> None:
+    growth.add_argument("--tokenizers", required=True, type=Path, help="folder with gpt2/ tokenizer files")
+    growth.add_argument("--vary", nargs="+", default=list(VARIED), choices=list(VARIED))
+    for parser, steps in ((growth, 3), (flat, 500)):
+        parser.add_argument("--data-dir", required=True, type=Path, help="folder with e2e/; for flat, the toy task's")
+        parser.add_argument("--steps", type=int, default=steps)
+        parser.add_argument("--threads", type=int, default=2)
+        parser.add_argument("--json", type=Path, help="write the figures to this file; growth draws them beside it as .png")

@@ -1,0 +1,84 @@
+"""How long a user waits: the help text, the first training step, and the training data, read and tokenised.
+
+    python -m experiments.bench start --data-dir DIR --tokenizers DIR
+
+Every figure is the median over fresh processes. The first step is that of the toy GPT-2, from the start of the process to
+the first line of its log, evaluation of the untrained model included. Reading is E2E's training set, once without and then
+with the cache that the first time leaves; it is timed inside the process, after the imports, the tokenizer's files included.
+"""
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from toy.world import write_tasks
+
+READING = """
+import sys, time
+import data, tasks
+started = time.perf_counter()
+task = tasks.GenerationTask.__new__(tasks.GenerationTask)
+task.tokenizer, task.config = data.load_tokenizer(sys.argv[2]), tasks.GPT2Config()
+samples = task.encode("train", sys.argv[1], "pretokenised", None)
+print(len(samples), time.perf_counter() - started)
+"""
+
+
+def run(arguments: list[str], **environment: str) -> tuple[float, str]:
+    """Seconds and stdout of a python process."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True,
+                          env=os.environ | environment)
+    return time.perf_counter() - started, done.stdout
+
+
+def first_step(data_dir: Path, out_dir: Path) -> float:
+    """Seconds until the first step stands in the log; the rest of the run is not waited for."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "train.py", "--model", "toy/gpt2", "--task", "e2e", "--data-dir", str(data_dir),
+                                "--out-dir", str(out_dir), "--max-steps", "1"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not any(log.stat().st_size for log in out_dir.rglob("log.jsonl")):
+        time.sleep(0.01)
+    seconds = time.perf_counter() - started
+    process.kill()
+    process.wait()
+    return seconds
+
+
+def bench_start(options: argparse.Namespace) -> dict:
+    times: dict[str, list[float]] = {}
+
+    def note(what: str, seconds: float) -> None:
+        times.setdefault(what, []).append(seconds)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_tasks(Path(scratch) / "data")
+        for number in range(options.rounds):
+            note("import torch", run(["-c", "import torch"])[0])
+            note("import transformers, peft, with what training needs of them",
+                 run(["-c", "import peft, transformers; transformers.GPT2LMHeadModel; peft.get_peft_model"])[0])
+            note("python train.py --help", run(["train.py", "--help"])[0])
+            note("first step on the toy GPT-2", first_step(Path(scratch) / "data", Path(scratch) / f"run{number}"))
+            for state in ("cold", "cached"):
+                samples, seconds = run(["-c", READING, str(options.data_dir), str(options.tokenizers / "gpt2")],
+                                       XDG_CACHE_HOME=f"{scratch}/cache{number}")[1].split()
+                note(f"read and tokenise {int(samples):,} E2E samples, {state}", float(seconds))
+    figures = {"seconds": {what: statistics.median(values) for what, values in times.items()}, "all": times}
+    print(table(figures))
+    return figures
+
+
+def table(figures: dict) -> str:
+    return "\n".join(["| | seconds |", "|---|---|"] + [f"| {what} | {seconds:.2f} |" for what, seconds in
+                                                       figures["seconds"].items()]) + "\n"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", required=True, type=Path, help="folder with e2e/")
+    parser.add_argument("--tokenizers", required=True, type=Path, help="folder with gpt2/ tokenizer files")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures to this file, and the table beside it as .md")

@@ -1,0 +1,68 @@
+"""Tokenised data, kept by content: reading a task again costs as little as reading its numbers.
+
+A file under the user's cache folder holds the samples of one split. Its name is a hash of everything they follow from:
+the data file's bytes, the tokenizer's files, the settings, and the code that reads and tokenises. So nothing is ever out
+of date, and nobody has to clear anything; deleting the folder is harmless. A file that is damaged is made again, and two
+processes that make the same one each write their own and rename it.
+
+Left out: data that does not fit in memory.
+"""
+import contextlib
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+import data
+from model import cache_dir
+
+Sample = tuple[list[int], float]                                             # token ids; context length, class or score
+
+
+def cached_samples(build: Callable[[], tuple[list[Sample], int]], path: Path, tokenizer: data.Tokenizer,
+                   settings: Sequence) -> tuple[list[Sample], int]:
+    """What build() returns, samples and a count, from the cache if it was built before.
+
+    path: the data file that it reads. settings: everything else that its result depends on. A cache that cannot be
+    written is no error.
+    """
+    digest = hashlib.sha256(repr((tokenizer.fingerprint, list(settings), np.__version__)).encode())
+    for source in (Path(path), Path(data.__file__), Path(__file__)):
+        digest.update(hashlib.sha256(source.read_bytes()).digest())
+    file = cache_dir() / "tokens" / f"{digest.hexdigest()}.npz"
+    try:
+        return read_samples(file)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):    # not there, or damaged
+        samples, count = build()
+        with contextlib.suppress(OSError):
+            write_samples(file, samples, count)
+        return samples, count
+
+
+def read_samples(file: Path) -> tuple[list[Sample], int]:
+    with np.load(file, allow_pickle=False) as arrays:                        # zip checks what it reads against its CRC
+        ids, ends = arrays["ids"].tolist(), [0, *arrays["ends"].tolist()]
+        seconds, count = arrays["seconds"].tolist(), int(arrays["count"])
+    if len(ends) != len(seconds) + 1 or ends[-1] != len(ids):
+        raise ValueError(f"{file}: {len(ids)} ids, but its samples end at {ends[-1]}")
+    return [(ids[start:end], second) for (start, end), second in zip(pairwise(ends), seconds, strict=True)], count
+
+
+def write_samples(file: Path, samples: list[Sample], count: int) -> None:
+    """The file appears under its name only when it is complete."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as temporary:
+        try:
+            np.savez(temporary, ids=np.array([token for ids, _ in samples for token in ids], dtype=np.int32),
+                     ends=np.cumsum([len(ids) for ids, _ in samples]), seconds=np.array([second for _, second in samples]),
+                     count=count)
+            temporary.close()
+            os.replace(temporary.name, file)
+        except BaseException:
+            os.unlink(temporary.name)
+            raise
