@@ -15,9 +15,12 @@ adapter touches does nothing. So a batch costs the same whether the bank holds t
     bank.logits(["mrpc", "mnli", "mrpc"], input_ids, attention_mask)    # a list: 2, 3 and 2 numbers
 
 The base model is not changed: while a batch runs, hooks on its linear layers add the updates to their outputs.
-Left out: training through the bank, several batches at the same time (a bank runs one, though adapters may come and go).
-Shapes: N rows, T tokens, C hidden size, I layers, r rank of an adapter, R gathered rank, L labels, V vocabulary.
+RoBERTa's rows stand end to end, without padding. Left out: training through the bank, several batches at the same time (a
+bank runs one, though adapters may come and go).
+Shapes: N rows, T tokens, S tokens of all rows, C hidden size, I layers, r rank of an adapter, R gathered rank, L labels,
+V vocabulary.
 """
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,9 +31,11 @@ from torch import Tensor, nn
 
 from adapter_files import HEAD, LAYERS, MODULES, read_adapter, target_slice
 from decode import generate
+from fused import Packing
 from lora import is_base, load_adapter, lora_layers
 from model import GPT2, ClassificationHead, RobertaClassifier
 
+Groups = tuple[tuple[int, int], ...]
 BASE = "base"                                                                # adapter 0: no update, the base's own head
 
 
@@ -144,17 +149,20 @@ class AdapterBank:
         """
         adapters = self.choose(names, len(input_ids))
         try:
-            self.route(adapters)
             if isinstance(self.model, GPT2):
+                self.route(adapters)
                 return self.model(input_ids, attention_mask)
-            first = self.model.hidden_states(input_ids, attention_mask)[:, :1]           # (N, T, C) -> (N, 1, C), <s>
+            packed, packing, order = pack_rows(input_ids, attention_mask)
+            adapters = [adapters[row] for row in order]
+            self.route(adapters, packing.groups)
+            first = self.model.hidden_states(packed, packing=packing)[:, None]           # (S,) -> (N, C) -> (N, 1, C), <s>
         finally:
             self.route([])
         logits: list[Tensor] = [first] * len(adapters)
         for adapter in dict.fromkeys(adapters):
-            rows = [row for row, other in enumerate(adapters) if other is adapter]
-            for row, values in zip(rows, adapter.head(first[rows]), strict=True):        # (n, 1, C) -> (n, L)
-                logits[row] = values
+            places = [place for place, other in enumerate(adapters) if other is adapter]
+            for place, values in zip(places, adapter.head(first[places]), strict=True):  # (n, 1, C) -> (n, L)
+                logits[order[place]] = values
         return logits
 
     def generate(self, names: Sequence[str], prompts: Sequence[Sequence[int]], **options) -> list[list[int]]:
@@ -167,11 +175,12 @@ class AdapterBank:
         finally:
             self.route([])
 
-    def route(self, adapters: Sequence[BankAdapter]) -> None:
-        """Make the model's next passes use adapters[n] for row n; an empty list: the bare base again."""
+    def route(self, adapters: Sequence[BankAdapter], groups: Groups | None = None) -> None:
+        """Make the model's next passes use adapters[n] for row n; an empty list: the bare base again. groups: how many
+        rows there are of each length, if they stand end to end, without padding (fused.Packing)."""
         for hook in self.hooks:
             hook.remove()
-        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, *update))
+        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, *update, groups))
                       for layer, update in self.gather(adapters).items()]
 
     def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[Tensor, list[tuple[slice, slice, Tensor]]]]:
@@ -215,9 +224,30 @@ def pad_and_stack(matrices: Sequence[Tensor | None], rank: int) -> Tensor:
     return stacked
 
 
-def add_updates(A: Tensor, parts: list[tuple[slice, slice, Tensor]], layer: nn.Module, inputs: tuple[Tensor],
-                h: Tensor) -> None:
-    """A forward hook: h (N, T, d_out) of a layer with input x (N, T, d_in) gets each row's own B A x."""
-    low = inputs[0] @ A.transpose(1, 2)                                      # (N, T, d_in) -> (N, T, R)
-    for rows, columns, B in parts:
-        h[..., rows].add_(low[..., columns] @ B)                             # (N, T, r) -> (N, T, d_out)
+def pack_rows(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Packing, list[int]]:
+    """Rows (N, T), padded on the right -> their S tokens end to end, the longest row first; the packing, which wants every
+    row's first token; and which row each of them was."""
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
+    packed = input_ids[order][mask[order].bool()]                            # (N, T) -> (S,)
+    groups = tuple((len(list(rows)), length) for length, rows in itertools.groupby(lengths.tolist()))
+    return packed, Packing(groups, lengths.cumsum(0) - lengths), order.tolist()
+
+
+def add_updates(A: Tensor, parts: list[tuple[slice, slice, Tensor]], groups: Groups | None, layer: nn.Module,
+                inputs: tuple[Tensor], h: Tensor) -> None:
+    """A forward hook: h (N, T, d_out) of a layer with input x (N, T, d_in) gets each row's own B A x. Rows that stand end
+    to end, (S, d), are taken length by length; behind the last attention there is one token of each."""
+    (x,), n_rows = inputs, len(A)
+    if groups is None or n_rows == 1:                                        # one product for all: (S, d) is one row
+        pieces = [(x.view(-1, *x.shape[-2:]), h.view(-1, *h.shape[-2:]), slice(None))]
+    else:
+        if len(x) == n_rows:
+            groups = ((n_rows, 1),)
+        sizes, starts = [count * length for count, length in groups], itertools.accumulate(count for count, _ in groups)
+        pieces = [(rows.unflatten(0, group), out.unflatten(0, group), slice(end - group[0], end)) for rows, out, group, end
+                  in zip(x.split(sizes), h.split(sizes), groups, starts, strict=True)]
+    for rows, out, own in pieces:                                            # (n, t, d_in), (n, t, d_out)
+        low = rows @ A[own].transpose(1, 2)                                  # (n, t, d_in) -> (n, t, R)
+        for target, columns, B in parts:
+            out[..., target].add_(low[..., columns] @ B[own])                # (n, t, r) -> (n, t, d_out)

@@ -6,9 +6,10 @@
 Models have the real configuration and random weights; adapters have the paper's settings (q and v, rank 8 on RoBERTa,
 4 on GPT-2), which cost the same as trained ones; lengths are those of MRPC pairs and E2E samples. Each round runs every
 way once, in turn, so that all see the same noise; a ratio is the median over rounds of one way's time by another's in
-the same round. `forward`: RoBERTa's classification of padded pairs, GPT-2's hidden states of whole samples. `decode`:
-GPT-2's next tokens for every row, one by one, with keys and values of its past cached; a mixed batch is routed once for
-all of them, as in generate(). One batch per task takes many times as long, so it is run in the first round only.
+the same round. `forward`: RoBERTa's classification of pairs, end to end in ours and padded in PEFT's; GPT-2's hidden
+states of whole samples. `decode`: GPT-2's next tokens for every row, one by one, with keys and values of its past cached;
+a mixed batch is routed once for all of them, as in generate(). One batch per task takes many times as long, so it is run in
+the first round only.
 """
 import argparse
 import itertools
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bank import AdapterBank, BankAdapter, read_bank_adapter
+from bank import AdapterBank, BankAdapter, pack_rows, read_bank_adapter
 from data import collate_pairs, encode_e2e, load_tokenizer, read_e2e, read_glue
 from lora import add_lora, load_adapter, merge, save_adapter
 from model import (
@@ -104,7 +105,11 @@ class Competitors:
         run, adapters = (self.forward, self.decode)[section == "decode"], [self.bank[str(index)] for index in names]
 
         def routed(model, adapters, batch):
-            self.bank.route(adapters)
+            groups = None
+            if not self.is_gpt2:
+                _, packing, order = pack_rows(*batch)
+                groups, adapters = packing.groups, [adapters[row] for row in order]
+            self.bank.route(adapters, groups)
             run(model, batch)
             self.bank.route([])
 
@@ -117,7 +122,11 @@ class Competitors:
                 "peft": lambda: peft_run(self.peft, section, peft_names, batch), "per task": per_task}
 
     def forward(self, model, batch: tuple[Tensor, Tensor]) -> None:
-        model.hidden_states(batch[0]) if self.is_gpt2 else model(*batch)
+        if self.is_gpt2:
+            model.hidden_states(batch[0])
+        else:                                                                # end to end, as the bank's rows
+            packed, packing, _ = pack_rows(*batch)
+            model(packed, packing=packing)
 
     def decode(self, model, batch: tuple[Tensor, Tensor]) -> None:
         """DECODED steps: (N, 1) tokens after P cached positions. The cache is made anew for every shape and not timed."""
