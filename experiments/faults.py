@@ -4,11 +4,10 @@
     python -m experiments.faults --kills 5 --processes 2 --skip-tests   # the same by torchrun; earlier results are kept
 
 Toy runs of both tasks and two methods: `train.py` in processes that were forked after the import of torch, which saves its
-seconds, or torchrun's. A kill is SIGKILL to all of a run's processes, at
-a seeded fraction of the time that the undisturbed run took, or as soon as a state is being written. After it the run is
-resumed to its end, and everything that it leaves must equal the undisturbed run's: adapter, state, log, predictions and
-scores; only what was measured with a clock or is the machine's own (memory) may differ. Then the tests of faults run, and
-their counts become rows of the same table.
+seconds, or torchrun's. A kill is SIGKILL to all of a run's processes, at a seeded share of the time that the undisturbed run
+took, or while a state is being written. After it the run is resumed to its end, and everything that it leaves must equal
+the undisturbed run's: adapter, state, log, predictions and scores; only what was measured with a clock or is the machine's
+own (memory) may differ. Then the tests of faults run, and their counts become rows of the same table.
 """
 import argparse
 import contextlib
@@ -64,8 +63,8 @@ def start_command(arguments: list[str], processes: int) -> subprocess.Popen:
 
 
 class ForkedRun:
-    """The same in a process forked from one that has imported torch already, which saves its seconds: for many short runs.
-    Behaves like subprocess.Popen as far as this file needs it. `limit_memory`: bytes beyond what the imports take."""
+    """`train.py` in a process forked from one that has imported torch already; behaves like subprocess.Popen as far as this
+    file needs it. limit_memory: bytes beyond what the imports take. errors: a file for stderr."""
     context = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else multiprocessing.get_context("spawn")
 
     def __init__(self, arguments: list[str], limit_memory: int | None = None, errors: Path | None = None):
