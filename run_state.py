@@ -30,6 +30,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import parallel
 from baselines import trained_parameters
 from cli import Interrupted
 from download import lock_file
@@ -85,7 +86,8 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
     config: the seed, every setting, and fingerprints of base and data. Raises ValueError for a run that is there already,
     and for one to resume whose settings, base or data are others.
     """
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads(),
+                "processes": parallel.world_size()}
     if (folder / "config.json").exists() and not overwrite:
         if not resume:
             raise ValueError(f"{folder} holds a run already: give --resume to go on with it, --overwrite to replace it, or "
@@ -212,11 +214,13 @@ def forget_earlier_state(folder: Path) -> None:
 # ---------------------------------------------------------------- signals
 
 class Interruptions:
-    """Ctrl-C and SIGTERM while a run goes on: raised as cli.Interrupted, at once or, inside `held`, at its end. A second
-    one inside `held` does not wait, and is a bare KeyboardInterrupt."""
+    """Ctrl-C and SIGTERM while a run goes on: the first is raised as cli.Interrupted, at once or, inside `held`, at its end;
+    others change nothing. Only a second Ctrl-C does not wait, and is a bare KeyboardInterrupt.
 
-    def __init__(self):
-        self.holding, self.received = False, 0
+    first: this is the first of a run's processes. The others only take note, and end when it leaves them."""
+
+    def __init__(self, first: bool = True):
+        self.first, self.holding, self.received = first, False, 0
 
     def __enter__(self) -> "Interruptions":
         self.earlier = {}
@@ -229,11 +233,11 @@ class Interruptions:
             signal.signal(number, handler)
 
     def receive(self, number: int, frame) -> None:
-        if not self.holding:
+        before, self.received = self.received, self.received or number
+        if self.first and not self.holding and not before:
             raise Interrupted(number)
-        if self.received:
+        if before == number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -243,5 +247,5 @@ class Interruptions:
             yield
         finally:
             self.holding = False
-        if self.received:
+        if self.first and self.received:
             raise Interrupted(self.received)

@@ -178,6 +178,8 @@ class Trainer:
         except (ValueError, OSError) as error:
             raise (OSError if isinstance(error, OSError) else ValueError)(f"{error}; {self.kept()}") from error
         except (MemoryError, RuntimeError) as error:
+            if self.interruptions.received and not parallel.is_first():      # the first process has saved and gone
+                raise cli.Interrupted(self.interruptions.received) from None
             if not cli.out_of_memory(error):
                 raise
             raise MemoryError(f"out of memory at step {self.progress['step'] + 1}; {self.kept()}") from None
@@ -355,11 +357,11 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
         print(start_from(model, settings["method"], settings["init_adapter"]))
     dtype, why = choose_precision(settings["precision"], model, device())
     hold_frozen_in(model, dtype)
-    config = {"seed": seed, **settings, "base": model.fingerprint, "data": task.fingerprints}
+    config = {"seed": seed, **settings, "frozen_in": shown(dtype), "base": model.fingerprint, "data": task.fingerprints}
     with contextlib.ExitStack() as held:
         if parallel.is_first():
             held.enter_context(run_state.only_run_in(folder))
-        interruptions = held.enter_context(run_state.Interruptions())
+        interruptions = held.enter_context(run_state.Interruptions(parallel.is_first()))
         resuming = parallel.one_after_the_other(
             lambda: run_state.open_run(folder, config, options.resume, options.overwrite) if parallel.is_first() else
             any((folder / name).exists() for name in run_state.STATES))

@@ -3,11 +3,11 @@
     python -m experiments.faults                                        # 20 kills, the tests of faults; into results/faults/
     python -m experiments.faults --kills 5 --processes 2 --skip-tests   # the same by torchrun; earlier results are kept
 
-Toy runs of both tasks and two methods, started as anybody starts them. A kill is SIGKILL to all of a run's processes, at
-a seeded fraction of the time that the undisturbed run took, or as soon as a state is being written. After it the run is
-resumed to its end, and everything that it leaves must equal the undisturbed run's: adapter, state, log, predictions and
-scores; only what was measured with a clock or is the machine's own (memory) may differ. Then the tests of faults run, and
-their counts become rows of the same table.
+Toy runs of both tasks and two methods: `train.py` in processes that were forked after the import of torch, which saves its
+seconds, or torchrun's. A kill is SIGKILL to all of a run's processes, at a seeded share of the time that the undisturbed run
+took, or while a state is being written. After it the run is resumed to its end, and everything that it leaves must equal
+the undisturbed run's: adapter, state, log, predictions and scores; only what was measured with a clock or is the machine's
+own (memory) may differ. Then the tests of faults run, and their counts become rows of the same table.
 """
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
@@ -63,8 +63,8 @@ def start_command(arguments: list[str], processes: int) -> subprocess.Popen:
 
 
 class ForkedRun:
-    """The same in a process forked from one that has imported torch already, which saves its seconds: for many short runs.
-    Behaves like subprocess.Popen as far as this file needs it. `limit_memory`: bytes beyond what the imports take."""
+    """`train.py` in a process forked from one that has imported torch already; behaves like subprocess.Popen as far as this
+    file needs it. limit_memory: bytes beyond what the imports take. errors: a file for stderr."""
     context = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else multiprocessing.get_context("spawn")
 
     def __init__(self, arguments: list[str], limit_memory: int | None = None, errors: Path | None = None):
@@ -152,28 +152,38 @@ class Kill:
 
 def kill_once(start: Callable[[list[str]], subprocess.Popen], arguments: list[str], out: Path, moment: float | None,
               saves: int, duration: float) -> str | None:
-    """Start the run and kill it: `moment` of its duration after its opening, or during its `saves`-th save. Returns what
-    was hit, None if the run was quicker."""
+    """Start the run and kill it: `moment` of its duration after its opening, or during its `saves`-th save or the next that
+    can be caught. Returns what was hit, None if the run was quicker."""
     process = start(arguments)
     if not wait_for(lambda: run_folder_in(out), process):
         raise RuntimeError("the run ended before it opened its folder")
     folder = run_folder_in(out)
     temporary = folder / "last.pt.tmp"
     if moment is None:
-        for save in range(saves):
+        while saves > 0:
             if not wait_for(temporary.exists, process):
                 return None
-            if save < saves - 1 and not wait_for(lambda: not temporary.exists(), process):
-                return None
+            send(process, signal.SIGSTOP)                                    # a save takes milliseconds: stop, look, kill
+            saves -= 1
+            if saves == 0 and not temporary.exists():
+                saves = 1
+            if saves > 0:
+                send(process, signal.SIGCONT)
+                wait_for(lambda: not temporary.exists(), process)
     else:
         time.sleep(moment * duration)
     if process.poll() is not None:
         return None
-    for pid in family(process.pid):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    send(process, signal.SIGKILL)
     finish(process)
     return describe(folder)
+
+
+def send(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to the process and all that it started."""
+    for pid in family(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def describe(folder: Path) -> str:
@@ -228,10 +238,10 @@ def comparable(value: object) -> object:
 # ---------------------------------------------------------------- the kills
 
 def kill_and_compare(task: str, method: str, data_dir: Path, moments: list[float | None], seed: int, folder: Path,
-                     start: Callable[[list[str]], subprocess.Popen], processes: int = 1) -> list[Kill]:
+                     start: Callable[[list[str]], subprocess.Popen], processes: int = 1) -> Iterator[Kill]:
     """One undisturbed run, and for each moment a run that is killed there, resumed, and compared with it."""
     whole, duration = undisturbed(start, arguments_for(task, method, data_dir, folder / "whole"), folder / "whole")
-    chance, kills = random.Random(f"{seed} {task} {method}"), []
+    chance = random.Random(f"{seed} {task} {method}")
     for number, moment in enumerate(moments):
         out, hit = folder / f"killed{number}", None
         arguments, saves = arguments_for(task, method, data_dir, out), chance.randint(1, 8)
@@ -241,10 +251,9 @@ def kill_and_compare(task: str, method: str, data_dir: Path, moments: list[float
             moment, saves = moment and 0.8 * moment, max(1, saves - 1)       # the run was quicker: aim earlier
         status = finish(start([*arguments, "--resume"]))
         found = differences(whole, run_folder_in(out)) if status == 0 else [f"the resumed run ended with status {status}"]
-        kills.append(Kill(task, method, processes, seed, moments[number], hit, found))
+        yield Kill(task, method, processes, seed, moments[number], hit, found)
         shutil.rmtree(out)
     shutil.rmtree(folder / "whole")
-    return kills
 
 
 def draw_moments(count: int, seed: str) -> list[float | None]:
@@ -253,20 +262,17 @@ def draw_moments(count: int, seed: str) -> list[float | None]:
     return [None if number < round(DURING_SAVE * count) else chance.random() for number in range(count)]
 
 
-def kill_many(count: int, processes: int, seed: int) -> list[Kill]:
+def kill_many(count: int, processes: int, seed: int) -> Iterator[Kill]:
     """`count` kills, spread evenly over CASES, or over its first two for several processes."""
-    kills, cases = [], CASES if processes == 1 else CASES[:2]
+    cases = CASES if processes == 1 else CASES[:2]
+    start = ForkedRun if processes == 1 else partial(start_command, processes=processes)
     with tempfile.TemporaryDirectory() as folder:
         write_tasks(Path(folder) / "data")
         for index, (task, method) in enumerate(cases):
             moments = draw_moments(count // len(cases) + (index < count % len(cases)), f"{seed} {index}")
             if moments:
-                kills += kill_and_compare(task, method, Path(folder) / "data", moments, seed, Path(folder) / f"{task}-{method}",
-                                          partial(start_command, processes=processes), processes)
-            for kill in kills[len(kills) - len(moments):]:
-                print(f"{task}, {method}: killed while {kill.hit}; after --resume "
-                      + ("bit-identical" if not kill.differences else f"DIFFERENT: {', '.join(kill.differences)}"), flush=True)
-    return kills
+                yield from kill_and_compare(task, method, Path(folder) / "data", moments, seed,
+                                            Path(folder) / f"{task}-{method}", start, processes)
 
 
 # ---------------------------------------------------------------- the tests of faults
@@ -349,10 +355,13 @@ def main(arguments: list[str] | None = None) -> int:
     results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     results["machine"] = {"date": date.today().isoformat(), "torch": torch.__version__, "cores": os.cpu_count(),
                           "system": platform.platform()}
-    if options.kills:
-        kills = [asdict(kill) for kill in kill_many(options.kills, options.processes, options.seed)]
-        results["kills"] = kills + [kill for kill in results.get("kills", [])
-                                    if (kill["processes"], kill["seed"]) != (options.processes, options.seed)]
+    results["kills"] = [kill for kill in results.get("kills", [])
+                        if (kill["processes"], kill["seed"]) != (options.processes, options.seed) or not options.kills]
+    for kill in kill_many(options.kills, options.processes, options.seed) if options.kills else ():
+        print(f"{kill.task}, {kill.method}: killed while {kill.hit}; after --resume "
+              + (f"DIFFERENT: {', '.join(kill.differences)}" if kill.differences else "bit-identical"), flush=True)
+        results["kills"].append(asdict(kill))
+        write_json(results, file)
     if not options.skip_tests:
         results["tests"] = run_tests()
     write_json(results, file)

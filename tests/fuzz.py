@@ -11,16 +11,19 @@ import contextlib
 import io
 import json
 import math
+import os
 import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
+import unittest.mock
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -30,6 +33,7 @@ import download
 import eval_metrics
 import lora
 import model as M
+import token_cache
 
 SECONDS = 5                                                                  # a file of a few KB takes milliseconds
 BYTES = 300 << 20                                                            # growth of the peak over a whole kind
@@ -501,6 +505,19 @@ def archive_kind(folder: Path) -> Kind:
     return Kind([archive], damage_bytes, load)
 
 
+def token_cache_kind(folder: Path) -> Kind:
+    """Tokenised data kept by content: one that is damaged is made again, so every load is right and none is refused."""
+    source, expected = folder / "train.tsv", ([([5, 7, 9], 1), ([4], 0), ([], 2)], 3)
+    source.write_text("text")
+
+    def load() -> None:
+        with unittest.mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(folder)}):
+            found = token_cache.cached_samples(lambda: expected, source, SimpleNamespace(fingerprint="x"), ("train", None))
+        require(found == expected, "other samples")
+    load()
+    return Kind(list(folder.rglob("*.npz")), damage_bytes, load)
+
+
 KINDS: dict[str, Callable[[Path], Kind]] = {
     "safetensors": safetensors_kind,
     "GPT-2 folder": lambda folder: base_kind(folder, "gpt2"),
@@ -519,6 +536,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "PEFT adapter .bin": lambda folder: adapter_kind(folder, "lora", own=False, binary=True),
     "loralib .pt": loralib_kind,
     "zip archive": archive_kind,
+    "token cache": token_cache_kind,
 }
 
 
