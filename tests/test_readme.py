@@ -118,7 +118,7 @@ def stop_after_parsing(monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse(parse_known_args))
 
 
-PYTHON_COMMANDS = commands("python")
+PYTHON_COMMANDS = commands("python") + [re.sub(r"^torchrun .*?(?=\w+\.py)", "python ", line) for line in commands("torchrun")]
 
 
 def test_python_commands_are_found():
