@@ -26,16 +26,20 @@ LONG_FILES = {
 }
 LONG_FUNCTIONS: dict[str, str] = {}
 SAYS_NOT_WHAT_IS_LEFT_OUT = {
+    "fused": "has the operations that are worth it; all others are torch's",
     "cli": "is the whole of what it speaks of",
     "meteor_alignment": "a part of meteor.py, which says what of METEOR is left out",
     "meteor_resources": "reads files for meteor.py, which says what of METEOR is left out",
+    "precision": "says which methods it does nothing for",
     "tasks": "gives train.py its losses and scores; train.py says what of training is left out",
 }
 SAID_ELSEWHERE = {                                                           # functions without a docstring
     "model.read_config": "load_pretrained says what comes of config.json, and REQUIRED what is refused",
+    "precision.multiplies_bf16_fast": "answers in words",
     "run_state.run_folder": "the module's docstring draws the folder",
     "train.report_end": "prints what metrics.json holds",
     "train.report_start": "prints what config.json holds",
+    "token_cache.read_samples": "undoes write_samples, which stands below it",
     "train.run_metrics": "its keys say it, one a line",
 }
 

@@ -59,6 +59,11 @@ def test_a_link_to_what_is_not_there_is_refused():
     assert line == "    def merge(self) -> None:"
 
 
+def test_prose_is_wrapped():
+    long = [line for line in PROSE.splitlines() if len(line) > 128 and not line.startswith(("|", "    python train.py"))]
+    assert not long
+
+
 def test_every_link_leads_somewhere():
     slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
              for heading in re.findall(r"^#+ (.+)$", TEXT, re.MULTILINE)}
@@ -118,7 +123,7 @@ def stop_after_parsing(monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse(parse_known_args))
 
 
-PYTHON_COMMANDS = commands("python")
+PYTHON_COMMANDS = commands("python") + [re.sub(r"^torchrun .*?(?=\w+\.py)", "python ", line) for line in commands("torchrun")]
 
 
 def test_python_commands_are_found():
