@@ -42,7 +42,7 @@ def series(axis, xs: list, values: list[list[float]], label: str, index: int, li
 def score_against_parameters(rows: dict[str, tuple[int, list[float]]], score: str, lines: dict[str, float], title: str,
                              path: Path) -> None:
     """rows: method -> trained parameters and its scores; lines: name -> a score drawn across."""
-    figure, (axis,) = new_figure()
+    figure, (axis,) = new_figure(height=5.4)
     axis.set_title(title)
     for index, (label, (count, values)) in enumerate(rows.items()):
         series(axis, [count], [values], label, index, line="none")
@@ -50,8 +50,7 @@ def score_against_parameters(rows: dict[str, tuple[int, list[float]]], score: st
     axis.set_xscale("log")
     axis.set_xlabel("trained parameters (number, task head apart)")
     axis.set_ylabel(score)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.set_size_inches(7.6, 4.4)
+    figure.legend(loc="outside lower center", ncols=3)
     save_figure(figure, path)
 
 
@@ -83,7 +82,7 @@ def score_against(values: dict[str, list[float]], xs: list[float] | None, score:
 
 def learning_curves(curves: dict[str, list[list[tuple[int, float]]]], title: str, path: Path) -> None:
     """Method -> (step, training loss) of every seed's log: the mean over the seeds, smoothed over five logged steps."""
-    figure, (axis,) = new_figure()
+    figure, (axis,) = new_figure(height=5.4)
     axis.set_title(title)
     for index, (label, runs) in enumerate(curves.items()):
         by_step = zip(*runs, strict=False)                                   # equal steps; a shorter log ends the curve
@@ -93,8 +92,7 @@ def learning_curves(curves: dict[str, list[list[tuple[int, float]]]], title: str
                   linestyle=("-", "--", ":", "-.")[index // 8 % 4] if index >= 8 else ("-", "--")[index % 2])
     axis.set_xlabel("training step (updates)")
     axis.set_ylabel("training loss (nats), mean of the seeds")
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.set_size_inches(7.6, 4.4)
+    figure.legend(loc="outside lower center", ncols=3)
     save_figure(figure, path)
 
 

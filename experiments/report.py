@@ -215,7 +215,7 @@ def draw_plan(plan: dict, runs: dict[str, list[dict]], results: Path) -> list[st
         lines = {label: statistics.mean(ranking_score(found)[1]) for label, found in runs.items() if label.startswith("frozen")}
         paper = paper_value(first[0]["task"], "LoRA")
         if paper and real_data(first[0]):
-            lines["LoRA in the paper" + (" (another base)" if why_not_compared(first[0]) else "")] = paper[0]
+            lines["LoRA, paper" + (" (other base)" if why_not_compared(first[0]) else "")] = paper[0]
         counts = {label: (found[0]["trainable_parameters"], scores[label]) for label, found in trained.items()
                   if found[0]["trainable_parameters"]}
         plots.score_against_parameters(counts, score_name(first), lines, title, add(f"{stem}.png", "score against parameters"))
@@ -233,8 +233,8 @@ def draw_plan(plan: dict, runs: dict[str, list[dict]], results: Path) -> list[st
     return shown
 
 
-X_LABELS = {"rank": "rank r", "lr": "learning rate", "alpha": "alpha", "dropout": "dropout on the input of A",
-            "targets": "adapted matrices", "base-quality": "pretraining of the base"}
+X_LABELS = {"rank": "rank r (no unit)", "lr": "learning rate (no unit)", "alpha": "alpha (no unit)",
+            "dropout": "dropout on the input of A", "targets": "adapted matrices", "base-quality": "pretraining of the base"}
 
 
 def read_log(path: Path) -> list[tuple[int, float]]:

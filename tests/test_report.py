@@ -88,7 +88,7 @@ def test_every_number_of_a_run_reaches_the_report(kept, monkeypatch):
     report.build(results)
     after = written(results)
     assert {name for name in before if after[name] != before[name]} == {
-        "README.md", "rank_toy-e2e.png", "methods_toy-e2e.png", "methods_toy-e2e_curves.png"}
+        "README.md", "rank_toy-e2e.png", "targets_toy-e2e.png", "methods_toy-e2e.png", "methods_toy-e2e_curves.png"}
     write_json(original, run / "metrics.json")
     (run / "log.jsonl").write_text(log)
 
