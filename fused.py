@@ -160,10 +160,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ca
     """Softmax attention, (B, H, T, D) over (B, H, S, D). mask: True where a query may attend, or None; causal: without a
     mask, the past only. p: dropout on the probabilities.
 
-    torch's own is best on a GPU and without gradients. On a CPU its backward pass is slow, and for dropout it takes
-    the form written here, with a slow dropout."""
+    torch's own is best on a GPU and without gradients. On a CPU its backward pass is slow, and for dropout it takes the form
+    written here, with a slow dropout; but it knows autocast."""
     causal = causal and mask is None
-    if query.device.type != "cpu" or not torch.is_grad_enabled():
+    if query.device.type != "cpu" or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=p)
     if causal:
         mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
@@ -223,11 +223,10 @@ class TargetLoss(torch.autograd.Function):
             target = targets[rows, None]                                     # (m, 1)
             z = (hidden[rows] @ weight.T).float()                            # (m, C) -> (m, V)
             largest, at_target, mean = z.amax(1, keepdim=True), z.gather(1, target), z.mean(1, keepdim=True)
-            z = torch.softmax(z, dim=1, out=z)
-            log_z = largest - z.amax(1, keepdim=True).log()                  # the largest probability is e^(largest) / Z
-            total += (log_z - (1 - smoothing) * at_target - smoothing * mean).sum()
+            Z = z.sub_(largest).exp_().sum(1, keepdim=True)
+            total += (largest + Z.log() - (1 - smoothing) * at_target - smoothing * mean).sum()
             if any(wanted):
-                z.sub_(smoothing / vocabulary).scatter_add_(1, target, torch.full_like(at_target, smoothing - 1))
+                z.div_(Z).sub_(smoothing / vocabulary).scatter_add_(1, target, torch.full_like(at_target, smoothing - 1))
                 z = z.to(weight.dtype)
             if wanted[0]:
                 torch.mm(z, weight, out=d_hidden[rows])

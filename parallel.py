@@ -43,7 +43,7 @@ def start() -> None:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
         if not is_first():
-            sys.stdout = open(os.devnull, "w")                               # noqa: SIM115, until the process ends
+            sys.stdout = open(os.devnull, "w")
 
 
 def share(batch: Sequence[int]) -> Sequence[int]:

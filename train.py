@@ -437,7 +437,8 @@ def report_end(metrics: dict, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     if options.eval_only:
-        evaluate_adapter(options)
+        if parallel.is_first():
+            evaluate_adapter(options)
         return 0
     parallel.start()
     for seed in options.seed:

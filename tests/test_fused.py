@@ -82,6 +82,14 @@ def test_the_gradient_of_attention_is_that_of_its_numbers(p):
         *inputs, None, True, 0.0))
 
 
+def test_a_model_trains_under_autocast():
+    model = odd_models()[0].train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(torch.tensor([SEQUENCES[0]])).float().square().mean()
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_target_loss_is_cross_entropy_over_several_chunks(monkeypatch, smoothing):
     monkeypatch.setattr(fused, "LOGIT_ROWS", 4)
