@@ -35,7 +35,6 @@ from fused import Packing
 from lora import is_base, load_adapter, lora_layers
 from model import GPT2, ClassificationHead, RobertaClassifier
 
-Groups = tuple[tuple[int, int], ...]
 BASE = "base"                                                                # adapter 0: no update, the base's own head
 
 
@@ -152,9 +151,9 @@ class AdapterBank:
             if isinstance(self.model, GPT2):
                 self.route(adapters)
                 return self.model(input_ids, attention_mask)
-            packed, packing, order = pack_rows(input_ids, attention_mask)
+            packed, packing, lengths, order = pack_rows(input_ids, attention_mask)
             adapters = [adapters[row] for row in order]
-            self.route(adapters, packing.groups)
+            self.route(adapters, lengths)
             first = self.model.hidden_states(packed, packing=packing)[:, None]           # (S,) -> (N, C) -> (N, 1, C), <s>
         finally:
             self.route([])
@@ -175,12 +174,12 @@ class AdapterBank:
         finally:
             self.route([])
 
-    def route(self, adapters: Sequence[BankAdapter], groups: Groups | None = None) -> None:
-        """Make the model's next passes use adapters[n] for row n; an empty list: the bare base again. groups: how many
-        rows there are of each length, if they stand end to end, without padding (fused.Packing)."""
+    def route(self, adapters: Sequence[BankAdapter], lengths: list[int] | None = None) -> None:
+        """Make the model's next passes use adapters[n] for row n; an empty list: the bare base again. lengths: the tokens
+        of every row, if the rows stand end to end (fused.Packing)."""
         for hook in self.hooks:
             hook.remove()
-        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, *update, groups))
+        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, *update, lengths))
                       for layer, update in self.gather(adapters).items()]
 
     def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[Tensor, list[tuple[slice, slice, Tensor]]]]:
@@ -224,30 +223,29 @@ def pad_and_stack(matrices: Sequence[Tensor | None], rank: int) -> Tensor:
     return stacked
 
 
-def pack_rows(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Packing, list[int]]:
+def pack_rows(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Packing, list[int], list[int]]:
     """Rows (N, T), padded on the right -> their S tokens end to end, the longest row first; the packing, which wants every
-    row's first token; and which row each of them was."""
+    row's first token; the rows' lengths in this order, and their numbers."""
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
     packed = input_ids[order][mask[order].bool()]                            # (N, T) -> (S,)
     groups = tuple((len(list(rows)), length) for length, rows in itertools.groupby(lengths.tolist()))
-    return packed, Packing(groups, lengths.cumsum(0) - lengths), order.tolist()
+    return packed, Packing(groups, lengths.cumsum(0) - lengths), lengths.tolist(), order.tolist()
 
 
-def add_updates(A: Tensor, parts: list[tuple[slice, slice, Tensor]], groups: Groups | None, layer: nn.Module,
+def add_updates(A: Tensor, parts: list[tuple[slice, slice, Tensor]], lengths: list[int] | None, layer: nn.Module,
                 inputs: tuple[Tensor], h: Tensor) -> None:
     """A forward hook: h (N, T, d_out) of a layer with input x (N, T, d_in) gets each row's own B A x. Rows that stand end
-    to end, (S, d), are taken length by length; behind the last attention there is one token of each."""
+    to end, (S, d), are taken one by one; behind the last attention only one token of each is left."""
     (x,), n_rows = inputs, len(A)
-    if groups is None or n_rows == 1:                                        # one product for all: (S, d) is one row
-        pieces = [(x.view(-1, *x.shape[-2:]), h.view(-1, *h.shape[-2:]), slice(None))]
-    else:
-        if len(x) == n_rows:
-            groups = ((n_rows, 1),)
-        sizes, starts = [count * length for count, length in groups], itertools.accumulate(count for count, _ in groups)
-        pieces = [(rows.unflatten(0, group), out.unflatten(0, group), slice(end - group[0], end)) for rows, out, group, end
-                  in zip(x.split(sizes), h.split(sizes), groups, starts, strict=True)]
-    for rows, out, own in pieces:                                            # (n, t, d_in), (n, t, d_out)
-        low = rows @ A[own].transpose(1, 2)                                  # (n, t, d_in) -> (n, t, R)
-        for target, columns, B in parts:
-            out[..., target].add_(low[..., columns] @ B[own])                # (n, t, r) -> (n, t, d_out)
+    if lengths is None or n_rows == 1 or len(x) == n_rows:
+        if lengths is not None:
+            x, h = (x[None], h[None]) if n_rows == 1 else (x[:, None], h[:, None])       # all as one row, or one token each
+        low = x @ A.transpose(1, 2)                                          # (N, T, d_in) -> (N, T, R)
+        for rows, columns, B in parts:
+            h[..., rows].add_(low[..., columns] @ B)                         # (N, T, r) -> (N, T, d_out)
+        return
+    for row, (tokens, out) in enumerate(zip(x.split(lengths), h.split(lengths), strict=True)):
+        low = tokens @ A[row].T                                              # (t, d_in) -> (t, R)
+        for rows, columns, B in parts:
+            out[:, rows].addmm_(low[:, columns], B[row])                     # (t, r) -> (t, d_out)

@@ -105,11 +105,11 @@ class Competitors:
         run, adapters = (self.forward, self.decode)[section == "decode"], [self.bank[str(index)] for index in names]
 
         def routed(model, adapters, batch):
-            groups = None
+            lengths = None
             if not self.is_gpt2:
-                _, packing, order = pack_rows(*batch)
-                groups, adapters = packing.groups, [adapters[row] for row in order]
-            self.bank.route(adapters, groups)
+                _, _, lengths, order = pack_rows(*batch)
+                adapters = [adapters[row] for row in order]
+            self.bank.route(adapters, lengths)
             run(model, batch)
             self.bank.route([])
 
@@ -125,7 +125,7 @@ class Competitors:
         if self.is_gpt2:
             model.hidden_states(batch[0])
         else:                                                                # end to end, as the bank's rows
-            packed, packing, _ = pack_rows(*batch)
+            packed, packing, _, _ = pack_rows(*batch)
             model(packed, packing=packing)
 
     def decode(self, model, batch: tuple[Tensor, Tensor]) -> None:
