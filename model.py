@@ -76,6 +76,11 @@ class Conv1D(nn.Module):
         return linear(x, self.weight.T, self.bias)
 
 
+def embedding(count: int, width: int, padding_idx: int | None = None) -> nn.Embedding:
+    """An nn.Embedding that is not filled: its own random start would, on the meta device, import all of torch's compiler."""
+    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False, padding_idx=padding_idx)
+
+
 def lay_out_for_decoding(model: nn.Module) -> None:
     """Turn the memory behind GPT-2's weights once, so that `linear` can use oneDNN; shapes and numbers stay."""
     with torch.inference_mode(False):                                        # else the weights could not be trained again
@@ -177,8 +182,8 @@ class GPT2(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(config.vocab_size, config.n_embd),
-            "wpe": nn.Embedding(config.n_positions, config.n_embd),
+            "wte": embedding(config.vocab_size, config.n_embd),
+            "wpe": embedding(config.n_positions, config.n_embd),
             "drop": Dropout(config.embd_pdrop),
             "h": nn.ModuleList(GPT2Block(config) for _ in range(config.n_layer)),
             "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
@@ -228,10 +233,9 @@ class RobertaEmbeddings(nn.Module):
     def __init__(self, config: RobertaConfig):
         super().__init__()
         self.padding_idx, self.max_length = config.pad_token_id, config.max_position_embeddings - config.pad_token_id - 1
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size,
-                                                padding_idx=config.pad_token_id)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.word_embeddings = embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.position_embeddings = embedding(config.max_position_embeddings, config.hidden_size, config.pad_token_id)
+        self.token_type_embeddings = embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 

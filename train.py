@@ -26,6 +26,7 @@ from tqdm import tqdm
 import cli
 import parallel
 import run_state
+from adamw import AdamW
 from baselines import METHODS, WITH_RANK, apply_method, load_trained, parameter_counts, reload_trained, save_trained, start_from
 from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches, load_tokenizer
 from lora import TARGETS, base_fingerprint
@@ -128,14 +129,13 @@ class Schedule:
         return self.lr * max(0.0, (self.steps - step) / max(1, self.steps - self.warmup))
 
 
-def make_optimizer(model: nn.Module, settings: dict) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, settings: dict) -> AdamW:
     """AdamW on what trains; no decay on biases and LayerNorms, as both of the authors' training scripts end up doing."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [parameter for _, parameter in trained if parameter.dim() > 1]
     others = [parameter for _, parameter in trained if parameter.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings["lr"],
-                             eps=settings["adam_epsilon"], betas=(0.9, 0.999), fused=True)
+    return AdamW([group for group in groups if group["params"]], lr=settings["lr"], eps=settings["adam_epsilon"])
 
 
 class Activations:
@@ -229,7 +229,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss = self.loss_and_gradients(indices)
         if not math.isfinite(loss):
             rows = ", ".join(str(index + 1) for index in indices[:8]) + (", ..." if len(indices) > 8 else "")
