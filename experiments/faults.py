@@ -68,7 +68,7 @@ class ForkedRun:
     context = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else multiprocessing.get_context("spawn")
 
     def __init__(self, arguments: list[str], limit_memory: int | None = None, errors: Path | None = None):
-        self.context.set_forkserver_preload(["train", "experiments.faults"])
+        self.context.set_forkserver_preload(["train"])
         self.process = self.context.Process(target=run_train, args=(arguments, limit_memory, errors))
         self.process.start()
         self.pid = self.process.pid
