@@ -129,13 +129,15 @@ def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def text_table(runs: dict[str, list[dict]]) -> list[str]:
-    """In the shape of Table 3, then the loss on the validation set at the last and the best epoch, and the share of a toy
-    record's values that stand in its text, where that was measured."""
+    """In the shape of Table 3, with BLEU's median; then the loss on the validation set at the last and the best epoch, and
+    the share of a toy record's values that stand in its text, where that was measured."""
     with_share = any("value_share" in metrics for found in runs.values() for metrics in found)
-    header = ["", "trained", "BLEU", "NIST", "MET", "ROUGE-L", "CIDEr", "loss, last epoch", "loss, best epoch", "seeds"]
+    header = ["", "trained", "BLEU", "median", "NIST", "MET", "ROUGE-L", "CIDEr", "loss, last epoch", "loss, best epoch",
+              "seeds"]
     rows = []
     for label, found in runs.items():
         cells = [spread(values_of(found, name), digits_of(name)) for name in TEXT_SCORES]
+        cells.insert(1, median(values_of(found, "BLEU")))
         cells += [spread(values_of(found, "loss", epoch), 3) for epoch in ("last", "best")]
         cells.append(str(len(found)))
         if with_share:

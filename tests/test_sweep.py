@@ -146,8 +146,8 @@ def test_tables_are_what_the_runs_say_and_runs_are_made_once(tmp_path, fake_runs
     out = capsys.readouterr().out
     assert len(fake_runs) == 8 * 2 + 7 * 2 + 1 + 5 * 2                       # of six ranks one is LoRA's row of methods
     assert "| LoRA | 50 (5.00%) | 72.0 ± 1.4 | 72.0 | 71.0 ± 1.4 | 71.0 | 50.0 ± 0.0 | 50.0 | 50.0 ± 0.0 | 50.0 | 2 |" in out
-    assert ("| frozen base | 0 | 60.0 | 5.00 | 40.0 | 50.0 | 1.50 | 1.500 | 1.500 | 1 | 25.0 |") in out
-    assert "| r = 64 | 50 (5.00%) | 71.0 ± 1.4 | 5.00 ± 0.00 " in out and "| 1.500 ± 0.000 | 1.200 ± 0.000 | 2 |" in out
+    assert ("| frozen base | 0 | 60.0 | 60.0 | 5.00 | 40.0 | 50.0 | 1.50 | 1.500 | 1.500 | 1 | 25.0 |") in out
+    assert "| r = 64 | 50 (5.00%) | 71.0 ± 1.4 | 71.0 | 5.00 ± 0.00 " in out and "| 1.500 ± 0.000 | 1.200 ± 0.000 | 2 |" in out
     assert "not above the frozen base: BitFit" in out and "base: LoRA" not in out
     assert sweep.main(arguments) == 0 and len(fake_runs) == 41
     assert sweep.main(["methods", "--seeds", "0", "--max-steps", "3", "--out-dir", str(tmp_path)]) == 0      # other runs
