@@ -256,7 +256,7 @@ def score_words(references: list[list[list[str]]], hypotheses: list[list[str]],
     """
     sums, segments, all_statistics = [0] * 23, [], []
     for reference_words, words in zip(references, hypotheses, strict=True):
-        statistics = best_statistics(Matcher(words, paraphrases), reference_words)
+        statistics = best_statistics(Matcher(words, reference_words, paraphrases), reference_words)
         segments.append(score_of(statistics))
         all_statistics.append(statistics)
         sums = [total + count for total, count in zip(sums, statistics, strict=True)]

@@ -4,6 +4,7 @@
 `Matcher.reach` is an outline from which meteor.py sees that a reference cannot be the best one, before it is aligned.
 """
 from collections import defaultdict
+from collections.abc import Container, Iterable
 from functools import cache, lru_cache
 from itertools import chain
 from operator import itemgetter
@@ -59,21 +60,40 @@ class Paraphrases:
         for place, (first, second) in enumerate(pairs):
             self.by_first[first][second] = place
             self.by_second[second][first] = place
-        self._phrases = self.by_first.keys() | self.by_second.keys()
-        self._beginnings = {" ".join(words[:n]) for words in (phrase.split(" ") for phrase in self._phrases)
-                            for n in range(1, len(words))}
+        self.phrases = self.by_first.keys() | self.by_second.keys()
+        self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
 
-    def occurrences(self, words: list[str]) -> dict[str, list[int]]:
-        """Every phrase of the table that stands in a text, and the positions of its first word."""
-        found = defaultdict(list)
-        for start, phrase in enumerate(words):
-            for following in (*words[start + 1:start + LONGEST_PHRASE], ""):
-                if phrase in self._phrases:
-                    found[phrase].append(start)
-                if phrase not in self._beginnings:
-                    break
+    @cache  # noqa: B019 - lives as long as the set that is scored
+    def partners_by_word(self, phrase: str) -> dict[str, list[tuple[str, int, int]]]:
+        """The partners of a phrase, by their first word: (partner, 0 or 1 for being a pair's first or second, place)."""
+        partners = defaultdict(list)
+        for side, pairs in enumerate((self.by_second, self.by_first)):
+            for partner, place in pairs.get(phrase, {}).items():
+                partners[partner.partition(" ")[0]].append((partner, side, place))
+        return partners
+
+
+@lru_cache(maxsize=1 << 16)
+def beginnings_of(phrase: str) -> list[str]:
+    """The first word of a phrase, its first two words and so on, without the phrase itself."""
+    words = phrase.split(" ")
+    return [" ".join(words[:n]) for n in range(1, len(words))]
+
+
+def occurrences(words: list[str], phrases: Container[str], beginnings: Container[str]) -> list[tuple[str, int]]:
+    """Which of some phrases stand in a text and the positions of their first words."""
+    found = []
+    for start, phrase in enumerate(words):
+        if phrase in phrases:
+            found.append((phrase, start))
+        if phrase in beginnings:
+            for following in words[start + 1:start + LONGEST_PHRASE]:
                 phrase = f"{phrase} {following}"
-        return found
+                if phrase in phrases:
+                    found.append((phrase, start))
+                if phrase not in beginnings:
+                    break
+    return found
 
 
 class Reach(NamedTuple):
@@ -91,7 +111,7 @@ class Reach(NamedTuple):
 class Matcher:
     """One hypothesis, prepared to be matched with its references."""
 
-    def __init__(self, words: list[str], paraphrases: Paraphrases):
+    def __init__(self, words: list[str], references: list[list[str]], paraphrases: Paraphrases):
         self.words = words
         self.hashes = [describe(word).hash for word in words]
         self.by_hash, self.by_stem, self.by_synset = defaultdict(list), defaultdict(list), defaultdict(list)
@@ -100,20 +120,28 @@ class Matcher:
             self.by_stem[word.stem_hash].append(i)
             for synset in word.synsets:
                 self.by_synset[synset].append(i)
-        self.paraphrases = paraphrases
-        self.phrases = paraphrases.occurrences(words)
-        # What references ask for repeats a lot
-        self._match_word = cache(self._match_word)
-        self._match_phrase = cache(self._match_phrase)
-        self._word_reach = cache(self._word_reach)
-        self._phrase_reach = cache(self._phrase_reach)
+        self.synsets = set(self.by_synset)
+        vocabulary = set(chain.from_iterable(references))
+        self.word_matches = {word: self._match_word(word) for word in vocabulary}
+        self.word_reach = {word: _word_reach(matches) for word, matches in self.word_matches.items()}
+        # Phrase that may be in a reference -> (place in the table, start, end) of its paraphrases in the hypothesis, first
+        # by the pairs that have that phrase first, then by those that have it second
+        self.phrases = defaultdict(lambda: ([], []))
+        for phrase, start in occurrences(words, paraphrases.phrases, paraphrases.beginnings):
+            end = start + phrase.count(" ") + 1
+            partners = paraphrases.partners_by_word(phrase)
+            for word in partners.keys() & vocabulary:
+                for partner, side, place in partners[word]:
+                    self.phrases[partner][side].append((place, start, end))
+        self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
+        self.phrase_reach = {phrase: _phrase_reach(phrase, chain(*sides)) for phrase, sides in self.phrases.items()}
 
     def matches(self, reference: list[str]) -> list[list[Match]]:
         """For every word of the reference the matches that begin there, in the order of the modules."""
         if self.hashes == [describe(word).hash for word in reference]:
             return [[Match(j, j + 1, i, i + 1, EXACT) for i in self.by_hash[self.hashes[j]]]
                     for j in range(len(reference))]
-        starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self._match_word(word)]
+        starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self.word_matches[word]]
                        for j, word in enumerate(reference)]
         for match in self._match_phrases(reference):
             starting_at[match.ref_start].append(match)
@@ -126,58 +154,32 @@ class Matcher:
         begin, end = [0] * (n + 1), [0] * (n + 1)  # bits of where matches that begin or end here do so in the hypothesis
         inside = [False] * n                       # words that a match can cover but not begin with
         for j, word in enumerate(reference):
-            ref_weights[j], exact, stemmed, synonyms = self._word_reach(word)
+            ref_weights[j], exact, stemmed, synonyms = self.word_reach[word]
             hyp_words[EXACT] |= exact
             hyp_words[STEM] |= stemmed
             hyp_words[SYNONYM] |= synonyms
             begin[j] = exact | stemmed | synonyms
             end[j + 1] = begin[j] << 1
-        for phrase, positions in self.paraphrases.occurrences(reference).items():
-            length, begins, ends, words = self._phrase_reach(phrase)
-            if words:
-                hyp_words[PARAPHRASE] |= words
-                for j in positions:
-                    begin[j] |= begins
-                    end[j + length] |= ends
-                    for k in range(j, j + length):
-                        ref_weights[k] = max(ref_weights[k], MODULE_WEIGHTS[PARAPHRASE])
-                        inside[k] |= k > j
+        for phrase, j in occurrences(reference, self.phrases, self.beginnings):
+            length, begins, ends, words = self.phrase_reach[phrase]
+            hyp_words[PARAPHRASE] |= words
+            begin[j] |= begins
+            end[j + length] |= ends
+            for k in range(j, j + length):
+                ref_weights[k] = max(ref_weights[k], MODULE_WEIGHTS[PARAPHRASE])
+                inside[k] |= k > j
         continues = [within or starts & ends != 0 for within, starts, ends in zip(inside, begin, end, strict=False)]
         return Reach(hyp_words, ref_weights, continues)
 
     def _match_word(self, word: str) -> list[tuple[int, int]]:
         """(position in the hypothesis, module) of every match of a single word; stem and synonym may both match."""
         this = describe(word)
-        synonyms = {i for synset in this.synsets & self.by_synset.keys() for i in self.by_synset[synset]}
+        synonyms = {i for synset in this.synsets & self.synsets for i in self.by_synset[synset]}
         return [
             *((i, EXACT) for i in self.by_hash.get(this.hash, ())),
             *((i, STEM) for i in self.by_stem.get(this.stem_hash, ()) if self.hashes[i] != this.hash),
             *((i, SYNONYM) for i in sorted(synonyms) if self.hashes[i] != this.hash),
         ]
-
-    def _word_reach(self, word: str) -> tuple[float, int, int, int]:
-        """The largest weight with which a single word matches, and bits of what each of the first three modules matches."""
-        bits = [0, 0, 0]
-        for i, module in self._match_word(word):
-            bits[module] |= 1 << i
-        return max((MODULE_WEIGHTS[module] for module in (EXACT, STEM, SYNONYM) if bits[module]), default=0.0), *bits
-
-    def _match_phrase(self, phrase: str) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-        """(place in the table, start, end) of the paraphrases here of a pair's first phrase, and of a pair's second."""
-        found = []
-        for partners in (self.paraphrases.by_first.get(phrase, {}), self.paraphrases.by_second.get(phrase, {})):
-            found.append([(partners[partner], start, start + partner.count(" ") + 1)
-                          for partner in partners.keys() & self.phrases.keys() for start in self.phrases[partner]])
-        return found[0], found[1]
-
-    def _phrase_reach(self, phrase: str) -> tuple[int, int, int, int]:
-        """The phrase's words, and bits of where its paraphrases begin, where they end, and of all their words."""
-        begins = ends = words = 0
-        for _, start, end in chain(*self._match_phrase(phrase)):
-            begins |= 1 << start
-            ends |= 1 << end
-            words |= (1 << end) - (1 << start)
-        return phrase.count(" ") + 1, begins, ends, words
 
     def _match_phrases(self, reference: list[str]) -> list[Match]:
         """First the pairs whose first phrase is in the reference, then those whose second is.
@@ -185,15 +187,34 @@ class Matcher:
         A pair that the table holds in both directions therefore matches twice.
         """
         forward, backward = [], []
-        for phrase, positions in self.paraphrases.occurrences(reference).items():
+        for phrase, j in occurrences(reference, self.phrases, self.beginnings):
             length = phrase.count(" ") + 1
-            seconds, firsts = self._match_phrase(phrase)
-            for j in positions:
-                for place, start, end in seconds:
-                    forward.append(((j, length, place, start), Match(j, j + length, start, end, PARAPHRASE)))
-                for place, start, end in firsts:
-                    backward.append(((start, end - start, place, j), Match(j, j + length, start, end, PARAPHRASE)))
+            with_phrase_first, with_phrase_second = self.phrases[phrase]
+            for place, start, end in with_phrase_first:
+                forward.append(((j, length, place, start), Match(j, j + length, start, end, PARAPHRASE)))
+            for place, start, end in with_phrase_second:
+                backward.append(((start, end - start, place, j), Match(j, j + length, start, end, PARAPHRASE)))
         return [match for found in (forward, backward) for _, match in sorted(found)]
+
+
+def _word_reach(matches: list[tuple[int, int]]) -> tuple[float, int, int, int]:
+    """The largest weight with which a single word matches, and bits of what each of the first three modules matches."""
+    if not matches:
+        return 0.0, 0, 0, 0
+    bits = [0, 0, 0]
+    for i, module in matches:
+        bits[module] |= 1 << i
+    return max(MODULE_WEIGHTS[module] for module in (EXACT, STEM, SYNONYM) if bits[module]), *bits
+
+
+def _phrase_reach(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple[int, int, int, int]:
+    """The phrase's words, and bits of where its paraphrases begin, where they end, and of all their words."""
+    begins = ends = words = 0
+    for _, start, end in matches:
+        begins |= 1 << start
+        ends |= 1 << end
+        words |= (1 << end) - (1 << start)
+    return phrase.count(" ") + 1, begins, ends, words
 
 
 # --------------------------------------------------------------------------------------------------------- 2. align

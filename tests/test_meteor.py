@@ -56,7 +56,7 @@ def test_java_hash(text, value):
 
 def matches_of(hypothesis: str, reference: str) -> set[tuple[str, str, int]]:
     words, other = hypothesis.split(), reference.split()
-    matcher = meteor_alignment.Matcher(words, meteor.find_paraphrases([[other]], [words], cache=False))
+    matcher = meteor_alignment.Matcher(words, [other], meteor.find_paraphrases([[other]], [words], cache=False))
     return {(" ".join(words[m.hyp_start:m.hyp_end]), " ".join(other[m.ref_start:m.ref_end]), m.module)
             for m in sum(matcher.matches(other), [])}
 
@@ -150,7 +150,7 @@ def test_skipped_references_never_change_the_statistics(one_scan):
     paraphrases = meteor.find_paraphrases(references, hypotheses, cache=False)
     tight = 0
     for texts, words in zip(references, hypotheses, strict=True):
-        matcher = meteor_alignment.Matcher(words, paraphrases)
+        matcher = meteor_alignment.Matcher(words, texts, paraphrases)
         candidates = [meteor.statistics_of(words, text, meteor_alignment.align(matcher.matches(text), len(words)))
                       for text in texts]
         assert meteor.best_statistics(matcher, texts) == max(candidates, key=meteor.score_of)
