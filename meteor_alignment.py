@@ -231,28 +231,33 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
     fixed = _fixed_matches(starting_at, hypothesis_length)
     # A path is a plain tuple, as the search makes a great many: its rank (see RANK_OF_WORD; the least is the best), next
     # word of the reference, end of the last match in the hypothesis (-1 after a gap), bits of the words taken there, and
-    # the last match with the path to which it was added
+    # the last match with the path to which it was added. What every path does alike is not written into each: words and
+    # distances of fixed matches, and the end of the last match where all paths have just had the same one or a gap.
     paths = [(0, 0, -1, 0, None, None)]
-    covered = 0  # reference words up to here can be inside a match that began earlier
+    common_end = -1  # that end; None where paths differ
+    covered = 0      # reference words up to here can be inside a match that began earlier
     for j, matches in enumerate(starting_at):
-        if j and not matches and not starting_at[j - 1] and covered < j:
-            continue  # another word without a match in a gap that every path has already entered
-        paths.sort(key=itemgetter(0))
-        del paths[BEAM:]
-        branches = [_branch(match) for match in matches]
-        if j in fixed:
-            (gain, jump, start, end, ref_end, words, match), = branches
-            paths = [(path[0] + gain + jump + (0 if path[2] in (-1, start) else RANK_OF_CHUNK), ref_end, end,
-                      path[3] | words, match, path) for path in paths]
-            covered = ref_end
+        if j in fixed or not matches and covered <= j:
+            _, covered, start, end, _ = matches[0] if matches else (j, j + 1, -1, -1, None)
+            if common_end is None:
+                paths.sort(key=itemgetter(0))
+                paths = [path if path[2] == -1 or path[2] == start else (path[0] + RANK_OF_CHUNK, *path[1:])
+                         for path in paths[:BEAM]]
+            common_end = end
             continue
+        if not matches and common_end is not None:
+            continue  # inside a fixed match
         covered = max([covered, *(match.ref_end for match in matches)])
+        branches = [_branch(match) for match in matches]
+        paths.sort(key=itemgetter(0))
         extended = []
-        for path in paths:
+        for path in paths[:BEAM]:
             rank, next_word, last_end, taken, last_match, before = path
             if j < next_word:  # inside a match of several words
                 extended.append(path)
                 continue
+            if common_end is not None:
+                last_end = common_end
             chunk = rank + RANK_OF_CHUNK if last_end != -1 else rank
             for gain, jump, start, end, ref_end, words, match in branches:
                 if not taken & words:
@@ -260,14 +265,16 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
                     rank += jump
                     chunk += jump
             extended.append((chunk, j + 1, -1, taken, last_match, before))
-        paths = extended
+        paths, common_end = extended, None
     paths.sort(key=itemgetter(0))
-    best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))
-    alignment = []
+    best = paths[0]
+    if common_end is None:
+        best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))
+    alignment = [starting_at[j][0] for j in fixed]
     while best[4]:
         alignment.append(best[4])
         best = best[5]
-    return alignment[::-1]
+    return sorted(alignment)
 
 
 def _branch(match: Match) -> tuple[int, int, int, int, int, int, Match]:
