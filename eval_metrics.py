@@ -26,6 +26,8 @@ from pathlib import Path
 import cli
 import meteor
 import nlg_metrics
+import ptb_tokenizer
+from kept import kept_lines
 from nlg_metrics import VARIANTS
 from ptb_tokenizer import ptb_words
 
@@ -134,8 +136,12 @@ def _checked_names(metrics: Sequence[str] | None, variant: str) -> set[str]:
 
 
 def _ptb_words_of_set(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[str]], list[str]]:
-    """All references are tokenised as one text, and all hypotheses, since the tokenizer looks across line ends."""
-    lines = iter(ptb_words([text for texts in references for text in texts]))
+    """All references are tokenised as one text, and all hypotheses, since the tokenizer looks across line ends.
+
+    The tokens of the references are kept on disk, since one test set scores many systems.
+    """
+    lines = iter(kept_lines([text for texts in references for text in texts],
+                            [Path(ptb_tokenizer.__file__).read_bytes()], ptb_words))
     return [[next(lines) for _ in texts] for texts in references], ptb_words(hypotheses)
 
 

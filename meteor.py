@@ -24,7 +24,9 @@ parameters. Word lists and paraphrases are in meteor_resources.py, the stemmer i
 """
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from kept import kept_lines
 from meteor_alignment import EXACT, MODULE_WEIGHTS, PARAPHRASE, STEM, SYNONYM, Match, Matcher, Paraphrases, Reach, align
 from meteor_resources import load_lexicon, paraphrases_near, select_paraphrases
 
@@ -229,14 +231,25 @@ def meteor(references: list[list[str]], hypotheses: list[str], cache: bool = Tru
     `cache` allows the paraphrases that concern the references to be kept on disk (`paraphrases_near`). Raises
     FileNotFoundError if METEOR's word lists are not installed.
     """
-    words = normalize_set(references, hypotheses)
+    words = normalize_set(references, hypotheses, cache)
     return score_words(*words, find_paraphrases(*words, cache))
 
 
-def normalize_set(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[list[str]]], list[list[str]]]:
-    """The words of every reference of every instance, and those of every hypothesis."""
-    return ([[normalize(text) for text in texts] for texts in references],
+def normalize_set(references: list[list[str]], hypotheses: list[str],
+                  cache: bool = True) -> tuple[list[list[list[str]]], list[list[str]]]:
+    """The words of every reference of every instance, and those of every hypothesis; `cache`: keep those of references."""
+    def normalize_all(texts: list[str]) -> list[str]:
+        return [" ".join(normalize(text)) for text in texts]
+
+    texts = [text for texts_of_instance in references for text in texts_of_instance]
+    depends_on = [Path(__file__).read_bytes(), repr(load_lexicon().prefixes).encode("utf-8")]
+    lines = iter(kept_lines(texts, depends_on, normalize_all) if cache else normalize_all(texts))
+    return ([[_words_of(next(lines)) for _ in texts_of_instance] for texts_of_instance in references],
             [normalize(text.replace("|||", "").replace("  ", " ")) for text in hypotheses])
+
+
+def _words_of(line: str) -> list[str]:
+    return line.split(" ") if line else []
 
 
 def find_paraphrases(references: list[list[list[str]]], hypotheses: list[list[str]],

@@ -7,6 +7,7 @@ import zlib
 import pytest
 from conftest import SHARED
 
+import kept
 import meteor
 import meteor_alignment
 import meteor_resources
@@ -195,15 +196,15 @@ def test_kept_paraphrases_change_nothing(monkeypatch, tmp_path):
 
     expected = [("close to", "near"), ("near", "close to"), ("mill", "old mill")]
     assert find() == expected
-    kept, = (tmp_path / "cache" / "meteor-paraphrases").iterdir()
+    file, = kept.folder().iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(meteor_resources, "_scan_table", None)                 # the second time the table stays closed
         assert find() == expected
     for damage in (b"", b"no zlib", zlib.compress(b"x")[:-1]):
-        kept.write_bytes(damage)
+        file.write_bytes(damage)
         assert find() == expected
-        assert kept.read_bytes() != damage
-    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))                          # a file: nothing can be written there
+        assert file.read_bytes() != damage
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))                          # a file: nothing can be written there
     assert find() == expected
 
 
