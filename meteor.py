@@ -27,7 +27,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kept import kept_lines
-from meteor_alignment import EXACT, MODULE_WEIGHTS, PARAPHRASE, STEM, SYNONYM, Match, Matcher, Paraphrases, Reach, align
+from meteor_alignment import (
+    EXACT,
+    MODULE_WEIGHTS,
+    PARAPHRASE,
+    STEM,
+    SYNONYM,
+    Match,
+    Matcher,
+    Paraphrases,
+    Reach,
+    Vocabulary,
+    align,
+)
 from meteor_resources import load_lexicon, paraphrases_near, select_paraphrases
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.20, 0.60, 0.75
@@ -267,9 +279,10 @@ def score_words(references: list[list[list[str]]], hypotheses: list[list[str]],
 
     The chunks of a perfect match are not summed, so that sums of perfect matches stay perfect.
     """
+    vocabulary = Vocabulary(word for texts in references for words in texts for word in words)
     sums, segments, all_statistics = [0] * 23, [], []
     for reference_words, words in zip(references, hypotheses, strict=True):
-        statistics = best_statistics(Matcher(words, reference_words, paraphrases), reference_words)
+        statistics = best_statistics(Matcher(words, reference_words, vocabulary, paraphrases), reference_words)
         segments.append(score_of(statistics))
         all_statistics.append(statistics)
         sums = [total + count for total, count in zip(sums, statistics, strict=True)]

@@ -51,6 +51,27 @@ def java_hash(text: str) -> int:
     return value
 
 
+class Vocabulary:
+    """The words of all references, found by what the first three modules compare."""
+
+    def __init__(self, words: Iterable[str]):
+        self.by_hash, self.by_stem, self.by_synset = defaultdict(set), defaultdict(set), defaultdict(set)
+        for word in set(words):
+            this = describe(word)
+            self.by_hash[this.hash].add(word)
+            self.by_stem[this.stem_hash].add(word)
+            for synset in this.synsets:
+                self.by_synset[synset].add(word)
+
+    @cache  # noqa: B019 - lives as long as the set that is scored
+    def matching(self, word: str) -> list[set[str]]:
+        """The words that match this one exactly, by stem and as synonyms; what matches exactly is in none of the others."""
+        this = describe(word)
+        exact = self.by_hash.get(this.hash, set())
+        synonyms = set().union(*(self.by_synset.get(synset, ()) for synset in this.synsets))
+        return [exact, self.by_stem.get(this.stem_hash, set()) - exact, synonyms - exact]
+
+
 class Paraphrases:
     """The kept pairs of the table, found by either phrase; with each stands its place in the table."""
 
@@ -64,12 +85,13 @@ class Paraphrases:
         self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
 
     @cache  # noqa: B019 - lives as long as the set that is scored
-    def partners_by_word(self, phrase: str) -> dict[str, list[tuple[str, int, int]]]:
-        """The partners of a phrase, by their first word: (partner, 0 or 1 for being a pair's first or second, place)."""
+    def partners_by_word(self, phrase: str) -> dict[str, list[tuple[str, list[str], int, int]]]:
+        """The partners of a phrase by their first word: (partner, words after the first, 0 for first of a pair, place)."""
         partners = defaultdict(list)
         for side, pairs in enumerate((self.by_second, self.by_first)):
             for partner, place in pairs.get(phrase, {}).items():
-                partners[partner.partition(" ")[0]].append((partner, side, place))
+                first_word, *following_words = partner.split(" ")
+                partners[first_word].append((partner, following_words, side, place))
         return partners
 
 
@@ -111,37 +133,36 @@ class Reach(NamedTuple):
 class Matcher:
     """One hypothesis, prepared to be matched with its references."""
 
-    def __init__(self, words: list[str], references: list[list[str]], paraphrases: Paraphrases):
+    def __init__(self, words: list[str], references: list[list[str]], vocabulary: Vocabulary, paraphrases: Paraphrases):
         self.words = words
         self.hashes = [describe(word).hash for word in words]
-        self.by_hash, self.by_stem, self.by_synset = defaultdict(list), defaultdict(list), defaultdict(list)
-        for i, word in enumerate(map(describe, words)):
-            self.by_hash[word.hash].append(i)
-            self.by_stem[word.stem_hash].append(i)
-            for synset in word.synsets:
-                self.by_synset[synset].append(i)
-        self.synsets = set(self.by_synset)
-        vocabulary = set(chain.from_iterable(references))
-        self.word_matches = {word: self._match_word(word) for word in vocabulary}
-        self.word_reach = {word: _word_reach(matches) for word, matches in self.word_matches.items()}
+        # word of the vocabulary -> (position in the hypothesis, module) of every match; stem and synonym may both match
+        self.word_matches = defaultdict(list)
+        for module in (EXACT, STEM, SYNONYM):
+            for i, word in enumerate(words):
+                for other in vocabulary.matching(word)[module]:
+                    self.word_matches[other].append((i, module))
+        reference_words = set(chain.from_iterable(references))
+        self.word_reach = {word: _word_reach(self.word_matches[word]) for word in self.word_matches.keys() & reference_words}
         # Phrase that may be in a reference -> (place in the table, start, end) of its paraphrases in the hypothesis, first
         # by the pairs that have that phrase first, then by those that have it second
         self.phrases = defaultdict(lambda: ([], []))
         for phrase, start in occurrences(words, paraphrases.phrases, paraphrases.beginnings):
             end = start + phrase.count(" ") + 1
             partners = paraphrases.partners_by_word(phrase)
-            for word in partners.keys() & vocabulary:
-                for partner, side, place in partners[word]:
-                    self.phrases[partner][side].append((place, start, end))
+            for first_word in partners.keys() & reference_words:
+                for partner, following_words, side, place in partners[first_word]:
+                    if reference_words.issuperset(following_words):
+                        self.phrases[partner][side].append((place, start, end))
         self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
-        self.phrase_reach = {phrase: _phrase_reach(phrase, chain(*sides)) for phrase, sides in self.phrases.items()}
+        self.phrase_reach = cache(lambda phrase: _phrase_reach(phrase, chain(*self.phrases[phrase])))
 
     def matches(self, reference: list[str]) -> list[list[Match]]:
         """For every word of the reference the matches that begin there, in the order of the modules."""
         if self.hashes == [describe(word).hash for word in reference]:
-            return [[Match(j, j + 1, i, i + 1, EXACT) for i in self.by_hash[self.hashes[j]]]
-                    for j in range(len(reference))]
-        starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self.word_matches[word]]
+            return [[Match(j, j + 1, i, i + 1, EXACT) for i, other in enumerate(self.hashes) if other == this]
+                    for j, this in enumerate(self.hashes)]
+        starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self.word_matches.get(word, ())]
                        for j, word in enumerate(reference)]
         for match in self._match_phrases(reference):
             starting_at[match.ref_start].append(match)
@@ -154,14 +175,15 @@ class Matcher:
         begin, end = [0] * (n + 1), [0] * (n + 1)  # bits of where matches that begin or end here do so in the hypothesis
         inside = [False] * n                       # words that a match can cover but not begin with
         for j, word in enumerate(reference):
-            ref_weights[j], exact, stemmed, synonyms = self.word_reach[word]
-            hyp_words[EXACT] |= exact
-            hyp_words[STEM] |= stemmed
-            hyp_words[SYNONYM] |= synonyms
-            begin[j] = exact | stemmed | synonyms
-            end[j + 1] = begin[j] << 1
+            if word in self.word_reach:
+                ref_weights[j], exact, stemmed, synonyms = self.word_reach[word]
+                hyp_words[EXACT] |= exact
+                hyp_words[STEM] |= stemmed
+                hyp_words[SYNONYM] |= synonyms
+                begin[j] = exact | stemmed | synonyms
+                end[j + 1] = begin[j] << 1
         for phrase, j in occurrences(reference, self.phrases, self.beginnings):
-            length, begins, ends, words = self.phrase_reach[phrase]
+            length, begins, ends, words = self.phrase_reach(phrase)
             hyp_words[PARAPHRASE] |= words
             begin[j] |= begins
             end[j + length] |= ends
@@ -170,16 +192,6 @@ class Matcher:
                 inside[k] |= k > j
         continues = [within or starts & ends != 0 for within, starts, ends in zip(inside, begin, end, strict=False)]
         return Reach(hyp_words, ref_weights, continues)
-
-    def _match_word(self, word: str) -> list[tuple[int, int]]:
-        """(position in the hypothesis, module) of every match of a single word; stem and synonym may both match."""
-        this = describe(word)
-        synonyms = {i for synset in this.synsets & self.synsets for i in self.by_synset[synset]}
-        return [
-            *((i, EXACT) for i in self.by_hash.get(this.hash, ())),
-            *((i, STEM) for i in self.by_stem.get(this.stem_hash, ()) if self.hashes[i] != this.hash),
-            *((i, SYNONYM) for i in sorted(synonyms) if self.hashes[i] != this.hash),
-        ]
 
     def _match_phrases(self, reference: list[str]) -> list[Match]:
         """First the pairs whose first phrase is in the reference, then those whose second is.
@@ -199,8 +211,6 @@ class Matcher:
 
 def _word_reach(matches: list[tuple[int, int]]) -> tuple[float, int, int, int]:
     """The largest weight with which a single word matches, and bits of what each of the first three modules matches."""
-    if not matches:
-        return 0.0, 0, 0, 0
     bits = [0, 0, 0]
     for i, module in matches:
         bits[module] |= 1 << i

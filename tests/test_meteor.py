@@ -57,7 +57,8 @@ def test_java_hash(text, value):
 
 def matches_of(hypothesis: str, reference: str) -> set[tuple[str, str, int]]:
     words, other = hypothesis.split(), reference.split()
-    matcher = meteor_alignment.Matcher(words, [other], meteor.find_paraphrases([[other]], [words], cache=False))
+    matcher = meteor_alignment.Matcher(words, [other], meteor_alignment.Vocabulary(other),
+                                       meteor.find_paraphrases([[other]], [words], cache=False))
     return {(" ".join(words[m.hyp_start:m.hyp_end]), " ".join(other[m.ref_start:m.ref_end]), m.module)
             for m in sum(matcher.matches(other), [])}
 
@@ -149,9 +150,9 @@ def test_skipped_references_never_change_the_statistics(one_scan):
     references[-1] = references[1]
     references[-2] = references[0] * 2                                       # and one with equal references
     paraphrases = meteor.find_paraphrases(references, hypotheses, cache=False)
-    tight = 0
+    vocabulary, tight = meteor_alignment.Vocabulary(WORDS), 0
     for texts, words in zip(references, hypotheses, strict=True):
-        matcher = meteor_alignment.Matcher(words, texts, paraphrases)
+        matcher = meteor_alignment.Matcher(words, texts, vocabulary, paraphrases)
         candidates = [meteor.statistics_of(words, text, meteor_alignment.align(matcher.matches(text), len(words)))
                       for text in texts]
         assert meteor.best_statistics(matcher, texts) == max(candidates, key=meteor.score_of)
