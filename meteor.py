@@ -172,7 +172,7 @@ def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
     for index in sorted(range(len(references)), key=at_most.__getitem__, reverse=True):
         if at_most[index] + 1e-9 < best_score:  # the margin is for rounding
             break
-        alignment = align(matcher.matches(references[index]), len(matcher.words))
+        alignment = align(matcher.matches(references[index]))
         statistics = statistics_of(matcher.words, references[index], alignment)
         score = score_of(statistics)
         if score > best_score or score == best_score and index < best_index:

@@ -229,7 +229,7 @@ def _phrase_reach(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple
 
 # --------------------------------------------------------------------------------------------------------- 2. align
 
-def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]:
+def align(starting_at: list[list[Match]]) -> list[Match]:
     """The best alignment: every word in at most one match; most words, then fewest chunks, then least distance.
 
     A beam search from left to right over the words of the reference. `starting_at` lists for every word of the
@@ -238,7 +238,7 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
     synonym or paraphrase match of a single word counts nothing; and the distance of a match that a path branches off
     to is charged not to that branch but to the later ones.
     """
-    fixed = _fixed_matches(starting_at, hypothesis_length)
+    fixed = _fixed_matches(starting_at)
     # A path is a plain tuple, as the search makes a great many: its rank (see RANK_OF_WORD; the least is the best), next
     # word of the reference, end of the last match in the hypothesis (-1 after a gap), bits of the words taken there, and
     # the last match with the path to which it was added. What every path does alike is not written into each: words and
@@ -295,17 +295,17 @@ def _branch(match: Match) -> tuple[int, int, int, int, int, int, Match]:
     return gain * RANK_OF_WORD, abs(ref_start - start), start, end, ref_end, (1 << end) - (1 << start), match
 
 
-def _fixed_matches(starting_at: list[list[Match]], hypothesis_length: int) -> set[int]:
+def _fixed_matches(starting_at: list[list[Match]]) -> set[int]:
     """Reference positions of the matches that are alone there and whose words no other match covers on either side."""
-    hyp_covered, ref_covered = [0] * hypothesis_length, [0] * len(starting_at)
+    hyp_once = hyp_twice = ref_once = ref_twice = 0  # bits of words that at least one match covers, and at least two
+    alone = []
     for matches in starting_at:
         for ref_start, ref_end, hyp_start, hyp_end, _ in matches:
-            for i in range(hyp_start, hyp_end):
-                hyp_covered[i] += 1
-            for j in range(ref_start, ref_end):
-                ref_covered[j] += 1
-    return {
-        m[0].ref_start for m in starting_at if len(m) == 1
-        and all(count == 1 for count in hyp_covered[m[0].hyp_start:m[0].hyp_end])
-        and all(count == 1 for count in ref_covered[m[0].ref_start:m[0].ref_end])
-    }
+            hyp_words, ref_words = (1 << hyp_end) - (1 << hyp_start), (1 << ref_end) - (1 << ref_start)
+            hyp_twice |= hyp_once & hyp_words
+            ref_twice |= ref_once & ref_words
+            hyp_once |= hyp_words
+            ref_once |= ref_words
+        if len(matches) == 1:
+            alone.append((ref_start, hyp_words, ref_words))
+    return {start for start, hyp_words, ref_words in alone if not hyp_words & hyp_twice and not ref_words & ref_twice}

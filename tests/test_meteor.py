@@ -70,9 +70,9 @@ def test_the_four_kinds_of_match(one_scan):
     assert not any(module == EXACT and first != second for first, second, module in found)
 
 
-def slow_search(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]:
+def slow_search(starting_at: list[list[Match]]) -> list[Match]:
     """The original's search, one object a path, with nothing left out."""
-    fixed = meteor_alignment._fixed_matches(starting_at, hypothesis_length)
+    fixed = meteor_alignment._fixed_matches(starting_at)
     start = {"matches": {j: starting_at[j][0] for j in fixed}, "m1": 0, "m2": 0, "chunks": 0, "idx": 0, "last": -1,
              "distance": 0}
     start["used1"] = {i for m in start["matches"].values() for i in range(m.hyp_start, m.hyp_end)}
@@ -132,8 +132,8 @@ def test_the_search_equals_a_slow_one():
     for most in [30] * 60 + [70] * 20:
         n1, n2 = generator.randrange(4, 14), generator.randrange(4, 14)
         starting_at = random_matches(generator, n1, n2, generator.randrange(most // 2 if most > 30 else 0, most))
-        expected = slow_search(starting_at, n1)
-        assert meteor_alignment.align(starting_at, n1) == expected
+        expected = slow_search(starting_at)
+        assert meteor_alignment.align(starting_at) == expected
         several += len(expected) > 3
     assert several > 40
 
@@ -153,7 +153,7 @@ def test_skipped_references_never_change_the_statistics(one_scan):
     vocabulary, tight = meteor_alignment.Vocabulary(WORDS), 0
     for texts, words in zip(references, hypotheses, strict=True):
         matcher = meteor_alignment.Matcher(words, texts, vocabulary, paraphrases)
-        candidates = [meteor.statistics_of(words, text, meteor_alignment.align(matcher.matches(text), len(words)))
+        candidates = [meteor.statistics_of(words, text, meteor_alignment.align(matcher.matches(text)))
                       for text in texts]
         assert meteor.best_statistics(matcher, texts) == max(candidates, key=meteor.score_of)
         for text, candidate in zip(texts, candidates, strict=True):
