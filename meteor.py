@@ -24,6 +24,7 @@ parameters. Word lists and paraphrases are in meteor_resources.py, the stemmer i
 """
 import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from kept import kept_lines
@@ -244,7 +245,7 @@ def meteor(references: list[list[str]], hypotheses: list[str], cache: bool = Tru
     FileNotFoundError if METEOR's word lists are not installed.
     """
     words = normalize_set(references, hypotheses, cache)
-    return score_words(*words, find_paraphrases(*words, cache))
+    return score_words(*words, vocabulary_of(words[0]), find_paraphrases(*words, cache))
 
 
 def normalize_set(references: list[list[str]], hypotheses: list[str],
@@ -273,13 +274,17 @@ def find_paraphrases(references: list[list[list[str]]], hypotheses: list[list[st
     return Paraphrases(select_paraphrases(near, reference_texts, hypothesis_texts))
 
 
-def score_words(references: list[list[list[str]]], hypotheses: list[list[str]],
+def vocabulary_of(references: list[list[list[str]]]) -> Vocabulary:
+    """Every word of the references once."""
+    return Vocabulary(chain.from_iterable(chain.from_iterable(references)))
+
+
+def score_words(references: list[list[list[str]]], hypotheses: list[list[str]], vocabulary: Vocabulary,
                 paraphrases: Paraphrases) -> MeteorScores:
     """METEOR of normalised words. Of a segment's references the first with the best score counts.
 
     The chunks of a perfect match are not summed, so that sums of perfect matches stay perfect.
     """
-    vocabulary = Vocabulary(word for texts in references for words in texts for word in words)
     sums, segments, all_statistics = [0] * 23, [], []
     for reference_words, words in zip(references, hypotheses, strict=True):
         statistics = best_statistics(Matcher(words, reference_words, vocabulary, paraphrases), reference_words)
