@@ -38,6 +38,6 @@ def kept(depends_on: Iterable[bytes], compute: Callable[[], bytes]) -> bytes:
 
 def kept_lines(texts: list[str], depends_on: Iterable[bytes], compute: Callable[[list[str]], list[str]]) -> list[str]:
     """compute(texts), which makes one line of each text; `depends_on` says what else the lines depend on."""
-    lines = kept([*depends_on, "\n".join(texts).encode("utf-8", "surrogatepass")],
+    lines = kept([*depends_on, b"%d texts" % len(texts), *(text.encode("utf-8", "surrogatepass") for text in texts)],
                  lambda: "\n".join(compute(texts)).encode("utf-8", "surrogatepass"))
     return lines.decode("utf-8", "surrogatepass").split("\n")

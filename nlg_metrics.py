@@ -54,9 +54,8 @@ class Ngrams(NamedTuple):
 
     def places_of(self, text: np.ndarray, ngram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The row of each (text, n-gram), and whether there is one."""
-        size = max(len(self.prefix), 1)
-        keys = self.text * size + self.ngram
-        wanted = text * size + ngram
+        different = len(self.prefix) + 1
+        keys, wanted = self.text * different + self.ngram, text * different + ngram
         places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         return places, keys[places] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
 
@@ -82,8 +81,9 @@ def count_ngrams(texts: list[list[str]], highest: int) -> list[Ngrams]:
             pairs = ngrams[inside] * len(number_of_word) + words[starts + n - 1]
             pairs, ngrams = np.unique(pairs, return_inverse=True)
             prefix = pairs // len(number_of_word)
-        rows, counts = np.unique(text[starts] * max(len(prefix), 1) + ngrams, return_counts=True)
-        result.append(Ngrams(*np.divmod(rows, max(len(prefix), 1)), counts, prefix))
+        different = len(prefix) + 1
+        rows, counts = np.unique(text[starts] * different + ngrams, return_counts=True)
+        result.append(Ngrams(*np.divmod(rows, different), counts, prefix))
     return result
 
 
@@ -128,13 +128,13 @@ def _split_chunk(chunk: str, variant: str) -> tuple[str, ...]:
 class Overlap:
     """What one hypothesis shares with its references; lists have an entry for each order n = 1..5.
 
-    matched           n-grams with their clipped counts: min(count in hypothesis, largest count in one reference)
+    matched           n-grams by their clipped counts: min(count in hypothesis, largest count in one reference)
     information       the same, each weighted by NIST's info, which counts in the references of the whole set
     own_information   the same, with info from the references of this instance alone
     length            tokens of the hypothesis
     ref_lengths       tokens of each reference
     """
-    matched: list[int]
+    matched: list[float]
     information: list[float]
     own_information: list[float]
     length: int
@@ -144,39 +144,39 @@ class Overlap:
 def overlaps(references: list[list[str]], hypotheses: list[str], variant: str) -> list[Overlap]:
     """The clipped n-gram matches of every instance and what they tell; BLEU and NIST share them."""
     hypothesis_tokens = [mteval_tokenize(text, variant) for text in hypotheses]
-    reference_tokens = [mteval_tokenize(text, variant) for texts in references for text in texts]
+    reference_tokens = [[mteval_tokenize(text, variant) for text in texts] for texts in references]
+    lengths = [[len(tokens) for tokens in per_reference] for per_reference in reference_tokens]
     instances = len(hypotheses)
     instance_of = np.repeat(np.arange(instances), [len(texts) for texts in references])  # (references,)
-    lengths = [len(tokens) for tokens in reference_tokens]
-    own_words = np.bincount(instance_of, lengths, instances)
-    columns = []
-    shorter, shorter_own, shorter_all = None, None, None
-    for n, ngrams in enumerate(count_ngrams(hypothesis_tokens + reference_tokens, NIST_ORDER), start=1):
+    words_of_instance = np.array([sum(per_reference) for per_reference in lengths])
+    sums = []  # for each order: matched, information, own information of every instance
+    shorter = None  # the n-grams of the hypotheses of the order before, with their counts in references
+    for n, ngrams in enumerate(count_ngrams([*hypothesis_tokens, *chain(*reference_tokens)], NIST_ORDER), start=1):
         hypothesis, reference = ngrams.split_at(instances)
-        places, found = hypothesis.places_of(instance_of[reference.text], reference.ngram)
-        places, counts, rows = places[found], reference.count[found], len(hypothesis.ngram)
-        own = np.bincount(places, counts, rows)  # how often the instance's references have each n-gram of the hypothesis
-        largest = np.zeros(rows, dtype=np.int64)
-        np.maximum.at(largest, places, counts)
+        rows, found = hypothesis.places_of(instance_of[reference.text], reference.ngram)
+        rows, times = rows[found], reference.count[found]
+        largest = np.zeros(len(hypothesis.ngram), dtype=np.int64)
+        np.maximum.at(largest, rows, times)
         matched = np.minimum(hypothesis.count, largest)
+        own = np.bincount(rows, times, len(matched))  # in the references of the instance together
         everywhere = np.bincount(reference.ngram, reference.count, len(ngrams.prefix))[hypothesis.ngram]
-        own_before, all_before = own_words[hypothesis.text], np.full(rows, own_words.sum())  # info of a word: of all words
+        own_before, before = words_of_instance[hypothesis.text], words_of_instance.sum()  # C() is the number of words
         if n > 1:
             prefix = ngrams.prefix[hypothesis.ngram]
-            places, _ = shorter.places_of(hypothesis.text, prefix)
-            has_prefix = prefix != 0 if variant == "perl" and n == 2 else slice(None)  # to Perl, the word 0 is false
-            own_before[has_prefix] = shorter_own[places][has_prefix]
-            all_before[has_prefix] = shorter_all[places][has_prefix]
-        columns.append([np.bincount(hypothesis.text, matched * info, instances).tolist() for info in (
-            1, np.log2(all_before / np.maximum(everywhere, 1), where=matched > 0, out=np.zeros(rows)),
-            np.log2(own_before / np.maximum(own, 1), where=matched > 0, out=np.zeros(rows)))])
-        shorter, shorter_own, shorter_all = hypothesis, own, everywhere
-    lengths = iter(lengths)
-    return [Overlap(list(map(int, matched)), list(information), list(own_information), len(tokens),
-                    [next(lengths) for _ in texts])
-            for matched, information, own_information, tokens, texts in zip(
-                *(zip(*column, strict=True) for column in zip(*columns, strict=True)), hypothesis_tokens, references,
-                strict=True)]
+            rows, _ = shorter[0].places_of(hypothesis.text, prefix)
+            no_prefix = (prefix == 0) & (variant == "perl" and n == 2)  # to Perl, the word 0 is false
+            own_before = np.where(no_prefix, own_before, shorter[1][rows])
+            before = np.where(no_prefix, before, shorter[2][rows])
+        sums.append([np.bincount(hypothesis.text, values, instances) for values in (
+            matched, _information(matched, before, everywhere), _information(matched, own_before, own))])
+        shorter = hypothesis, own, everywhere
+    matched, information, own_information = np.array(sums).transpose(1, 2, 0).tolist()  # (instances, orders) each
+    return list(map(Overlap, matched, information, own_information, map(len, hypothesis_tokens), lengths))
+
+
+def _information(matched: np.ndarray, before: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """matched · log2(before / counts), 0 where nothing matched."""
+    return matched * np.log2(np.where(matched > 0, before / np.maximum(counts, 1), 1))
 
 
 def ngram_slots(overlap: Overlap, n: int, variant: str) -> int:
@@ -222,12 +222,12 @@ def _bleu(shared: list[Overlap], variant: str) -> tuple[float, dict[str, float]]
     return score, {"length_ratio": ratio, "brevity_penalty": brevity_penalty}
 
 
-def _log_precisions(matched: list[int], slots: list[int]) -> list[float]:
+def _log_precisions(matched: list[float], slots: list[int]) -> list[float]:
     """ln p_n, where tiny floors stand in for no match and for no room."""
     return [math.log(max(m, 1e-15) / max(s, 1e-9)) for m, s in zip(matched, slots, strict=True)]
 
 
-def _log_precisions_perl(matched: list[int], slots: list[int]) -> list[float]:
+def _log_precisions_perl(matched: list[float], slots: list[int]) -> list[float]:
     """ln p_n, where the k-th order without a match gets p_n = 1 / (2^k · slots), and one without room ln p_n = 0."""
     logs, smoothing = [], 1
     for m, s in zip(matched, slots, strict=True):
@@ -379,8 +379,9 @@ def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
     total = np.zeros(len(instance_of))
     for ngrams in count_ngrams(texts, CIDER_ORDER):
         hypothesis, reference = ngrams.split_at(instances)
-        in_instance = np.unique(instance_of[reference.text] * len(ngrams.prefix) + reference.ngram)
-        frequency = np.bincount(in_instance % max(len(ngrams.prefix), 1), minlength=len(ngrams.prefix))
+        different = len(ngrams.prefix) + 1
+        in_instance = np.unique(instance_of[reference.text] * different + reference.ngram)
+        frequency = np.bincount(in_instance % different, minlength=len(ngrams.prefix))
         rarity = math.log(instances) - np.log(np.maximum(frequency, 1))
         h, r = hypothesis.count * rarity[hypothesis.ngram], reference.count * rarity[reference.ngram]
         places, found = hypothesis.places_of(instance_of[reference.text], reference.ngram)
