@@ -241,8 +241,8 @@ class MeteorScores:
 def meteor(references: list[list[str]], hypotheses: list[str], cache: bool = True) -> MeteorScores:
     """METEOR of texts that the PTB tokenizer has been over; references[i] are those of hypotheses[i].
 
-    `cache` allows the paraphrases that concern the references to be kept on disk (`paraphrases_near`). Raises
-    FileNotFoundError if METEOR's word lists are not installed.
+    `cache` allows what concerns the references alone to be kept on disk (kept.py). Raises FileNotFoundError if METEOR's
+    word lists are not installed.
     """
     words = normalize_set(references, hypotheses, cache)
     return score_words(*words, vocabulary_of(words[0]), find_paraphrases(*words, cache))
@@ -250,13 +250,13 @@ def meteor(references: list[list[str]], hypotheses: list[str], cache: bool = Tru
 
 def normalize_set(references: list[list[str]], hypotheses: list[str],
                   cache: bool = True) -> tuple[list[list[list[str]]], list[list[str]]]:
-    """The words of every reference of every instance, and those of every hypothesis; `cache`: keep those of references."""
-    def normalize_all(texts: list[str]) -> list[str]:
+    """The words of every reference of every instance, and those of every hypothesis."""
+    def normalized(texts: list[str]) -> list[str]:
         return [" ".join(normalize(text)) for text in texts]
 
     texts = [text for texts_of_instance in references for text in texts_of_instance]
     depends_on = [Path(__file__).read_bytes(), repr(load_lexicon().prefixes).encode("utf-8")]
-    lines = iter(kept_lines(texts, depends_on, normalize_all) if cache else normalize_all(texts))
+    lines = iter(kept_lines(texts, depends_on, normalized) if cache else normalized(texts))
     return ([[_words_of(next(lines)) for _ in texts_of_instance] for texts_of_instance in references],
             [normalize(text.replace("|||", "").replace("  ", " ")) for text in hypotheses])
 

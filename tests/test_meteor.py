@@ -163,6 +163,38 @@ def test_skipped_references_never_change_the_statistics(one_scan):
     assert tight > 20
 
 
+def plain_matches(words: list[str], reference: list[str], paraphrases: meteor_alignment.Paraphrases) -> list[Match]:
+    """Every pair of words and of phrases compared with each other."""
+    found = []
+    for i, first in enumerate(map(meteor_alignment.describe, words)):
+        for j, second in enumerate(map(meteor_alignment.describe, reference)):
+            found += [Match(j, j + 1, i, i + 1, module) for module, same in (
+                (EXACT, first.hash == second.hash),
+                (STEM, first.hash != second.hash and first.stem_hash == second.stem_hash),
+                (SYNONYM, first.hash != second.hash and first.synsets & second.synsets)) if same]
+    for pair in ((a.split(), b.split()) for a, partners in paraphrases.by_first.items() for b in partners):
+        for in_reference, in_hypothesis in (pair, pair[::-1]):
+            found += [Match(j, j + len(in_reference), i, i + len(in_hypothesis), PARAPHRASE)
+                      for j in range(len(reference)) if reference[j:j + len(in_reference)] == in_reference
+                      for i in range(len(words)) if words[i:i + len(in_hypothesis)] == in_hypothesis]
+    return sorted(found)
+
+
+def test_all_matches_are_found(one_scan):
+    generator = random.Random(8)
+    references, hypotheses = ([[generator.choice(WORDS) for _ in range(generator.randrange(1, 16))] for _ in range(40)]
+                              for _ in range(2))
+    paraphrases = meteor.find_paraphrases([references], hypotheses, cache=False)
+    vocabulary, kinds = meteor_alignment.Vocabulary(WORDS), set()
+    for words in hypotheses:
+        matcher = meteor_alignment.Matcher(words, references[:20], vocabulary, paraphrases)
+        for reference in references[:20]:
+            expected = plain_matches(words, reference, paraphrases)
+            assert sorted(sum(matcher.matches(reference), [])) == expected
+            kinds |= {(match.module, match.ref_end - match.ref_start, match.hyp_end - match.hyp_start) for match in expected}
+    assert {(EXACT, 1, 1), (STEM, 1, 1), (SYNONYM, 1, 1), (PARAPHRASE, 1, 2), (PARAPHRASE, 2, 1)} <= kinds
+
+
 @pytest.mark.parametrize("references, hypothesis, score", PUBLISHED)
 def test_values_published_for_these_sentences(one_scan, references, hypothesis, score):
     digits = len(str(score)) - 2
