@@ -138,9 +138,10 @@ class Matcher:
         self.hashes = [describe(word).hash for word in words]
         # word of the vocabulary -> (position in the hypothesis, module) of every match; stem and synonym may both match
         self.word_matches = defaultdict(list)
+        matching = [vocabulary.matching(word) for word in words]
         for module in (EXACT, STEM, SYNONYM):
-            for i, word in enumerate(words):
-                for other in vocabulary.matching(word)[module]:
+            for i, by_module in enumerate(matching):
+                for other in by_module[module]:
                     self.word_matches[other].append((i, module))
         reference_words = set(chain.from_iterable(references))
         self.word_reach = {word: _word_reach(self.word_matches[word]) for word in self.word_matches.keys() & reference_words}
@@ -155,7 +156,7 @@ class Matcher:
                     if reference_words.issuperset(following_words):
                         self.phrases[partner][side].append((place, start, end))
         self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
-        self.phrase_reach = cache(lambda phrase: _phrase_reach(phrase, chain(*self.phrases[phrase])))
+        self.phrase_reach = {phrase: _phrase_reach(phrase, chain(*sides)) for phrase, sides in self.phrases.items()}
 
     def matches(self, reference: list[str]) -> list[list[Match]]:
         """For every word of the reference the matches that begin there, in the order of the modules."""
@@ -183,7 +184,7 @@ class Matcher:
                 begin[j] = exact | stemmed | synonyms
                 end[j + 1] = begin[j] << 1
         for phrase, j in occurrences(reference, self.phrases, self.beginnings):
-            length, begins, ends, words = self.phrase_reach(phrase)
+            length, begins, ends, words = self.phrase_reach[phrase]
             hyp_words[PARAPHRASE] |= words
             begin[j] |= begins
             end[j + length] |= ends
