@@ -24,8 +24,23 @@ parameters. Word lists and paraphrases are in meteor_resources.py, the stemmer i
 """
 import re
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
-from meteor_alignment import EXACT, MODULE_WEIGHTS, PARAPHRASE, STEM, SYNONYM, Match, Matcher, Paraphrases, Reach, align
+from kept import kept_lines
+from meteor_alignment import (
+    EXACT,
+    MODULE_WEIGHTS,
+    PARAPHRASE,
+    STEM,
+    SYNONYM,
+    Match,
+    Matcher,
+    Paraphrases,
+    Reach,
+    Vocabulary,
+    align,
+)
 from meteor_resources import load_lexicon, paraphrases_near, select_paraphrases
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.20, 0.60, 0.75
@@ -158,7 +173,7 @@ def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
     for index in sorted(range(len(references)), key=at_most.__getitem__, reverse=True):
         if at_most[index] + 1e-9 < best_score:  # the margin is for rounding
             break
-        alignment = align(matcher.matches(references[index]), len(matcher.words))
+        alignment = align(matcher.matches(references[index]))
         statistics = statistics_of(matcher.words, references[index], alignment)
         score = score_of(statistics)
         if score > best_score or score == best_score and index < best_index:
@@ -226,17 +241,28 @@ class MeteorScores:
 def meteor(references: list[list[str]], hypotheses: list[str], cache: bool = True) -> MeteorScores:
     """METEOR of texts that the PTB tokenizer has been over; references[i] are those of hypotheses[i].
 
-    `cache` allows the paraphrases that concern the references to be kept on disk (`paraphrases_near`). Raises
-    FileNotFoundError if METEOR's word lists are not installed.
+    `cache` allows what concerns the references alone to be kept on disk (kept.py). Raises FileNotFoundError if METEOR's
+    word lists are not installed.
     """
-    words = normalize_set(references, hypotheses)
-    return score_words(*words, find_paraphrases(*words, cache))
+    words = normalize_set(references, hypotheses, cache)
+    return score_words(*words, vocabulary_of(words[0]), find_paraphrases(*words, cache))
 
 
-def normalize_set(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[list[str]]], list[list[str]]]:
+def normalize_set(references: list[list[str]], hypotheses: list[str],
+                  cache: bool = True) -> tuple[list[list[list[str]]], list[list[str]]]:
     """The words of every reference of every instance, and those of every hypothesis."""
-    return ([[normalize(text) for text in texts] for texts in references],
+    def normalized(texts: list[str]) -> list[str]:
+        return [" ".join(normalize(text)) for text in texts]
+
+    texts = [text for texts_of_instance in references for text in texts_of_instance]
+    depends_on = [Path(__file__).read_bytes(), repr(load_lexicon().prefixes).encode("utf-8")]
+    lines = iter(kept_lines(texts, depends_on, normalized) if cache else normalized(texts))
+    return ([[_words_of(next(lines)) for _ in texts_of_instance] for texts_of_instance in references],
             [normalize(text.replace("|||", "").replace("  ", " ")) for text in hypotheses])
+
+
+def _words_of(line: str) -> list[str]:
+    return line.split(" ") if line else []
 
 
 def find_paraphrases(references: list[list[list[str]]], hypotheses: list[list[str]],
@@ -248,7 +274,12 @@ def find_paraphrases(references: list[list[list[str]]], hypotheses: list[list[st
     return Paraphrases(select_paraphrases(near, reference_texts, hypothesis_texts))
 
 
-def score_words(references: list[list[list[str]]], hypotheses: list[list[str]],
+def vocabulary_of(references: list[list[list[str]]]) -> Vocabulary:
+    """Every word of the references once."""
+    return Vocabulary(chain.from_iterable(chain.from_iterable(references)))
+
+
+def score_words(references: list[list[list[str]]], hypotheses: list[list[str]], vocabulary: Vocabulary,
                 paraphrases: Paraphrases) -> MeteorScores:
     """METEOR of normalised words. Of a segment's references the first with the best score counts.
 
@@ -256,7 +287,7 @@ def score_words(references: list[list[list[str]]], hypotheses: list[list[str]],
     """
     sums, segments, all_statistics = [0] * 23, [], []
     for reference_words, words in zip(references, hypotheses, strict=True):
-        statistics = best_statistics(Matcher(words, paraphrases), reference_words)
+        statistics = best_statistics(Matcher(words, reference_words, vocabulary, paraphrases), reference_words)
         segments.append(score_of(statistics))
         all_statistics.append(statistics)
         sums = [total + count for total, count in zip(sums, statistics, strict=True)]

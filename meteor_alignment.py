@@ -4,6 +4,7 @@
 `Matcher.reach` is an outline from which meteor.py sees that a reference cannot be the best one, before it is aligned.
 """
 from collections import defaultdict
+from collections.abc import Container, Iterable
 from functools import cache, lru_cache
 from itertools import chain
 from operator import itemgetter
@@ -50,6 +51,27 @@ def java_hash(text: str) -> int:
     return value
 
 
+class Vocabulary:
+    """The words of all references, found by what the first three modules compare."""
+
+    def __init__(self, words: Iterable[str]):
+        self.by_hash, self.by_stem, self.by_synset = defaultdict(set), defaultdict(set), defaultdict(set)
+        for word in set(words):
+            this = describe(word)
+            self.by_hash[this.hash].add(word)
+            self.by_stem[this.stem_hash].add(word)
+            for synset in this.synsets:
+                self.by_synset[synset].add(word)
+
+    @cache  # noqa: B019 - lives as long as the set that is scored
+    def matching(self, word: str) -> list[set[str]]:
+        """The words that match this one exactly, by stem and as synonyms; what matches exactly is in none of the others."""
+        this = describe(word)
+        exact = self.by_hash.get(this.hash, set())
+        synonyms = set().union(*(self.by_synset.get(synset, ()) for synset in this.synsets))
+        return [exact, self.by_stem.get(this.stem_hash, set()) - exact, synonyms - exact]
+
+
 class Paraphrases:
     """The kept pairs of the table, found by either phrase; with each stands its place in the table."""
 
@@ -59,21 +81,41 @@ class Paraphrases:
         for place, (first, second) in enumerate(pairs):
             self.by_first[first][second] = place
             self.by_second[second][first] = place
-        self._phrases = self.by_first.keys() | self.by_second.keys()
-        self._beginnings = {" ".join(words[:n]) for words in (phrase.split(" ") for phrase in self._phrases)
-                            for n in range(1, len(words))}
+        self.phrases = self.by_first.keys() | self.by_second.keys()
+        self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
 
-    def occurrences(self, words: list[str]) -> dict[str, list[int]]:
-        """Every phrase of the table that stands in a text, and the positions of its first word."""
-        found = defaultdict(list)
-        for start, phrase in enumerate(words):
-            for following in (*words[start + 1:start + LONGEST_PHRASE], ""):
-                if phrase in self._phrases:
-                    found[phrase].append(start)
-                if phrase not in self._beginnings:
-                    break
+    @cache  # noqa: B019 - lives as long as the set that is scored
+    def partners_by_word(self, phrase: str) -> dict[str, list[tuple[str, list[str], int, int]]]:
+        """The partners of a phrase by their first word: (partner, words after the first, 0 for first of a pair, place)."""
+        partners = defaultdict(list)
+        for side, pairs in enumerate((self.by_second, self.by_first)):
+            for partner, place in pairs.get(phrase, {}).items():
+                first_word, *following_words = partner.split(" ")
+                partners[first_word].append((partner, following_words, side, place))
+        return partners
+
+
+@lru_cache(maxsize=1 << 16)
+def beginnings_of(phrase: str) -> list[str]:
+    """The first word of a phrase, its first two words and so on, without the phrase itself."""
+    words = phrase.split(" ")
+    return [" ".join(words[:n]) for n in range(1, len(words))]
+
+
+def occurrences(words: list[str], phrases: Container[str], beginnings: Container[str]) -> list[tuple[str, int]]:
+    """Which of some phrases stand in a text and the positions of their first words."""
+    found = []
+    for start, phrase in enumerate(words):
+        if phrase in phrases:
+            found.append((phrase, start))
+        if phrase in beginnings:
+            for following in words[start + 1:start + LONGEST_PHRASE]:
                 phrase = f"{phrase} {following}"
-        return found
+                if phrase in phrases:
+                    found.append((phrase, start))
+                if phrase not in beginnings:
+                    break
+    return found
 
 
 class Reach(NamedTuple):
@@ -91,29 +133,37 @@ class Reach(NamedTuple):
 class Matcher:
     """One hypothesis, prepared to be matched with its references."""
 
-    def __init__(self, words: list[str], paraphrases: Paraphrases):
+    def __init__(self, words: list[str], references: list[list[str]], vocabulary: Vocabulary, paraphrases: Paraphrases):
         self.words = words
         self.hashes = [describe(word).hash for word in words]
-        self.by_hash, self.by_stem, self.by_synset = defaultdict(list), defaultdict(list), defaultdict(list)
-        for i, word in enumerate(map(describe, words)):
-            self.by_hash[word.hash].append(i)
-            self.by_stem[word.stem_hash].append(i)
-            for synset in word.synsets:
-                self.by_synset[synset].append(i)
-        self.paraphrases = paraphrases
-        self.phrases = paraphrases.occurrences(words)
-        # What references ask for repeats a lot
-        self._match_word = cache(self._match_word)
-        self._match_phrase = cache(self._match_phrase)
-        self._word_reach = cache(self._word_reach)
-        self._phrase_reach = cache(self._phrase_reach)
+        # word of the vocabulary -> (position in the hypothesis, module) of every match; stem and synonym may both match
+        self.word_matches = defaultdict(list)
+        matching = [vocabulary.matching(word) for word in words]
+        for module in (EXACT, STEM, SYNONYM):
+            for i, by_module in enumerate(matching):
+                for other in by_module[module]:
+                    self.word_matches[other].append((i, module))
+        reference_words = set(chain.from_iterable(references))
+        self.word_reach = {word: _word_reach(self.word_matches[word]) for word in self.word_matches.keys() & reference_words}
+        # Phrase that may be in a reference -> (place in the table, start, end) of its paraphrases in the hypothesis, first
+        # by the pairs that have that phrase first, then by those that have it second
+        self.phrases = defaultdict(lambda: ([], []))
+        for phrase, start in occurrences(words, paraphrases.phrases, paraphrases.beginnings):
+            end = start + phrase.count(" ") + 1
+            partners = paraphrases.partners_by_word(phrase)
+            for first_word in partners.keys() & reference_words:
+                for partner, following_words, side, place in partners[first_word]:
+                    if reference_words.issuperset(following_words):
+                        self.phrases[partner][side].append((place, start, end))
+        self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
+        self.phrase_reach = {phrase: _phrase_reach(phrase, chain(*sides)) for phrase, sides in self.phrases.items()}
 
     def matches(self, reference: list[str]) -> list[list[Match]]:
         """For every word of the reference the matches that begin there, in the order of the modules."""
         if self.hashes == [describe(word).hash for word in reference]:
-            return [[Match(j, j + 1, i, i + 1, EXACT) for i in self.by_hash[self.hashes[j]]]
-                    for j in range(len(reference))]
-        starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self._match_word(word)]
+            return [[Match(j, j + 1, i, i + 1, EXACT) for i, other in enumerate(self.hashes) if other == this]
+                    for j, this in enumerate(self.hashes)]
+        starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self.word_matches.get(word, ())]
                        for j, word in enumerate(reference)]
         for match in self._match_phrases(reference):
             starting_at[match.ref_start].append(match)
@@ -126,58 +176,23 @@ class Matcher:
         begin, end = [0] * (n + 1), [0] * (n + 1)  # bits of where matches that begin or end here do so in the hypothesis
         inside = [False] * n                       # words that a match can cover but not begin with
         for j, word in enumerate(reference):
-            ref_weights[j], exact, stemmed, synonyms = self._word_reach(word)
-            hyp_words[EXACT] |= exact
-            hyp_words[STEM] |= stemmed
-            hyp_words[SYNONYM] |= synonyms
-            begin[j] = exact | stemmed | synonyms
-            end[j + 1] = begin[j] << 1
-        for phrase, positions in self.paraphrases.occurrences(reference).items():
-            length, begins, ends, words = self._phrase_reach(phrase)
-            if words:
-                hyp_words[PARAPHRASE] |= words
-                for j in positions:
-                    begin[j] |= begins
-                    end[j + length] |= ends
-                    for k in range(j, j + length):
-                        ref_weights[k] = max(ref_weights[k], MODULE_WEIGHTS[PARAPHRASE])
-                        inside[k] |= k > j
+            if word in self.word_reach:
+                ref_weights[j], exact, stemmed, synonyms = self.word_reach[word]
+                hyp_words[EXACT] |= exact
+                hyp_words[STEM] |= stemmed
+                hyp_words[SYNONYM] |= synonyms
+                begin[j] = exact | stemmed | synonyms
+                end[j + 1] = begin[j] << 1
+        for phrase, j in occurrences(reference, self.phrases, self.beginnings):
+            length, begins, ends, words = self.phrase_reach[phrase]
+            hyp_words[PARAPHRASE] |= words
+            begin[j] |= begins
+            end[j + length] |= ends
+            for k in range(j, j + length):
+                ref_weights[k] = max(ref_weights[k], MODULE_WEIGHTS[PARAPHRASE])
+                inside[k] |= k > j
         continues = [within or starts & ends != 0 for within, starts, ends in zip(inside, begin, end, strict=False)]
         return Reach(hyp_words, ref_weights, continues)
-
-    def _match_word(self, word: str) -> list[tuple[int, int]]:
-        """(position in the hypothesis, module) of every match of a single word; stem and synonym may both match."""
-        this = describe(word)
-        synonyms = {i for synset in this.synsets & self.by_synset.keys() for i in self.by_synset[synset]}
-        return [
-            *((i, EXACT) for i in self.by_hash.get(this.hash, ())),
-            *((i, STEM) for i in self.by_stem.get(this.stem_hash, ()) if self.hashes[i] != this.hash),
-            *((i, SYNONYM) for i in sorted(synonyms) if self.hashes[i] != this.hash),
-        ]
-
-    def _word_reach(self, word: str) -> tuple[float, int, int, int]:
-        """The largest weight with which a single word matches, and bits of what each of the first three modules matches."""
-        bits = [0, 0, 0]
-        for i, module in self._match_word(word):
-            bits[module] |= 1 << i
-        return max((MODULE_WEIGHTS[module] for module in (EXACT, STEM, SYNONYM) if bits[module]), default=0.0), *bits
-
-    def _match_phrase(self, phrase: str) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-        """(place in the table, start, end) of the paraphrases here of a pair's first phrase, and of a pair's second."""
-        found = []
-        for partners in (self.paraphrases.by_first.get(phrase, {}), self.paraphrases.by_second.get(phrase, {})):
-            found.append([(partners[partner], start, start + partner.count(" ") + 1)
-                          for partner in partners.keys() & self.phrases.keys() for start in self.phrases[partner]])
-        return found[0], found[1]
-
-    def _phrase_reach(self, phrase: str) -> tuple[int, int, int, int]:
-        """The phrase's words, and bits of where its paraphrases begin, where they end, and of all their words."""
-        begins = ends = words = 0
-        for _, start, end in chain(*self._match_phrase(phrase)):
-            begins |= 1 << start
-            ends |= 1 << end
-            words |= (1 << end) - (1 << start)
-        return phrase.count(" ") + 1, begins, ends, words
 
     def _match_phrases(self, reference: list[str]) -> list[Match]:
         """First the pairs whose first phrase is in the reference, then those whose second is.
@@ -185,20 +200,37 @@ class Matcher:
         A pair that the table holds in both directions therefore matches twice.
         """
         forward, backward = [], []
-        for phrase, positions in self.paraphrases.occurrences(reference).items():
+        for phrase, j in occurrences(reference, self.phrases, self.beginnings):
             length = phrase.count(" ") + 1
-            seconds, firsts = self._match_phrase(phrase)
-            for j in positions:
-                for place, start, end in seconds:
-                    forward.append(((j, length, place, start), Match(j, j + length, start, end, PARAPHRASE)))
-                for place, start, end in firsts:
-                    backward.append(((start, end - start, place, j), Match(j, j + length, start, end, PARAPHRASE)))
+            with_phrase_first, with_phrase_second = self.phrases[phrase]
+            for place, start, end in with_phrase_first:
+                forward.append(((j, length, place, start), Match(j, j + length, start, end, PARAPHRASE)))
+            for place, start, end in with_phrase_second:
+                backward.append(((start, end - start, place, j), Match(j, j + length, start, end, PARAPHRASE)))
         return [match for found in (forward, backward) for _, match in sorted(found)]
+
+
+def _word_reach(matches: list[tuple[int, int]]) -> tuple[float, int, int, int]:
+    """The largest weight with which a single word matches, and bits of what each of the first three modules matches."""
+    bits = [0, 0, 0]
+    for i, module in matches:
+        bits[module] |= 1 << i
+    return max(MODULE_WEIGHTS[module] for module in (EXACT, STEM, SYNONYM) if bits[module]), *bits
+
+
+def _phrase_reach(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple[int, int, int, int]:
+    """The phrase's words, and bits of where its paraphrases begin, where they end, and of all their words."""
+    begins = ends = words = 0
+    for _, start, end in matches:
+        begins |= 1 << start
+        ends |= 1 << end
+        words |= (1 << end) - (1 << start)
+    return phrase.count(" ") + 1, begins, ends, words
 
 
 # --------------------------------------------------------------------------------------------------------- 2. align
 
-def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]:
+def align(starting_at: list[list[Match]]) -> list[Match]:
     """The best alignment: every word in at most one match; most words, then fewest chunks, then least distance.
 
     A beam search from left to right over the words of the reference. `starting_at` lists for every word of the
@@ -207,31 +239,36 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
     synonym or paraphrase match of a single word counts nothing; and the distance of a match that a path branches off
     to is charged not to that branch but to the later ones.
     """
-    fixed = _fixed_matches(starting_at, hypothesis_length)
+    fixed = _fixed_matches(starting_at)
     # A path is a plain tuple, as the search makes a great many: its rank (see RANK_OF_WORD; the least is the best), next
     # word of the reference, end of the last match in the hypothesis (-1 after a gap), bits of the words taken there, and
-    # the last match with the path to which it was added
+    # the last match with the path to which it was added. What every path does alike is not written into each: words and
+    # distances of fixed matches, and the end of the last match where all paths have just had the same one or a gap.
     paths = [(0, 0, -1, 0, None, None)]
-    covered = 0  # reference words up to here can be inside a match that began earlier
+    common_end = -1  # that end; None where paths differ
+    covered = 0      # reference words up to here can be inside a match that began earlier
     for j, matches in enumerate(starting_at):
-        if j and not matches and not starting_at[j - 1] and covered < j:
-            continue  # another word without a match in a gap that every path has already entered
-        paths.sort(key=itemgetter(0))
-        del paths[BEAM:]
-        branches = [_branch(match) for match in matches]
-        if j in fixed:
-            (gain, jump, start, end, ref_end, words, match), = branches
-            paths = [(path[0] + gain + jump + (0 if path[2] in (-1, start) else RANK_OF_CHUNK), ref_end, end,
-                      path[3] | words, match, path) for path in paths]
-            covered = ref_end
+        if j in fixed or not matches and covered <= j:
+            _, covered, start, end, _ = matches[0] if matches else (j, j + 1, -1, -1, None)
+            if common_end is None:
+                paths.sort(key=itemgetter(0))
+                paths = [path if path[2] == -1 or path[2] == start else (path[0] + RANK_OF_CHUNK, *path[1:])
+                         for path in paths[:BEAM]]
+            common_end = end
             continue
+        if not matches and common_end is not None:
+            continue  # inside a fixed match
         covered = max([covered, *(match.ref_end for match in matches)])
+        branches = [_branch(match) for match in matches]
+        paths.sort(key=itemgetter(0))
         extended = []
-        for path in paths:
+        for path in paths[:BEAM]:
             rank, next_word, last_end, taken, last_match, before = path
             if j < next_word:  # inside a match of several words
                 extended.append(path)
                 continue
+            if common_end is not None:
+                last_end = common_end
             chunk = rank + RANK_OF_CHUNK if last_end != -1 else rank
             for gain, jump, start, end, ref_end, words, match in branches:
                 if not taken & words:
@@ -239,14 +276,16 @@ def align(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]
                     rank += jump
                     chunk += jump
             extended.append((chunk, j + 1, -1, taken, last_match, before))
-        paths = extended
+        paths, common_end = extended, None
     paths.sort(key=itemgetter(0))
-    best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))
-    alignment = []
+    best = paths[0]
+    if common_end is None:
+        best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))
+    alignment = [starting_at[j][0] for j in fixed]
     while best[4]:
         alignment.append(best[4])
         best = best[5]
-    return alignment[::-1]
+    return sorted(alignment)
 
 
 def _branch(match: Match) -> tuple[int, int, int, int, int, int, Match]:
@@ -257,17 +296,17 @@ def _branch(match: Match) -> tuple[int, int, int, int, int, int, Match]:
     return gain * RANK_OF_WORD, abs(ref_start - start), start, end, ref_end, (1 << end) - (1 << start), match
 
 
-def _fixed_matches(starting_at: list[list[Match]], hypothesis_length: int) -> set[int]:
+def _fixed_matches(starting_at: list[list[Match]]) -> set[int]:
     """Reference positions of the matches that are alone there and whose words no other match covers on either side."""
-    hyp_covered, ref_covered = [0] * hypothesis_length, [0] * len(starting_at)
+    hyp_once = hyp_twice = ref_once = ref_twice = 0  # bits of words that at least one match covers, and at least two
+    alone = []
     for matches in starting_at:
         for ref_start, ref_end, hyp_start, hyp_end, _ in matches:
-            for i in range(hyp_start, hyp_end):
-                hyp_covered[i] += 1
-            for j in range(ref_start, ref_end):
-                ref_covered[j] += 1
-    return {
-        m[0].ref_start for m in starting_at if len(m) == 1
-        and all(count == 1 for count in hyp_covered[m[0].hyp_start:m[0].hyp_end])
-        and all(count == 1 for count in ref_covered[m[0].ref_start:m[0].ref_end])
-    }
+            hyp_words, ref_words = (1 << hyp_end) - (1 << hyp_start), (1 << ref_end) - (1 << ref_start)
+            hyp_twice |= hyp_once & hyp_words
+            ref_twice |= ref_once & ref_words
+            hyp_once |= hyp_words
+            ref_once |= ref_words
+        if len(matches) == 1:
+            alone.append((ref_start, hyp_words, ref_words))
+    return {start for start, hyp_words, ref_words in alone if not hyp_words & hyp_twice and not ref_words & ref_twice}

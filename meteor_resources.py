@@ -8,10 +8,8 @@ once, as a stream, and a pair is kept only if both its phrases occur in the text
 fingerprints, a block at a time in numpy, so that no Python object is made for a pair that is thrown away. What
 concerns a set of references is cached on disk.
 """
-import hashlib
 import importlib.util
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
+from kept import kept
 
 PACKAGE = "pycocoevalcap==1.2"
 LONGEST_PHRASE = 7  # words, in the paraphrase table
@@ -104,26 +104,15 @@ def paraphrases_near(references: list[str], cache: bool = True) -> bytes:
     """All pairs of the paraphrase table with a phrase in the references, as lines: phrase, paraphrase, phrase, ...
 
     The references are normalised texts. A few pairs more may be among them (two phrases can share a fingerprint);
-    none is missing. With `cache`, they are kept under $XDG_CACHE_HOME (~/.cache) in a file named after the content of
-    references and table. That saves time and never changes a result: a damaged file is read anew from the table, and
-    without a writable folder nothing is kept.
+    none is missing. With `cache`, they are kept on disk (kept.py).
     """
     table = resource_paths()[1]
     if not cache:
         return _scan_table(table, references)
-    path = _cache_path(table, references)
-    try:
-        return zlib.decompress(path.read_bytes())
-    except (OSError, zlib.error):
-        pairs = _scan_table(table, references)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(zlib.compress(pairs, level=1))
-        os.replace(file.name, path)
-    except OSError:
-        pass
-    return pairs
+    with table.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        checksum_and_size = file.read()  # the gzip trailer
+    return kept([checksum_and_size, "\n".join(references).encode("utf-8")], lambda: _scan_table(table, references))
 
 
 def select_paraphrases(pairs: bytes, references: list[str], hypotheses: list[str]) -> list[tuple[str, str]]:
@@ -199,13 +188,3 @@ def _fingerprints(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarr
     mixed ^= lengths.astype(np.uint64) * MIXERS[2]
     mixed ^= mixed >> np.uint64(29)
     return mixed * MIXERS[0] >> np.uint64(64 - FINGERPRINT_BITS)
-
-
-def _cache_path(table: Path, references: list[str]) -> Path:
-    """Where the pairs for these references are kept; the table is known by its gzip trailer, a checksum and a size."""
-    with table.open("rb") as file:
-        file.seek(-8, os.SEEK_END)
-        key = hashlib.sha256(file.read())
-    key.update("\n".join(references).encode("utf-8"))
-    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(folder) / "meteor-paraphrases" / f"{key.hexdigest()[:32]}.z"

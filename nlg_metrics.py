@@ -20,11 +20,14 @@ Left out: other tokenisations, n-gram orders and smoothings. Use sacrebleu for B
 """
 import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count
+from typing import NamedTuple
+
+import numpy as np
 
 VARIANTS = ("python", "perl")
 BLEU_ORDER, NIST_ORDER, CIDER_ORDER = 4, 5, 4
@@ -38,27 +41,50 @@ class Scores:
     details: dict[str, float]
 
 
-class NgramNumbers:
-    """Gives every n-gram a number, since whole numbers are counted several times faster than tuples of words.
+class Ngrams(NamedTuple):
+    """The n-grams of one order in many texts, counted: row i says that text[i] has ngram[i] count[i] times.
 
-    An n-gram is known by two numbers, that of its first n-1 words and that of its last word.
+    Words and n-grams are known by numbers, from 0 within each order, so that numpy can sort and count them. The rows
+    are sorted by text, then by n-gram. prefix[g] is the number of the first n-1 words of n-gram g.
     """
-    ZERO = 0  # the number of the word 0
+    text: np.ndarray
+    ngram: np.ndarray
+    count: np.ndarray
+    prefix: np.ndarray
 
-    def __init__(self):
-        self._number = defaultdict(count().__next__)  # a new key gets the next number
-        self._number["0"]  # comes first
+    def places_of(self, text: np.ndarray, ngram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The row of each (text, n-gram), and whether there is one."""
+        different = len(self.prefix) + 1
+        keys, wanted = self.text * different + self.ngram, text * different + ngram
+        places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return places, keys[places] == wanted if len(keys) else np.zeros(len(wanted), dtype=bool)
 
-    def __len__(self) -> int:
-        return len(self._number)
+    def split_at(self, texts: int) -> tuple["Ngrams", "Ngrams"]:
+        """The n-grams of the first so many texts, and those of the rest, whose texts are counted from 0 again."""
+        rows = np.searchsorted(self.text, texts)
+        return (Ngrams(self.text[:rows], self.ngram[:rows], self.count[:rows], self.prefix),
+                Ngrams(self.text[rows:] - texts, self.ngram[rows:], self.count[rows:], self.prefix))
 
-    def of(self, words: Sequence[str], highest: int) -> list[list[int]]:
-        """For n = 1..highest the numbers of all n-grams of a text in their order, with repetitions."""
-        unigrams = [self._number[word] for word in words]
-        by_order = [unigrams]
-        for n in range(2, highest + 1):
-            by_order.append([self._number[pair] for pair in zip(by_order[-1], unigrams[n - 1:], strict=False)])
-        return by_order
+
+def count_ngrams(texts: list[list[str]], highest: int) -> list[Ngrams]:
+    """The n-grams of all texts for n = 1..highest. The word 0 has the number 0, if it occurs or not."""
+    number_of_word = defaultdict(count(1).__next__, {"0": 0})  # a new word gets the next number
+    words = np.array([number_of_word[word] for word in chain.from_iterable(texts)], dtype=np.int64)
+    text = np.repeat(np.arange(len(texts)), [len(words_of_text) for words_of_text in texts])
+    starts, ngrams, prefix = np.arange(len(words)), words, np.zeros(len(number_of_word), dtype=np.int64)
+    result = []
+    for n in range(1, highest + 1):
+        if n > 1:  # an n-gram is the pair of its first n-1 words and its last word
+            inside = starts + n - 1 < len(words)
+            inside[inside] = text[starts[inside]] == text[starts[inside] + n - 1]
+            starts = starts[inside]
+            pairs = ngrams[inside] * len(number_of_word) + words[starts + n - 1]
+            pairs, ngrams = np.unique(pairs, return_inverse=True)
+            prefix = pairs // len(number_of_word)
+        different = len(prefix) + 1
+        rows, counts = np.unique(text[starts] * different + ngrams, return_counts=True)
+        result.append(Ngrams(*np.divmod(rows, different), counts, prefix))
+    return result
 
 
 # ---------------------------------------------------------------- what BLEU and NIST share: tokens and clipped counts
@@ -97,38 +123,60 @@ def _split_chunk(chunk: str, variant: str) -> tuple[str, ...]:
     lower = (lambda token: token.translate(ASCII_LOWER)) if variant == "perl" else str.lower
     return tuple(map(lower, chunk.split()))
 
+
 @dataclass(frozen=True)
 class Overlap:
-    """What one hypothesis shares with its references.
+    """What one hypothesis shares with its references; lists have an entry for each order n = 1..5.
 
-    matched[n]      n-grams of order n with their clipped counts min(count in hypothesis, largest count in a reference);
-                    an n-gram is the pair of numbers (its first n-1 words, itself)
-    length          tokens of the hypothesis
-    ref_lengths     tokens of each reference
-    ref_counts      how often each n-gram occurs in all references of the instance together
+    matched           n-grams by their clipped counts: min(count in hypothesis, largest count in one reference)
+    information       the same, each weighted by NIST's info, which counts in the references of the whole set
+    own_information   the same, with info from the references of this instance alone
+    length            tokens of the hypothesis
+    ref_lengths       tokens of each reference
     """
-    matched: dict[int, dict[tuple[int | None, int], int]]
+    matched: list[float]
+    information: list[float]
+    own_information: list[float]
     length: int
     ref_lengths: list[int]
-    ref_counts: Counter[int]
 
 
 def overlaps(references: list[list[str]], hypotheses: list[str], variant: str) -> list[Overlap]:
-    """The clipped n-gram matches of every instance; orders 1-5, so BLEU and NIST can share them."""
-    numbers = NgramNumbers()
-    result = []
-    for reference_texts, hypothesis_text in zip(references, hypotheses, strict=True):
-        hypothesis = numbers.of(mteval_tokenize(hypothesis_text, variant), NIST_ORDER)
-        reference_ngrams = [numbers.of(mteval_tokenize(text, variant), NIST_ORDER) for text in reference_texts]
-        per_reference = [Counter(chain.from_iterable(by_order)) for by_order in reference_ngrams]
-        total = Counter(chain.from_iterable(chain.from_iterable(reference_ngrams)))
-        matched = {}
-        for n, found in enumerate(hypothesis, start=1):
-            prefixes = dict(zip(found, hypothesis[n - 2], strict=False)) if n > 1 else {}
-            matched[n] = {(prefixes.get(ngram), ngram): min(times, max(counts.get(ngram, 0) for counts in per_reference))
-                          for ngram, times in Counter(found).items() if ngram in total}
-        result.append(Overlap(matched, len(hypothesis[0]), [len(by_order[0]) for by_order in reference_ngrams], total))
-    return result
+    """The clipped n-gram matches of every instance and what they tell; BLEU and NIST share them."""
+    hypothesis_tokens = [mteval_tokenize(text, variant) for text in hypotheses]
+    reference_tokens = [[mteval_tokenize(text, variant) for text in texts] for texts in references]
+    lengths = [[len(tokens) for tokens in per_reference] for per_reference in reference_tokens]
+    instances = len(hypotheses)
+    instance_of = np.repeat(np.arange(instances), [len(texts) for texts in references])  # (references,)
+    words_of_instance = np.array([sum(per_reference) for per_reference in lengths])
+    sums = []  # for each order: matched, information, own information of every instance
+    shorter = None  # the n-grams of the hypotheses of the order before, with their counts in references
+    for n, ngrams in enumerate(count_ngrams([*hypothesis_tokens, *chain(*reference_tokens)], NIST_ORDER), start=1):
+        hypothesis, reference = ngrams.split_at(instances)
+        rows, found = hypothesis.places_of(instance_of[reference.text], reference.ngram)
+        rows, times = rows[found], reference.count[found]
+        largest = np.zeros(len(hypothesis.ngram), dtype=np.int64)
+        np.maximum.at(largest, rows, times)
+        matched = np.minimum(hypothesis.count, largest)
+        own = np.bincount(rows, times, len(matched))  # in the references of the instance together
+        everywhere = np.bincount(reference.ngram, reference.count, len(ngrams.prefix))[hypothesis.ngram]
+        own_before, before = words_of_instance[hypothesis.text], words_of_instance.sum()  # C() is the number of words
+        if n > 1:
+            prefix = ngrams.prefix[hypothesis.ngram]
+            rows, _ = shorter[0].places_of(hypothesis.text, prefix)
+            no_prefix = (prefix == 0) & (variant == "perl" and n == 2)  # to Perl, the word 0 is false
+            own_before = np.where(no_prefix, own_before, shorter[1][rows])
+            before = np.where(no_prefix, before, shorter[2][rows])
+        sums.append([np.bincount(hypothesis.text, values, instances) for values in (
+            matched, _information(matched, before, everywhere), _information(matched, own_before, own))])
+        shorter = hypothesis, own, everywhere
+    matched, information, own_information = np.array(sums).transpose(1, 2, 0).tolist()  # (instances, orders) each
+    return list(map(Overlap, matched, information, own_information, map(len, hypothesis_tokens), lengths))
+
+
+def _information(matched: np.ndarray, before: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """matched · log2(before / counts), 0 where nothing matched."""
+    return matched * np.log2(np.where(matched > 0, before / np.maximum(counts, 1), 1))
 
 
 def ngram_slots(overlap: Overlap, n: int, variant: str) -> int:
@@ -160,7 +208,7 @@ def bleu(references: list[list[str]], hypotheses: list[str], variant: str = "pyt
 def _bleu(shared: list[Overlap], variant: str) -> tuple[float, dict[str, float]]:
     hypothesis_length = sum(overlap.length for overlap in shared)
     reference_length = sum(closest_length(overlap, variant) for overlap in shared)
-    matched = [sum(sum(overlap.matched[n].values()) for overlap in shared) for n in range(1, BLEU_ORDER + 1)]
+    matched = [sum(overlap.matched[n] for overlap in shared) for n in range(BLEU_ORDER)]
     slots = [sum(ngram_slots(overlap, n, variant) for overlap in shared) for n in range(1, BLEU_ORDER + 1)]
     if hypothesis_length > reference_length:
         brevity_penalty = 1.0
@@ -174,12 +222,12 @@ def _bleu(shared: list[Overlap], variant: str) -> tuple[float, dict[str, float]]
     return score, {"length_ratio": ratio, "brevity_penalty": brevity_penalty}
 
 
-def _log_precisions(matched: list[int], slots: list[int]) -> list[float]:
+def _log_precisions(matched: list[float], slots: list[int]) -> list[float]:
     """ln p_n, where tiny floors stand in for no match and for no room."""
     return [math.log(max(m, 1e-15) / max(s, 1e-9)) for m, s in zip(matched, slots, strict=True)]
 
 
-def _log_precisions_perl(matched: list[int], slots: list[int]) -> list[float]:
+def _log_precisions_perl(matched: list[float], slots: list[int]) -> list[float]:
     """ln p_n, where the k-th order without a match gets p_n = 1 / (2^k · slots), and one without room ln p_n = 0."""
     logs, smoothing = [], 1
     for m, s in zip(matched, slots, strict=True):
@@ -201,7 +249,7 @@ def closest_length(overlap: Overlap, variant: str) -> int:
 
 def sentence_bleu(overlap: Overlap) -> float:
     """The scorer's smoothed "sentBLEU" of one instance: one is added to every count of matches and of n-grams."""
-    matched = [sum(overlap.matched[n].values()) + 1.0 for n in range(1, BLEU_ORDER + 1)]
+    matched = [overlap.matched[n] + 1.0 for n in range(BLEU_ORDER)]
     slots = [ngram_slots(overlap, n, "python") + 1.0 for n in range(1, BLEU_ORDER + 1)]
     brevity_penalty = _bleu([overlap], "python")[1]["brevity_penalty"]
     return brevity_penalty * math.exp(sum(_log_precisions(matched, slots)) / BLEU_ORDER)
@@ -222,31 +270,17 @@ def nist(references: list[list[str]], hypotheses: list[str], variant: str = "pyt
     order for which no n-gram has room (the original divides by zero there) contributes nothing.
     """
     shared = overlaps(references, hypotheses, variant) if shared is None else shared
-    counts = Counter()
-    for overlap in shared:
-        counts.update(overlap.ref_counts)
-    words = sum(sum(overlap.ref_lengths) for overlap in shared)
-    segments = []
-    for overlap in shared:
-        if variant == "perl":
-            segments.append(_nist([overlap], counts, words, variant))
-        else:
-            segments.append(_nist([overlap], overlap.ref_counts, sum(overlap.ref_lengths), variant))
-    return Scores(_nist(shared, counts, words, variant), segments, {})
+    segments = [_nist([overlap], [overlap.own_information if variant == "python" else overlap.information], variant)
+                for overlap in shared]
+    return Scores(_nist(shared, [overlap.information for overlap in shared], variant), segments, {})
 
 
-def _nist(shared: list[Overlap], counts: Counter, words: int, variant: str) -> float:
+def _nist(shared: list[Overlap], information: list[list[float]], variant: str) -> float:
     score = 0.0
-    for n in range(1, NIST_ORDER + 1):
-        information = 0.0
-        for overlap in shared:
-            for (prefix, ngram), times in overlap.matched[n].items():
-                no_prefix = n == 1 or variant == "perl" and prefix == NgramNumbers.ZERO  # to Perl, the word 0 is false
-                prefix_count = words if no_prefix else counts[prefix]
-                information += times * math.log2(prefix_count / counts[ngram])
+    for n, informations in enumerate(zip(*information, strict=True), start=1):
         slots = sum(ngram_slots(overlap, n, variant) for overlap in shared)
         if slots:
-            score += information / slots
+            score += sum(informations) / slots
     return score * nist_length_penalty(nist_length_ratio(shared, variant))
 
 
@@ -337,36 +371,25 @@ def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
     The document frequencies come from the references that are being scored, hence one instance alone scores 0. δ, in
     the paper the difference in words, is the difference in BIGRAMS: the scorer's length counts those.
     """
-    numbers = NgramNumbers()
-
-    def counts_by_order(text: str) -> list[Counter[int]]:
-        return [Counter(found) for found in numbers.of(text.split(), CIDER_ORDER)]
-
-    reference_counts = [[counts_by_order(text) for text in texts] for texts in references]
-    all_hypothesis_counts = [counts_by_order(text) for text in hypotheses]
-    document_frequency = Counter()
-    for per_reference in reference_counts:
-        document_frequency.update(set(chain.from_iterable(chain.from_iterable(per_reference))))
-    rarity = [math.log(len(references)) - math.log(max(1, document_frequency[ngram])) for ngram in range(len(numbers))]
-
-    def weigh(counts: Counter[int]) -> tuple[dict[int, float], float]:
-        weights = {ngram: times * rarity[ngram] for ngram, times in counts.items()}
-        return weights, math.hypot(*weights.values())
-
-    segments = []
-    for per_reference, hypothesis_counts in zip(reference_counts, all_hypothesis_counts, strict=True):
-        hypothesis = [weigh(counts) for counts in hypothesis_counts]
-        total = 0.0
-        for counts_of_reference in per_reference:
-            delta = hypothesis_counts[1].total() - counts_of_reference[1].total()
-            closeness = math.exp(-delta ** 2 / (2 * 6.0 ** 2))
-            for h, counts in zip(hypothesis, counts_of_reference, strict=True):
-                total += closeness * _clipped_cosine(h, weigh(counts))
-        segments.append(10.0 * total / CIDER_ORDER / len(per_reference))
-    return Scores(sum(segments) / len(segments), segments, {})
-
-
-def _clipped_cosine(hypothesis: tuple[dict[int, float], float], reference: tuple[dict[int, float], float]) -> float:
-    (h, h_norm), (r, r_norm) = hypothesis, reference
-    product = sum(min(h[ngram], r[ngram]) * r[ngram] for ngram in h if ngram in r)
-    return product / (h_norm * r_norm) if h_norm and r_norm else product
+    instances = len(hypotheses)
+    texts = [text.split() for text in (*hypotheses, *chain.from_iterable(references))]
+    instance_of = np.repeat(np.arange(instances), [len(group) for group in references])  # (references,)
+    lengths = np.array([max(len(words) - 1, 0) for words in texts])
+    closeness = np.exp(-(lengths[:instances][instance_of] - lengths[instances:]) ** 2 / (2 * 6.0 ** 2))
+    total = np.zeros(len(instance_of))
+    for ngrams in count_ngrams(texts, CIDER_ORDER):
+        hypothesis, reference = ngrams.split_at(instances)
+        different = len(ngrams.prefix) + 1
+        in_instance = instance_of[reference.text] * different + reference.ngram
+        in_instance, _ = np.unique(in_instance, return_counts=True)  # numpy is several times slower when asked for less
+        frequency = np.bincount(in_instance % different, minlength=len(ngrams.prefix))
+        rarity = math.log(instances) - np.log(np.maximum(frequency, 1))
+        h, r = hypothesis.count * rarity[hypothesis.ngram], reference.count * rarity[reference.ngram]
+        places, found = hypothesis.places_of(instance_of[reference.text], reference.ngram)
+        r_found = r[found]
+        product = np.bincount(reference.text[found], np.minimum(h[places[found]], r_found) * r_found, len(instance_of))
+        h_square = np.bincount(hypothesis.text, h * h, instances)[instance_of]
+        norms = np.sqrt(h_square) * np.sqrt(np.bincount(reference.text, r * r, len(instance_of)))
+        total += closeness * product / np.where(norms > 0, norms, 1)
+    segments = 10 * np.bincount(instance_of, total) / CIDER_ORDER / np.bincount(instance_of)
+    return Scores(float(segments.mean()), segments.tolist(), {})

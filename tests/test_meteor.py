@@ -7,6 +7,7 @@ import zlib
 import pytest
 from conftest import SHARED
 
+import kept
 import meteor
 import meteor_alignment
 import meteor_resources
@@ -56,7 +57,8 @@ def test_java_hash(text, value):
 
 def matches_of(hypothesis: str, reference: str) -> set[tuple[str, str, int]]:
     words, other = hypothesis.split(), reference.split()
-    matcher = meteor_alignment.Matcher(words, meteor.find_paraphrases([[other]], [words], cache=False))
+    matcher = meteor_alignment.Matcher(words, [other], meteor_alignment.Vocabulary(other),
+                                       meteor.find_paraphrases([[other]], [words], cache=False))
     return {(" ".join(words[m.hyp_start:m.hyp_end]), " ".join(other[m.ref_start:m.ref_end]), m.module)
             for m in sum(matcher.matches(other), [])}
 
@@ -68,9 +70,9 @@ def test_the_four_kinds_of_match(one_scan):
     assert not any(module == EXACT and first != second for first, second, module in found)
 
 
-def slow_search(starting_at: list[list[Match]], hypothesis_length: int) -> list[Match]:
+def slow_search(starting_at: list[list[Match]]) -> list[Match]:
     """The original's search, one object a path, with nothing left out."""
-    fixed = meteor_alignment._fixed_matches(starting_at, hypothesis_length)
+    fixed = meteor_alignment._fixed_matches(starting_at)
     start = {"matches": {j: starting_at[j][0] for j in fixed}, "m1": 0, "m2": 0, "chunks": 0, "idx": 0, "last": -1,
              "distance": 0}
     start["used1"] = {i for m in start["matches"].values() for i in range(m.hyp_start, m.hyp_end)}
@@ -130,8 +132,8 @@ def test_the_search_equals_a_slow_one():
     for most in [30] * 60 + [70] * 20:
         n1, n2 = generator.randrange(4, 14), generator.randrange(4, 14)
         starting_at = random_matches(generator, n1, n2, generator.randrange(most // 2 if most > 30 else 0, most))
-        expected = slow_search(starting_at, n1)
-        assert meteor_alignment.align(starting_at, n1) == expected
+        expected = slow_search(starting_at)
+        assert meteor_alignment.align(starting_at) == expected
         several += len(expected) > 3
     assert several > 40
 
@@ -148,10 +150,10 @@ def test_skipped_references_never_change_the_statistics(one_scan):
     references[-1] = references[1]
     references[-2] = references[0] * 2                                       # and one with equal references
     paraphrases = meteor.find_paraphrases(references, hypotheses, cache=False)
-    tight = 0
+    vocabulary, tight = meteor_alignment.Vocabulary(WORDS), 0
     for texts, words in zip(references, hypotheses, strict=True):
-        matcher = meteor_alignment.Matcher(words, paraphrases)
-        candidates = [meteor.statistics_of(words, text, meteor_alignment.align(matcher.matches(text), len(words)))
+        matcher = meteor_alignment.Matcher(words, texts, vocabulary, paraphrases)
+        candidates = [meteor.statistics_of(words, text, meteor_alignment.align(matcher.matches(text)))
                       for text in texts]
         assert meteor.best_statistics(matcher, texts) == max(candidates, key=meteor.score_of)
         for text, candidate in zip(texts, candidates, strict=True):
@@ -159,6 +161,38 @@ def test_skipped_references_never_change_the_statistics(one_scan):
             assert meteor.score_of(candidate) <= ceiling + 1e-12
             tight += 0 < ceiling <= meteor.score_of(candidate) + 1e-12
     assert tight > 20
+
+
+def plain_matches(words: list[str], reference: list[str], paraphrases: meteor_alignment.Paraphrases) -> list[Match]:
+    """Every pair of words and of phrases compared with each other."""
+    found = []
+    for i, first in enumerate(map(meteor_alignment.describe, words)):
+        for j, second in enumerate(map(meteor_alignment.describe, reference)):
+            found += [Match(j, j + 1, i, i + 1, module) for module, same in (
+                (EXACT, first.hash == second.hash),
+                (STEM, first.hash != second.hash and first.stem_hash == second.stem_hash),
+                (SYNONYM, first.hash != second.hash and first.synsets & second.synsets)) if same]
+    for pair in ((a.split(), b.split()) for a, partners in paraphrases.by_first.items() for b in partners):
+        for in_reference, in_hypothesis in (pair, pair[::-1]):
+            found += [Match(j, j + len(in_reference), i, i + len(in_hypothesis), PARAPHRASE)
+                      for j in range(len(reference)) if reference[j:j + len(in_reference)] == in_reference
+                      for i in range(len(words)) if words[i:i + len(in_hypothesis)] == in_hypothesis]
+    return sorted(found)
+
+
+def test_all_matches_are_found(one_scan):
+    generator = random.Random(8)
+    references, hypotheses = ([[generator.choice(WORDS) for _ in range(generator.randrange(1, 16))] for _ in range(40)]
+                              for _ in range(2))
+    paraphrases = meteor.find_paraphrases([references], hypotheses, cache=False)
+    vocabulary, kinds = meteor_alignment.Vocabulary(WORDS), set()
+    for words in hypotheses:
+        matcher = meteor_alignment.Matcher(words, references[:20], vocabulary, paraphrases)
+        for reference in references[:20]:
+            expected = plain_matches(words, reference, paraphrases)
+            assert sorted(sum(matcher.matches(reference), [])) == expected
+            kinds |= {(match.module, match.ref_end - match.ref_start, match.hyp_end - match.hyp_start) for match in expected}
+    assert {(EXACT, 1, 1), (STEM, 1, 1), (SYNONYM, 1, 1), (PARAPHRASE, 1, 2), (PARAPHRASE, 2, 1)} <= kinds
 
 
 @pytest.mark.parametrize("references, hypothesis, score", PUBLISHED)
@@ -195,15 +229,15 @@ def test_kept_paraphrases_change_nothing(monkeypatch, tmp_path):
 
     expected = [("close to", "near"), ("near", "close to"), ("mill", "old mill")]
     assert find() == expected
-    kept, = (tmp_path / "cache" / "meteor-paraphrases").iterdir()
+    file, = kept.folder().iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(meteor_resources, "_scan_table", None)                 # the second time the table stays closed
         assert find() == expected
     for damage in (b"", b"no zlib", zlib.compress(b"x")[:-1]):
-        kept.write_bytes(damage)
+        file.write_bytes(damage)
         assert find() == expected
-        assert kept.read_bytes() != damage
-    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))                          # a file: nothing can be written there
+        assert file.read_bytes() != damage
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))                          # a file: nothing can be written there
     assert find() == expected
 
 
