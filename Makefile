@@ -15,7 +15,7 @@ SWEEP_OPTIONS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MODEL),--model $(MODEL)) 
 	$(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
 .PHONY: demo tour test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
-	baselines ablation-rank ablation-targets ablation-lr report bench
+	baselines ablation-rank ablation-targets ablation-lr report bench faults
 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
 	$(RUN) -m toy.demo
@@ -60,6 +60,9 @@ ablation-lr: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev     ## a LoRA step against transformers + PEFT; DATA= and ARGS="--tokenizers DIR" say where files are
 	$(RUN) -m experiments.bench train --json results/bench/train.json $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+
+faults: $(VENV)/installed-dev    ## kills runs at random moments, resumes and compares them; all tests of faults
+	$(RUN) -m experiments.faults $(ARGS)
 
 report: $(VENV)/installed-dev    ## results/README.md and its plots, from what the targets above have run
 	$(RUN) -m experiments.report $(ARGS)
