@@ -1,7 +1,9 @@
 """Results kept on disk: what takes seconds to compute from texts that are used again, such as a test set's references.
 
 A result is found by its content: the file's name is a hash of everything the result depends on. So it never changes
-what is returned, only when it is computed: a damaged file is replaced, and without a writable folder nothing is kept. Left out: deleting what is old.
+what is returned, only when it is computed: a damaged file is replaced, and without a writable folder nothing is kept.
+
+Left out: deleting what is old.
 """
 import hashlib
 import os
