@@ -37,7 +37,8 @@ HEAD = """# What was run
 Written by `python -m experiments.report` from the files beside it; `make report` writes it anew. Every number is a mean ±
 standard deviation over the seeds that a table names, with the exact command below the table. "Best epoch" and "last epoch"
 are said in the header of a column; E2E text is decoded for the epoch of the lowest validation loss. Scores are in percent but
-for NIST, CIDEr and losses.
+for NIST, CIDEr and losses. Several runs shared the machine's cores, so seconds and tokens/s compare roughly at best;
+parameters, bytes and memory do not depend on that.
 
 **The bases are not the paper's.** `toy/` is the made-up world of this repository with models of 0.9 million parameters,
 `runs/mini/` are bases of 12 to 16 million parameters that `make pretrain-mini` makes. What they show is how the methods stand
