@@ -26,6 +26,9 @@ INDENTED = [line.strip() for line in PROSE.splitlines() if line.startswith("    
 INLINE = re.findall(r"`([^`]+)`", PROSE.replace("\n", " "))
 
 
+NUMBER = r"\d[\d,]*\.?\d*"
+
+
 def section(title: str) -> str:
     return TEXT.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
@@ -210,3 +213,26 @@ def test_the_computed_steps_are_the_recipes():
         recipe = recipe_for(config, task, "lora", "paper")
         steps = math.ceil(samples[task] / recipe.batch_size) * recipe.epochs
         assert f"{steps:,} steps (computed)" in shown[f"make {target}"]
+
+
+def test_the_tables_of_the_toy_tasks_stand_in_results():
+    """Each row's numbers are those of one row of results/README.md, in the same order."""
+    kept = [" ".join(re.findall(NUMBER, row)) for row in (ROOT / "results" / "README.md").read_text("utf-8").splitlines()]
+    shown = table(TEXT.partition("### The toy tasks")[2].partition("\n### ")[0])
+    rows = [cells for cells in shown if re.search(r"\d", "".join(cells[1:]))]
+    assert len(rows) == 16
+    for name, trained, *scores in rows:
+        numbers = [re.findall(NUMBER, cell) for cell in (trained, *scores)]
+        assert any(all(" ".join(cell) in row for cell in numbers) for row in kept), name
+
+
+def test_the_speed_of_a_step_stands_in_results():
+    kept = "\n".join((ROOT / "results" / "bench" / name).read_text("utf-8") for name in ("train.md", "train-gpt2-medium.md"))
+    for name, ours, theirs, ratio, *_ in table(TEXT.partition("### Speed beside transformers")[2].partition("\n\n### ")[0])[1:]:
+        row, peer = (re.search(rf"\| {name}, {who}, fp32 \|.*", kept)[0] for who in ("ours", r"HF \+ PEFT"))
+        assert ours.removesuffix(" ms") in row and f"{ratio}x" in row and theirs.removesuffix(" ms") in peer, name
+
+
+def test_the_kills_stand_in_results():
+    survived = re.findall(r"\| kill -9.*\| (\d+) \| (\d+) \|", (ROOT / "results" / "faults" / "faults.md").read_text("utf-8"))
+    assert survived == re.findall(r"\| kill -9.*\| (\d+) \| (\d+) \|", TEXT) and len(survived) == 2
