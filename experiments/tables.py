@@ -116,10 +116,9 @@ def median(values: list[float], digits: int = 1) -> str:
 
 
 def trained_count(found: list[dict]) -> str:
-    if not found:
-        return "–"
-    trained = found[0].get("trainable_parameters", 0)
-    return f"{trained:,} ({trained / found[0]['total_parameters']:.2%})" if trained else "0"
+    """The trained parameters and their share; one count for all seeds, or each of those that differ."""
+    counts = dict.fromkeys((metrics.get("trainable_parameters", 0), metrics.get("total_parameters", 0)) for metrics in found)
+    return " / ".join(f"{trained:,} ({trained / total:.2%})" if trained else "0" for trained, total in counts) or "–"
 
 
 # ---------------------------------------------------------------- tables
