@@ -15,7 +15,7 @@ adapter touches does nothing. So a batch costs the same whether the bank holds t
     bank.logits(["mrpc", "mnli", "mrpc"], input_ids, attention_mask)    # a list: 2, 3 and 2 numbers
 
 The base model is not changed: while a batch runs, hooks on its linear layers add the updates to their outputs.
-RoBERTa's rows stand end to end, without padding. Left out: training through the bank, several batches at the same time (a
+The rows stand end to end, without padding. Left out: training through the bank, several batches at the same time (a
 bank runs one, though adapters may come and go).
 Shapes: N rows, T tokens, S tokens of all rows, C hidden size, I layers, r rank of an adapter, R gathered rank, L labels,
 V vocabulary.
@@ -143,17 +143,21 @@ class AdapterBank:
     def logits(self, names: Sequence[str], input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor | list[Tensor]:
         """Logits of rows (N, T), each with the adapter that `names` has for it; padding on the right.
 
-        GPT-2: (N, T, V). RoBERTa: N tensors, each as long as the row's task has labels.
+        GPT-2: (N, T, V), zeros at padding. RoBERTa: N tensors, each as long as the row's task has labels.
         Raises ValueError for a name that is not held, before anything is computed.
         """
         adapters = self.choose(names, len(input_ids))
+        packed, packing, lengths, order = pack_rows(input_ids, attention_mask)
+        adapters = [adapters[row] for row in order]
         try:
-            if isinstance(self.model, GPT2):
-                self.route(adapters)
-                return self.model(input_ids, attention_mask)
-            packed, packing, lengths, order = pack_rows(input_ids, attention_mask)
-            adapters = [adapters[row] for row in order]
             self.route(adapters, lengths)
+            if isinstance(self.model, GPT2):
+                packing = Packing(packing.groups)                                        # every token is wanted
+                logits = self.model.logits(self.model.hidden_states(packed, packing=packing))        # (S,) -> (S, V)
+                rows = torch.tensor(order).repeat_interleave(torch.tensor(lengths))      # of every token
+                whole = logits.new_zeros(*input_ids.shape, logits.shape[-1])
+                whole[rows, packing.positions(self.model.config.n_positions, logits.device)] = logits
+                return whole                                                             # (N, T, V)
             first = self.model.hidden_states(packed, packing=packing)[:, None]           # (S,) -> (N, C) -> (N, 1, C), <s>
         finally:
             self.route([])

@@ -6,8 +6,8 @@
 Models have the real configuration and random weights; adapters have the paper's settings (q and v, rank 8 on RoBERTa,
 4 on GPT-2), which cost the same as trained ones; lengths are those of MRPC pairs and E2E samples. Each round runs every
 way once, in turn, so that all see the same noise; a ratio is the median over rounds of one way's time by another's in
-the same round. `forward`: RoBERTa's classification of pairs, end to end in ours and padded in PEFT's; GPT-2's hidden
-states of whole samples. `decode`: GPT-2's next tokens for every row, one by one, with keys and values of its past cached;
+the same round. `forward`: RoBERTa's classification of pairs, GPT-2's hidden states of whole samples, rows end to end in
+ours and padded in PEFT's. `decode`: GPT-2's next tokens for every row, one by one, with keys and values of its past cached;
 a mixed batch is routed once for all of them, as in generate(). One batch per task takes many times as long, so it is run in
 the first round only.
 """
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bank import AdapterBank, BankAdapter, pack_rows, read_bank_adapter
 from data import collate_pairs, encode_e2e, load_tokenizer, read_e2e, read_glue
+from fused import Packing
 from lora import add_lora, load_adapter, merge, save_adapter
 from model import (
     GPT2,
@@ -106,7 +107,7 @@ class Competitors:
 
         def routed(model, adapters, batch):
             lengths = None
-            if not self.is_gpt2:
+            if section == "forward":
                 _, _, lengths, order = pack_rows(*batch)
                 adapters = [adapters[row] for row in order]
             self.bank.route(adapters, lengths)
@@ -122,10 +123,10 @@ class Competitors:
                 "peft": lambda: peft_run(self.peft, section, peft_names, batch), "per task": per_task}
 
     def forward(self, model, batch: tuple[Tensor, Tensor]) -> None:
+        packed, packing, _, _ = pack_rows(*batch)                            # end to end, as the bank's rows
         if self.is_gpt2:
-            model.hidden_states(batch[0])
-        else:                                                                # end to end, as the bank's rows
-            packed, packing, _, _ = pack_rows(*batch)
+            model.hidden_states(packed, packing=Packing(packing.groups))
+        else:
             model(packed, packing=packing)
 
     def decode(self, model, batch: tuple[Tensor, Tensor]) -> None:
