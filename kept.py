@@ -31,8 +31,13 @@ def kept(depends_on: Iterable[bytes], compute: Callable[[], bytes]) -> bytes:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(zlib.compress(result, level=1))
-        os.replace(file.name, path)  # other processes see the whole file or none
+            try:
+                file.write(zlib.compress(result, level=1))
+                file.close()
+                os.replace(file.name, path)  # other processes see the whole file or none
+            except BaseException:
+                os.unlink(file.name)
+                raise
     except OSError:
         pass
     return result
