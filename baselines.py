@@ -42,7 +42,8 @@ from adapter_files import (
     target_slice,
     write_folder,
 )
-from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, check_finite, split_heads
+from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, split_heads
+from weight_files import check_finite
 
 METHODS = ("lora", "full", "last-layers", "bitfit", "adapter-h", "adapter-l", "prefix", "head")
 WITH_RANK = ("lora", "adapter-h", "adapter-l", "prefix")                     # rank: also a bottleneck's or prefix's size

@@ -19,10 +19,12 @@ from torch import nn
 
 import cli
 import lora
-from adapter_files import HEAD, loralib_tensors
+from adapter_files import HEAD
+from adapter_writing import loralib_tensors
 from baselines import load_trained, read_trained
 from data import fetch_model
-from model import GPT2, RobertaClassifier, load_pretrained, read_config, read_json, write_json, write_safetensors, written_whole
+from model import GPT2, RobertaClassifier, load_pretrained, read_config
+from weight_files import read_json, write_json, write_safetensors, written_whole
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapter_files import HEAD, LAYERS, MODULES, TARGETS, Adapter, read_adapter, target_slice, write_peft
+from adapter_files import HEAD, LAYERS, MODULES, TARGETS, Adapter, read_adapter, target_slice
+from adapter_writing import write_peft
 from fused import Dropout, linear
 from model import GPT2, Conv1D, RobertaClassifier
 

@@ -32,9 +32,11 @@ from tqdm import tqdm
 
 import cli
 from bank import BASE, AdapterBank
-from data import GLUE_TASKS, Tokenizer, collate_pairs, encode_e2e, fetch_model, load_tokenizer, shorten
+from data import GLUE_TASKS, collate_pairs, encode_e2e, fetch_model
 from decode import clean, end_tokens
-from model import GPT2, load_pretrained, unique_keys
+from model import GPT2, load_pretrained
+from tokenizer import Tokenizer, load_tokenizer, shorten
+from weight_files import unique_keys
 
 WINDOW = 16                                                                  # batches that are read and sorted together
 M_MMAP_THRESHOLD = -3                                                        # glibc's malloc.h

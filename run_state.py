@@ -34,7 +34,7 @@ import parallel
 from baselines import trained_parameters
 from cli import Interrupted
 from download import lock_file
-from model import check_finite, fsync_folder, read_json, write_json, written_whole
+from weight_files import check_finite, fsync_folder, read_json, write_json, written_whole
 
 STATES = ("last.pt", "last.prev.pt")                                         # the newest first
 

@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import data
-from data import GLUE_TASKS, Tokenizer
+from data import GLUE_TASKS
 from decode import decode_e2e
 from eval_metrics import glue_scores, score, write_hypotheses, write_references
 from fused import Packing, target_loss
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from token_cache import cached_samples
+from tokenizer import Tokenizer
 
 EVAL_BATCH_SIZE = 32
 

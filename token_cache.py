@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-import data
-from model import cache_dir
+from tokenizer import Tokenizer
+from weight_files import cache_dir
 
+CODE = ("data.py", "tokenizer.py", "token_cache.py")                         # what reads and tokenises
 Sample = tuple[list[int], float]                                             # token ids; context length, class or score
 
 
-def cached_samples(build: Callable[[], tuple[list[Sample], int]], path: Path, tokenizer: data.Tokenizer,
+def cached_samples(build: Callable[[], tuple[list[Sample], int]], path: Path, tokenizer: Tokenizer,
                    settings: Sequence) -> tuple[list[Sample], int]:
     """What build() returns, samples and a count, from the cache if it was built before.
 
@@ -31,7 +32,7 @@ def cached_samples(build: Callable[[], tuple[list[Sample], int]], path: Path, to
     written is no error.
     """
     digest = hashlib.sha256(repr((tokenizer.fingerprint, list(settings), np.__version__)).encode())
-    for source in (Path(path), Path(data.__file__), Path(__file__)):
+    for source in (Path(path), *(Path(__file__).with_name(name) for name in CODE)):
         digest.update(hashlib.sha256(source.read_bytes()).digest())
     file = cache_dir() / "tokens" / f"{digest.hexdigest()}.npz"
     try:

@@ -26,14 +26,16 @@ from tqdm import tqdm
 import cli
 import parallel
 import run_state
-from adamw import AdamW
 from baselines import METHODS, WITH_RANK, apply_method, load_trained, parameter_counts, reload_trained, save_trained, start_from
-from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches, load_tokenizer
+from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches
 from lora import TARGETS, base_fingerprint
-from model import load_pretrained, write_json
+from model import load_pretrained
+from optimizer import Schedule, make_optimizer
 from precision import choose_precision, hold_frozen_in
 from recipes import Recipe, alpha_for_file, recipe_for
 from tasks import make_task
+from tokenizer import load_tokenizer
+from weight_files import write_json
 
 LOG_EVERY = 10                                                               # steps per line of log.jsonl
 LORA_ONLY = ("alpha", "targets", "dropout", "lora_init", "bias")
@@ -113,29 +115,6 @@ def resolve(options: argparse.Namespace, recipe: Recipe) -> dict:
 
 
 # ---------------------------------------------------------------- the loop
-
-class Schedule:
-    """Learning rate of every step: linear from 0 to `lr` over the warm-up, then linear to 0. A warm-up given in steps
-    shrinks to a tenth of a run that is too short for it."""
-
-    def __init__(self, settings: dict, steps_per_epoch: int):
-        self.lr, warmup = settings["lr"], settings["warmup"]
-        self.steps = settings["max_steps"] or settings["epochs"] * steps_per_epoch
-        self.warmup = math.ceil(warmup * self.steps if warmup < 1 else min(warmup, 0.1 * self.steps))
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return self.lr * step / self.warmup
-        return self.lr * max(0.0, (self.steps - step) / max(1, self.steps - self.warmup))
-
-
-def make_optimizer(model: nn.Module, settings: dict) -> AdamW:
-    """AdamW on what trains; no decay on biases and LayerNorms, as both of the authors' training scripts end up doing."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decayed = [parameter for _, parameter in trained if parameter.dim() > 1]
-    others = [parameter for _, parameter in trained if parameter.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=settings["lr"], eps=settings["adam_epsilon"])
 
 
 class Activations:

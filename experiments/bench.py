@@ -21,10 +21,12 @@ from pathlib import Path
 import torch
 
 import cli
-from data import encode_e2e, load_tokenizer, read_e2e
-from decode import GPT2_END_TOKENS, generate
+from beam_search import GPT2_END_TOKENS
+from data import encode_e2e, read_e2e
+from decode import generate
 from experiments import bench_bf16, bench_growth, bench_mixed, bench_requests, bench_start, bench_train
 from model import GPT2, GPT2Config, init_weights
+from tokenizer import load_tokenizer
 
 TABLES = {"train": bench_train.table, "start": bench_start.table, "bf16": bench_bf16.table}
 PAD = 628                                                                    # an end token that no E2E prompt contains

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 import cli
-from data import encode_e2e, load_tokenizer, read_e2e
+from data import encode_e2e, read_e2e
 from experiments import tour
 from lora import add_lora
 from model import load_pretrained
+from tokenizer import load_tokenizer
 from toy import world
 
 matplotlib.use("Agg")

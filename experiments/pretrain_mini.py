@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 import cli
-from data import GLUE_TASKS, Tokenizer, load_tokenizer, read_lines
+from data import GLUE_TASKS
+from tokenizer import Tokenizer, load_tokenizer, read_lines
 from toy.pretrain import causal_loss, masked_loss, pretrain, start_model, steps_of
 
 LENGTH = 128                                                                 # tokens of a packed row

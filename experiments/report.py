@@ -30,7 +30,8 @@ from experiments.tables import (
     trained_count,
     values_of,
 )
-from model import load_pretrained, read_json, write_json
+from model import load_pretrained
+from weight_files import read_json, write_json
 
 HEAD = """# What was run
 

@@ -35,8 +35,8 @@ import torch
 import cli
 import data
 from experiments.tables import finished, is_single, plan_tables, primary_score
-from model import read_json, write_json
 from toy import world
+from weight_files import read_json, write_json
 
 TOY_DATA = Path("toy/data")
 

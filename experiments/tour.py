@@ -23,10 +23,11 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 import cli
-from data import Tokenizer, encode_e2e, length_grouped_batches, load_tokenizer, read_e2e
+from data import encode_e2e, length_grouped_batches, read_e2e
 from decode import generate
 from lora import LoRALinear, add_lora, load_adapter, lora_layers, merge, save_adapter, unmerge
 from model import GPT2, load_pretrained
+from tokenizer import Tokenizer, load_tokenizer
 from toy import world
 
 BASE, DATA = Path("toy/gpt2"), Path("toy/data")                              # run from the repository's root

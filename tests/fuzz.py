@@ -34,6 +34,8 @@ import eval_metrics
 import lora
 import model as M
 import token_cache
+import tokenizer as TK
+import weight_files as W
 
 SECONDS = 5                                                                  # a file of a few KB takes milliseconds
 BYTES = 300 << 20                                                            # growth of the peak over a whole kind
@@ -215,7 +217,7 @@ def numbers(tensors: dict) -> dict:
             for name, tensor in tensors.items()}
 
 
-TORCH_NAMES = {value: name for name, value in M.DTYPES.items()}
+TORCH_NAMES = {value: name for name, value in W.DTYPES.items()}
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -257,12 +259,12 @@ ROBERTA = dict(vocab_size=9, max_position_embeddings=8, hidden_size=4, num_hidde
 def safetensors_kind(folder: Path) -> Kind:
     path = folder / "some.safetensors"
     generator = torch.Generator().manual_seed(0)
-    M.write_safetensors({"a": torch.randn(3, 5, generator=generator), "b": torch.arange(7), "empty": torch.zeros(0, 4),
+    W.write_safetensors({"a": torch.randn(3, 5, generator=generator), "b": torch.arange(7), "empty": torch.zeros(0, 4),
                          "half": torch.randn(2, 3, generator=generator).bfloat16(), "flag": torch.tensor([True, False])}, path,
                         {"format": "pt"})
 
     def load() -> None:
-        require(in_format(M.read_safetensors(path)) == expected_safetensors(path), "not the file's tensors")
+        require(in_format(W.read_safetensors(path)) == expected_safetensors(path), "not the file's tensors")
     return Kind([path], damage_safetensors, load)
 
 
@@ -271,8 +273,8 @@ def write_model(folder: Path, kind: str) -> M.GPT2 | M.RobertaClassifier:
     config = M.GPT2Config(**GPT2) if kind == "gpt2" else M.RobertaConfig(**ROBERTA)
     model = M.GPT2(config) if kind == "gpt2" else M.RobertaClassifier(config)
     M.init_weights(model, seed=0)
-    M.write_json({"model_type": kind, **(GPT2 if kind == "gpt2" else ROBERTA)}, folder / "config.json")
-    M.write_safetensors(model.state_dict(), folder / "model.safetensors")
+    W.write_json({"model_type": kind, **(GPT2 if kind == "gpt2" else ROBERTA)}, folder / "config.json")
+    W.write_safetensors(model.state_dict(), folder / "model.safetensors")
     return model.eval()
 
 
@@ -302,16 +304,16 @@ def base_kind(folder: Path, kind: str) -> Kind:
 def shards_kind(folder: Path) -> Kind:
     """A base in shards, and its index."""
     expected = numbers(write_model(folder, "gpt2").state_dict())
-    tensors = M.read_safetensors(folder / "model.safetensors")
+    tensors = W.read_safetensors(folder / "model.safetensors")
     names, index = sorted(tensors), {"metadata": {}, "weight_map": {}}
     for shard in range(2):
         file = f"model-{shard}.safetensors"
-        M.write_safetensors({name: tensors[name] for name in names[shard::2]}, folder / file)
+        W.write_safetensors({name: tensors[name] for name in names[shard::2]}, folder / file)
         index["weight_map"] |= dict.fromkeys(names[shard::2], file)
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     outside = folder.parent / "outside.safetensors"
-    M.write_safetensors({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, outside)
+    W.write_safetensors({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, outside)
 
     def damage(content: bytes, chance: random.Random) -> bytes:
         if chance.random() < 0.7:
@@ -341,13 +343,13 @@ def legacy_pickle_kind(folder: Path) -> Kind:
     torch.save({"a": torch.arange(12.0).view(3, 4), "b": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
 
     def load() -> None:
-        total = sum(tensor.numel() * tensor.element_size() for tensor in M.read_pickle(path).values())
+        total = sum(tensor.numel() * tensor.element_size() for tensor in W.read_pickle(path).values())
         require(total <= 10 * path.stat().st_size, "tensors larger than their file")
     return Kind([path], damage_bytes, load)
 
 
 def tokenizer_kind(folder: Path) -> Kind:
-    letters = data.byte_alphabet()
+    letters = TK.byte_alphabet()
     vocab = {char: number for number, char in enumerate(letters)}
     merges = [("a", "b"), ("Ġ", "ab"), ("ab", "c"), ("Ġab", "abc")]
     for left, right in merges:
@@ -434,14 +436,14 @@ def adapter_kind(folder: Path, method: str, own: bool = True, binary: bool = Fal
     baselines.save_trained(base, method, adapter, "base", "mrpc" if kind == "roberta" else "e2e")
     weights = adapter / "adapter_model.safetensors"
     if not own:
-        tensors = {name: tensor.clone() for name, tensor in M.read_safetensors(weights).items()}
+        tensors = {name: tensor.clone() for name, tensor in W.read_safetensors(weights).items()}
         weights.unlink()
         if binary:
             weights = adapter / "adapter_model.bin"
             torch.save(tensors, weights)
         else:
-            M.write_safetensors(tensors, weights, {"format": "pt"})
-    good = numbers(torch.load(weights, weights_only=True) if binary else M.read_safetensors(weights))
+            W.write_safetensors(tensors, weights, {"format": "pt"})
+    good = numbers(torch.load(weights, weights_only=True) if binary else W.read_safetensors(weights))
 
     def damage(content: bytes, chance: random.Random) -> bytes:
         if content[:1] == b"{":

@@ -11,6 +11,8 @@ import adapter_files as A
 import export
 import lora as L
 import model as M
+import weight_files as W
+from adapter_writing import loralib_tensors
 from recipes import alpha_for_file
 
 peft = pytest.importorskip("peft")
@@ -102,7 +104,7 @@ def test_gpt2s_q_and_v_are_one_update_of_twice_the_rank(tmp_path):
     L.save_adapter(make_adapted("gpt2"), tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["target_modules"]) == (6, 14, ["attn.c_attn"])
-    B = M.read_safetensors(tmp_path / "adapter_model.safetensors")["base_model.model.transformer.h.1.attn.c_attn.lora_B.weight"]
+    B = W.read_safetensors(tmp_path / "adapter_model.safetensors")["base_model.model.transformer.h.1.attn.c_attn.lora_B.weight"]
     assert B.shape == (72, 6) and not B[24:48].any() and not B[:24, 3:].any() and not B[48:, :3].any()
 
 
@@ -183,7 +185,7 @@ def test_ours_reads_loralib(tmp_path, kind, targets, capsys):
 def test_loralib_reads_ours(tmp_path, kind, targets, suffix):
     ours, other = make_adapted(kind, targets), loralib_model(kind, targets)
     export.export_loralib(ours, tmp_path / f"lora{suffix}")
-    stored = (M.read_pickle if suffix == ".pt" else M.read_safetensors)(tmp_path / f"lora{suffix}")
+    stored = (W.read_pickle if suffix == ".pt" else W.read_safetensors)(tmp_path / f"lora{suffix}")
     missing, unexpected = other.load_state_dict(stored, strict=False)
     assert not unexpected and not any("lora_" in name for name in missing)
     x = tokens(kind)
@@ -207,7 +209,7 @@ def test_biases_of_loralib(tmp_path):
 
 
 def test_a_damaged_state_dict_is_refused(tmp_path):
-    whole, file = A.loralib_tensors(L.adapter_of(make_adapted("gpt2"))), tmp_path / "lora.pt"
+    whole, file = loralib_tensors(L.adapter_of(make_adapted("gpt2"))), tmp_path / "lora.pt"
     first = "transformer.h.0.attn.c_attn.lora_"
     for change, message in (
             (lambda t: t.pop(first + "A"), "stands without its other half"),

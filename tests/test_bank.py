@@ -8,7 +8,9 @@ from torch import nn
 import bank as K
 import lora as L
 import model as M
-from decode import Settings, generate, n_best
+import weight_files as W
+from beam_search import Settings
+from decode import generate, n_best
 
 BASES = {"gpt2": M.GPT2Config(vocab_size=97, n_positions=40, n_embd=72, n_layer=3, n_head=3, n_inner=80),
          "roberta": M.RobertaConfig(vocab_size=97, max_position_embeddings=34, hidden_size=68, num_hidden_layers=3,
@@ -258,8 +260,8 @@ def test_refusals_name_what_there_is(kind, tmp_path):
 def test_a_missing_head_is_refused(tmp_path):
     L.save_adapter(make_adapted("roberta", "three"), tmp_path)
     path = tmp_path / "adapter_model.safetensors"
-    tensors = {name: tensor.clone() for name, tensor in M.read_safetensors(path).items() if "classifier" not in name}
-    M.write_safetensors(tensors, path)
+    tensors = {name: tensor.clone() for name, tensor in W.read_safetensors(path).items() if "classifier" not in name}
+    W.write_safetensors(tensors, path)
     with pytest.raises(ValueError, match="adapter 'mrpc': .*no task head.*holds base") as refusal:
         K.AdapterBank(make_base("roberta")).add("mrpc", tmp_path)
     assert "\n" not in str(refusal.value)

@@ -13,8 +13,10 @@ import decode
 import lora as L
 import model as M
 import train
-from adapter_files import loralib_tensors, read_folder
-from decode import Settings, n_best
+from adapter_files import read_folder
+from adapter_writing import loralib_tensors
+from beam_search import Settings
+from decode import n_best
 
 ADDING = ("adapter-h", "adapter-l", "prefix")
 RANK = 3

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import decode
-from data import load_tokenizer, read_e2e
-from decode import Settings, best_text, clean, decode_e2e, end_tokens, generate, main, n_best, penalty_table
+from beam_search import Settings
+from data import read_e2e
+from decode import best_text, clean, decode_e2e, end_tokens, generate, main, n_best, penalty_table
 from eval_metrics import read_hypotheses, read_references
 from lora import add_lora, lora_layers, merge, save_adapter, unmerge
 from model import GPT2, GPT2Config, init_weights, load_pretrained
+from tokenizer import load_tokenizer
 
 
 @cache

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import cli
-import model as M
 import run_state
 import tasks
 import train
+import weight_files as W
 from experiments.faults import ForkedRun, arguments_for, differences, kill_and_compare, run_folder_in, undisturbed, wait_for
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups of POSIX")
@@ -111,7 +111,7 @@ def restored(folder):
 
 def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypatch, capsys, record_property):
     """The process ends at the k-th call of the system, for every k, with what was written torn or whole."""
-    calls = {"os.replace": os.replace, "os.fsync": os.fsync, "M.fsync_folder": M.fsync_folder, "torch.save": torch.save}
+    calls = {"os.replace": os.replace, "os.fsync": os.fsync, "W.fsync_folder": W.fsync_folder, "torch.save": torch.save}
     moments = 0
     for crash_at in range(1, 100):
         folder = tmp_path / str(crash_at)
@@ -135,7 +135,7 @@ def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypa
             return call
         monkeypatch.setattr(os, "replace", crashing(calls["os.replace"]))
         monkeypatch.setattr(os, "fsync", crashing(calls["os.fsync"]))
-        monkeypatch.setattr(M, "fsync_folder", crashing(calls["M.fsync_folder"]))
+        monkeypatch.setattr(W, "fsync_folder", crashing(calls["W.fsync_folder"]))
         monkeypatch.setattr(torch, "save", crashing(calls["torch.save"], lambda state, file: file.write(b"half a state")))
         monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)     # a dead process tidies nothing up
         crashed = False
@@ -217,7 +217,7 @@ def test_a_full_disk_keeps_the_state_that_was_there(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(OSError, match=r"x.json: No space left on device"):
         (tmp_path / "x.json.tmp").symlink_to("/dev/full")
-        M.write_json({"a": 1}, tmp_path / "x.json")
+        W.write_json({"a": 1}, tmp_path / "x.json")
 
 
 def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
@@ -338,7 +338,7 @@ def test_weights_that_are_not_finite_replace_no_adapter(run, monkeypatch, tmp_pa
     monkeypatch.setattr(train.Trainer, "close_epoch", close_epoch)
     with pytest.raises(ValueError, match=r"step 30: tensor '.*lora_A.*' holds \d+ NaN or infinite numbers"):
         run("mrpc", "--select", "last")
-    M.check_finite(M.read_safetensors(run_folder_in(tmp_path / "runs") / "adapter" / "adapter_model.safetensors"), "adapter")
+    W.check_finite(W.read_safetensors(run_folder_in(tmp_path / "runs") / "adapter" / "adapter_model.safetensors"), "adapter")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -380,8 +380,8 @@ def test_a_run_is_not_resumed_on_other_data_or_another_base(run, repository, tmp
         path.write_text("\n".join(lines), encoding="utf-8")
     else:
         path = tmp_path / "model" / "model.safetensors"
-        tensors = {name: tensor * 1.01 for name, tensor in M.read_safetensors(path).items()}
-        M.write_safetensors(tensors, path)
+        tensors = {name: tensor * 1.01 for name, tensor in W.read_safetensors(path).items()}
+        W.write_safetensors(tensors, path)
     with pytest.raises(ValueError, match=f"was started with {change} = .*[0-9a-f]{{16}}.*, not .*[0-9a-f]{{16}}"):
         run("mrpc", *options, "--resume")
 

@@ -13,6 +13,7 @@ import baselines
 import data
 import lora
 import model as M
+import weight_files as W
 from tests.fuzz import KINDS, fuzz_kind, write_model
 
 QUICK = {"safetensors": 500, "GLUE TSV": 250, "E2E text and CSV": 250, "tokenizer": 200, "scorer's text files": 150,
@@ -80,7 +81,7 @@ def test_a_pickle_that_would_run_code_does_not_run_it(tmp_path, name, place, rep
             (tmp_path / "model.safetensors").unlink()
             M.load_pretrained(tmp_path)
         elif place == "adapter_model.bin":
-            M.write_json({"peft_type": "LORA", "r": 2, "lora_alpha": 4}, tmp_path / "adapter_config.json")
+            W.write_json({"peft_type": "LORA", "r": 2, "lora_alpha": 4}, tmp_path / "adapter_config.json")
             baselines.load_trained(model, tmp_path)
         else:
             lora.load_adapter(model, tmp_path / place, alpha=4)
@@ -93,7 +94,7 @@ def test_a_pickle_cannot_claim_more_numbers_than_it_holds(tmp_path):
     torch.save({"a": torch.ones(3, 3).to_sparse()}, tmp_path / "sparse.bin")
     for file in ("big.bin", "sparse.bin"):
         with pytest.raises(ValueError, match=f"{file}: '?(a|not a readable)"):
-            M.read_pickle(tmp_path / file)
+            W.read_pickle(tmp_path / file)
 
 
 def test_changed_numbers_in_a_pickle_are_noticed(tmp_path):
@@ -104,7 +105,7 @@ def test_changed_numbers_in_a_pickle_are_noticed(tmp_path):
     (tmp_path / "a.bin").write_bytes(content[:at] + b"\1" + content[at + 1:])
     assert torch.load(tmp_path / "a.bin", weights_only=True)["a"][0] != 1.5
     with pytest.raises(ValueError, match="a.bin: not a readable PyTorch state dict"):
-        M.read_pickle(tmp_path / "a.bin")
+        W.read_pickle(tmp_path / "a.bin")
 
 
 # ---------------------------------------------------------------- claims that cost memory or time
@@ -116,7 +117,7 @@ CLAIMS = {"n_layer": 10**9, "n_embd": 10**12, "vocab_size": 2**70, "n_head": 3, 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_config_that_no_model_can_have_is_refused(tmp_path, name):
     write_model(tmp_path, "gpt2")
-    config = M.read_json(tmp_path / "config.json")
+    config = W.read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text(json.dumps(config | {name: CLAIMS[name]}))
     with pytest.raises(ValueError, match="config.json: (n_|vocab|layer|resid|attn|embd|3 heads)"):
         M.load_pretrained(tmp_path)
@@ -125,10 +126,10 @@ def test_a_config_that_no_model_can_have_is_refused(tmp_path, name):
 def test_a_head_is_not_built_on_a_claim(tmp_path):
     """A file without a head gets a fresh one, as large as the configuration says: the sizes are compared before."""
     write_model(tmp_path, "roberta")
-    tensors = {name: tensor.clone() for name, tensor in M.read_safetensors(tmp_path / "model.safetensors").items()
+    tensors = {name: tensor.clone() for name, tensor in W.read_safetensors(tmp_path / "model.safetensors").items()
                if not name.startswith("classifier.")}
-    M.write_safetensors(tensors, tmp_path / "model.safetensors")
-    config = M.read_json(tmp_path / "config.json")
+    W.write_safetensors(tensors, tmp_path / "model.safetensors")
+    config = W.read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 10**6}))
     with pytest.raises(ValueError, match=r"has shape \[.*\], config.json asks for"):
         M.load_pretrained(tmp_path)
@@ -154,8 +155,8 @@ def test_a_pattern_that_takes_for_ever_is_refused(tmp_path, pattern):
     model = M.load_pretrained(tmp_path)
     lora.add_lora(model, 2, 5.0, ("q", "v"))
     lora.save_adapter(model, tmp_path / "adapter")
-    config = M.read_json(tmp_path / "adapter" / "adapter_config.json")
-    M.write_json(config | {"rank_pattern": {pattern: 4}}, tmp_path / "adapter" / "adapter_config.json")
+    config = W.read_json(tmp_path / "adapter" / "adapter_config.json")
+    W.write_json(config | {"rank_pattern": {pattern: 4}}, tmp_path / "adapter" / "adapter_config.json")
     with pytest.raises(ValueError, match=f"'{re.escape(pattern[:60])}' in rank_pattern is too intricate"):
         lora.load_adapter(M.load_pretrained(tmp_path), tmp_path / "adapter")
 
@@ -163,10 +164,10 @@ def test_a_pattern_that_takes_for_ever_is_refused(tmp_path, pattern):
 def test_many_equal_keys_are_found_quickly(tmp_path):
     (tmp_path / "vocab.json").write_text("{" + ", ".join(f'"{n}": {n}' for n in range(200_000)) + ', "199999": 0}')
     with pytest.raises(ValueError, match="vocab.json: not valid JSON .*'199999' stands twice"):
-        M.read_json(tmp_path / "vocab.json")
+        W.read_json(tmp_path / "vocab.json")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="deep.json: not valid JSON"):
-        M.read_json(tmp_path / "deep.json")
+        W.read_json(tmp_path / "deep.json")
 
 
 # ---------------------------------------------------------------- numbers that are none, and names that lead elsewhere
@@ -177,7 +178,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path, value, dtype):
     model = write_model(tmp_path, "gpt2")
     tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
     tensors["transformer.h.1.mlp.c_fc.weight"][2, 3:5] = value
-    M.write_safetensors(tensors, tmp_path / "model.safetensors")
+    W.write_safetensors(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"model.safetensors: tensor 'transformer.h.1.mlp.c_fc.weight' holds 2 NaN or infinite "
                                          "numbers of 64"):
         M.load_pretrained(tmp_path)
@@ -197,7 +198,7 @@ def test_an_adapter_that_is_not_finite_is_named(tmp_path, method):
 
 
 def test_large_finite_weights_are_not_taken_for_infinite():
-    M.check_finite({"a": torch.full((1000,), 3e38), "b": torch.full((9,), 65504.0).half(), "c": torch.arange(3)}, "file")
+    W.check_finite({"a": torch.full((1000,), 3e38), "b": torch.full((9,), 65504.0).half(), "c": torch.arange(3)}, "file")
 
 
 @pytest.mark.parametrize("reference", ["../../../elsewhere", "/etc", "a/b", "..", ""])
@@ -213,7 +214,7 @@ def test_a_cache_reference_cannot_point_outside_its_snapshots(tmp_path, monkeypa
         (folder / "config.json").write_text("{}")
     (repository / "refs" / "main").write_text(reference)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
-    assert M.find_model("gpt2") is None
+    assert W.find_model("gpt2") is None
 
 
 def test_a_tensor_under_two_spellings_is_refused(tmp_path):
@@ -222,10 +223,10 @@ def test_a_tensor_under_two_spellings_is_refused(tmp_path):
     lora.add_lora(model, 2, 5.0, ("q", "v"))
     lora.save_adapter(model, tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
-    tensors = {name: tensor.clone() for name, tensor in M.read_safetensors(file).items()}
+    tensors = {name: tensor.clone() for name, tensor in W.read_safetensors(file).items()}
     name = next(iter(tensors))
     tensors[name.removeprefix("base_model.model.")] = tensors[name] + 1
-    M.write_safetensors(tensors, file)
+    W.write_safetensors(tensors, file)
     with pytest.raises(ValueError, match="twice, under two spellings"):
         lora.load_adapter(M.load_pretrained(tmp_path), tmp_path / "adapter")
 

@@ -7,6 +7,7 @@ from torch import nn
 
 import lora as L
 import model as M
+import weight_files as W
 from adapter_files import read_folder, write_folder
 
 GPT2 = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40,
@@ -232,7 +233,7 @@ def test_saved_and_loaded_adapter_is_the_same(tmp_path, kind, targets):
 
 def test_an_adapter_holds_the_adapter_alone(tmp_path):
     L.save_adapter(make_adapted("gpt2"), tmp_path)
-    stored = M.read_safetensors(tmp_path / "adapter_model.safetensors")
+    stored = W.read_safetensors(tmp_path / "adapter_model.safetensors")
     assert all("lora_" in name for name in stored)
     assert (tmp_path / "adapter_model.safetensors").stat().st_size < 4 * 2 * (6 * 24 + 72 * 6) + 2000
 

@@ -5,7 +5,9 @@ import shutil
 import pytest
 import torch
 
+import kv_cache as KV
 import model as M
+import weight_files as W
 
 transformers = pytest.importorskip("transformers")
 
@@ -107,7 +109,7 @@ def test_cache_with_a_mask_equals_the_whole_sequence(tmp_path):
     ours = M.load_pretrained(tmp_path)
     prompt = torch.randint(5, 97, (3, 6))
     beams = torch.randint(5, 97, (3, 2, 2))                                 # (N, K, steps)
-    cache = M.KVCache(ours.config, batch=3, capacity=6 + 2 * 2)
+    cache = KV.KVCache(ours.config, batch=3, capacity=6 + 2 * 2)
     with torch.inference_mode():
         ours.hidden_states(prompt, cache=cache)
         for step in range(2):
@@ -158,11 +160,11 @@ def test_old_gpt2_files_with_buffers_and_head_load(tmp_path):
     for layer in range(3):
         state[f"h.{layer}.attn.bias"] = torch.ones(1, 1, 40, 40, dtype=torch.bool)
         state[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
-    M.write_safetensors(state, tmp_path / "model.safetensors")
+    W.write_safetensors(state, tmp_path / "model.safetensors")
     ours = M.load_pretrained(tmp_path)
     assert torch.equal(ours.transformer.wte.weight, reference.transformer.wte.weight)
     state["lm_head.weight"] = state["lm_head.weight"] + 1
-    M.write_safetensors(state, tmp_path / "model.safetensors")
+    W.write_safetensors(state, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="only tied heads load"):
         M.load_pretrained(tmp_path)
 
@@ -170,10 +172,10 @@ def test_old_gpt2_files_with_buffers_and_head_load(tmp_path):
 def test_our_safetensors_are_read_by_the_library_and_back(tmp_path):
     library = pytest.importorskip("safetensors.torch")
     tensors = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "scalar": torch.tensor(4), "none": torch.empty(0, 3)}
-    M.write_safetensors(tensors, tmp_path / "ours.safetensors", metadata={"task": "e2e"})
+    W.write_safetensors(tensors, tmp_path / "ours.safetensors", metadata={"task": "e2e"})
     library.save_file(tensors, tmp_path / "theirs.safetensors")
-    for read in (library.load_file(tmp_path / "ours.safetensors"), M.read_safetensors(tmp_path / "ours.safetensors"),
-                 M.read_safetensors(tmp_path / "theirs.safetensors")):
+    for read in (library.load_file(tmp_path / "ours.safetensors"), W.read_safetensors(tmp_path / "ours.safetensors"),
+                 W.read_safetensors(tmp_path / "theirs.safetensors")):
         assert read.keys() == tensors.keys()
         assert all(torch.equal(read[name], tensors[name]) and read[name].dtype == tensors[name].dtype for name in tensors)
 
@@ -208,16 +210,16 @@ def test_a_name_is_found_in_the_weights_folder_and_in_the_hugging_face_cache(tmp
     gpt2_reference(**ODD_GPT2).save_pretrained(snapshot)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc\n")
-    assert M.find_model("gpt2") == snapshot
+    assert W.find_model("gpt2") == snapshot
     shutil.copytree(snapshot, tmp_path / "weights" / "gpt2")
-    assert M.find_model("gpt2") == tmp_path / "weights" / "gpt2"
+    assert W.find_model("gpt2") == tmp_path / "weights" / "gpt2"
     assert M.load_pretrained("gpt2").config.n_embd == 36
 
 
 def rewrite(path, change):
-    tensors = {name: tensor.clone() for name, tensor in M.read_safetensors(path).items()}
+    tensors = {name: tensor.clone() for name, tensor in W.read_safetensors(path).items()}
     change(tensors)
-    M.write_safetensors(tensors, path)
+    W.write_safetensors(tensors, path)
 
 
 WRONG_TENSORS = {
@@ -265,7 +267,7 @@ def test_a_damaged_safetensors_file_is_refused_in_one_line(tmp_path, fault):
     path = tmp_path / "model.safetensors"
     path.write_bytes(DAMAGED[fault])
     with pytest.raises(ValueError, match="model.safetensors: ") as refusal:
-        M.read_safetensors(path)
+        W.read_safetensors(path)
     assert "\n" not in str(refusal.value)
 
 
@@ -284,7 +286,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
 def test_a_shard_index_cannot_point_outside_its_folder(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../outside.safetensors"}}')
     with pytest.raises(ValueError, match="files of this folder"):
-        M.read_weights(tmp_path)
+        W.read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("change, message", [({"model_type": "llama"}, "model_type is 'llama'"),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-import model as M
+import weight_files as W
 
 
 def run(repository, toy_data, out, processes, *options):
@@ -37,7 +37,7 @@ def test_two_processes_give_the_losses_of_one(repository, toy_data, tmp_path):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5) and mine["lr"] == theirs["lr"]
     for mine, theirs in zip(one["epochs"], two["epochs"], strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5) and mine["accuracy"] == theirs["accuracy"]
-    ours, theirs = (M.read_safetensors(next(tmp_path.glob(f"{name}/**/adapter_model.safetensors"))) for name in ("one", "two"))
+    ours, theirs = (W.read_safetensors(next(tmp_path.glob(f"{name}/**/adapter_model.safetensors"))) for name in ("one", "two"))
     assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-4
 
 

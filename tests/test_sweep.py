@@ -10,8 +10,9 @@ import train
 from adapter_files import layer_shape
 from baselines import METHODS
 from experiments import sweep, tables
-from model import GPT2Config, write_json
+from model import GPT2Config
 from recipes import recipe_for
+from weight_files import write_json
 
 PLANS = [(name, setting) for name, experiment in sweep.EXPERIMENTS.items() for setting in experiment.settings]
 

@@ -5,10 +5,11 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from data import encode_e2e, load_tokenizer, read_e2e
+from data import encode_e2e, read_e2e
 from experiments import tour
 from lora import lora_layers
 from model import load_pretrained
+from tokenizer import load_tokenizer
 
 
 @pytest.fixture()

@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 import torch
 
-from data import load_tokenizer, read_e2e, read_glue
+from data import read_e2e, read_glue
 from model import load_pretrained
+from tokenizer import load_tokenizer
 from toy import world
 
 PRETRAINING = list(world.pretraining_documents(2000))

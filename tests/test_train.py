@@ -14,6 +14,7 @@ import lora
 import model as M
 import tasks
 import train
+import weight_files as W
 from tests import plain
 
 
@@ -37,7 +38,7 @@ def read_metrics(folder):
 
 
 def adapter(folder):
-    return {name: tensor.clone() for name, tensor in M.read_safetensors(folder / "adapter/adapter_model.safetensors").items()}
+    return {name: tensor.clone() for name, tensor in W.read_safetensors(folder / "adapter/adapter_model.safetensors").items()}
 
 
 def log(folder):

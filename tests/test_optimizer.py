@@ -1,11 +1,11 @@
-"""adamw.py against torch.optim.AdamW: the same numbers, step by step, and the same files."""
+"""optimizer.py against torch.optim.AdamW: the same numbers, step by step, and the same files."""
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from adamw import AdamW
+from optimizer import AdamW
 
 
 def both(seed=0):
@@ -68,7 +68,7 @@ def test_a_state_of_other_parameters_is_refused():
 
 
 def test_training_does_not_import_torchs_compiler(repository):
-    code = ("import sys, torch, train, model, lora, adamw\n"
+    code = ("import sys, torch, train, model, lora, optimizer\n"
             "gpt2 = lora.add_lora(model.load_pretrained('toy/gpt2'), 3, 7).train()\n"
             "optimizer = train.make_optimizer(gpt2, {'weight_decay': 0.1, 'lr': 0.1, 'adam_epsilon': 1e-8})\n"
             "gpt2(torch.tensor([[5, 6, 7]])).sum().backward()\n"

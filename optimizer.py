@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019), the optimizer of both of the paper's training recipes.
+"""AdamW (Loshchilov and Hutter 2019), the optimizer of both of the paper's training recipes, and its learning rate.
 
     m = b1 m + (1 - b1) g            v = b2 v + (1 - b2) g^2
     p = p - lr wd p - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
@@ -8,6 +8,7 @@ hundred megabytes that a short run on a CPU feels. State and names are torch's, 
 
 Left out: everything but fp32 parameters on one device, and options that no recipe here uses.
 """
+import math
 from collections.abc import Sequence
 
 import torch
@@ -67,3 +68,27 @@ class AdamW:
         self.state = {parameter: {name: state["state"][number][name].to(parameter.device, copy=True)
                                   for name in ("step", "exp_avg", "exp_avg_sq")}
                       for parameter, number in numbers.items() if number in state["state"]}
+
+
+class Schedule:
+    """Learning rate of every step: linear from 0 to `lr` over the warm-up, then linear to 0. A warm-up given in steps
+    shrinks to a tenth of a run that is too short for it."""
+
+    def __init__(self, settings: dict, steps_per_epoch: int):
+        self.lr, warmup = settings["lr"], settings["warmup"]
+        self.steps = settings["max_steps"] or settings["epochs"] * steps_per_epoch
+        self.warmup = math.ceil(warmup * self.steps if warmup < 1 else min(warmup, 0.1 * self.steps))
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return self.lr * step / self.warmup
+        return self.lr * max(0.0, (self.steps - step) / max(1, self.steps - self.warmup))
+
+
+def make_optimizer(model: nn.Module, settings: dict) -> AdamW:
+    """AdamW on what trains; no decay on biases and LayerNorms, as both of the authors' training scripts end up doing."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for _, parameter in trained if parameter.dim() > 1]
+    others = [parameter for _, parameter in trained if parameter.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
+    return AdamW([group for group in groups if group["params"]], lr=settings["lr"], eps=settings["adam_epsilon"])
