@@ -24,6 +24,7 @@ parameters. Word lists and paraphrases are in meteor_resources.py, the stemmer i
 """
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -67,7 +68,8 @@ SUBSTITUTIONS = [(re.compile(pattern), replacement) for pattern, replacement in 
     (rf"([{LETTERS}])'([{LETTERS}])", r"\1 '\2"),        # unless it begins a clitic: it's -> it 's
     (r"([0-9])'s", r"\1 's"),
 )]
-PLAIN = re.compile(f"[a-z0-9{SPACES}]*")
+PLAIN = re.compile("[a-z0-9]*")
+GLUED_MARKS = re.compile(rf"[,'`‘’][{SPACES}]+[,'`‘’]")  # of which only one would be split off: matches do not overlap
 LETTER = re.compile(f"[{LETTERS}]")
 ASCII_CONTROL_AND_SPACE = "".join(map(chr, range(33)))
 
@@ -75,15 +77,30 @@ ASCII_CONTROL_AND_SPACE = "".join(map(chr, range(33)))
 def normalize(text: str) -> list[str]:
     """The words METEOR compares: "It's near p.m. family-friendly" -> it 's near pm family friendly."""
     text = text.strip(ASCII_CONTROL_AND_SPACE)
-    if not PLAIN.fullmatch(text):
-        text = f" {text} "
-        for pattern, replacement in SUBSTITUTIONS:
-            text = pattern.sub(replacement, text)
-    words = [word for word in re.split(f"[{SPACES}]+", text) if word]
+    if GLUED_MARKS.search(text):
+        words = list(_split_symbols(text))
+    else:
+        words = [part for word in _split_at_spaces(text) for part in _split_symbols(word)]
     if "." in text:
         words = [part for word, following in zip(words, [*words[1:], ""], strict=True)
                  for part in _split_period(word, following)]
     return [word.lower() for word in words if word not in WIDE_SPACES]
+
+
+def _split_at_spaces(text: str) -> list[str]:
+    return [word for word in re.split(f"[{SPACES}]+", text) if word]
+
+
+@lru_cache(maxsize=1 << 16)
+def _split_symbols(text: str) -> tuple[str, ...]:
+    """The parts into which the substitutions break a text. They see no further than the spaces around a word, so that a
+    word may come alone."""
+    if PLAIN.fullmatch(text):
+        return (text,) if text else ()
+    text = f" {text} "
+    for pattern, replacement in SUBSTITUTIONS:
+        text = pattern.sub(replacement, text)
+    return tuple(_split_at_spaces(text))
 
 
 def _split_period(word: str, following: str) -> list[str]:

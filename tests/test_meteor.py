@@ -2,6 +2,7 @@
 import gzip
 import json
 import random
+import re
 import zlib
 
 import pytest
@@ -47,6 +48,19 @@ def one_scan(recorded) -> None:
     ("(£5) café’s", "( £ 5 ) café 's"), ("90's 'n'", "90 's ' n '"), ("", ""), ("a\u00a0b \u00a0", "a b")])
 def test_normalize(text, words):
     assert meteor.normalize(text) == words.split()
+
+
+def test_words_normalised_one_by_one_are_those_of_the_whole_text():
+    """20,000 texts of little but marks, which meet at word ends as they rarely do."""
+    draw, marked = random.Random(0), 0
+    for _ in range(20_000):
+        text = "".join(draw.choice("ab1 .,'-`’\"é£“") for _ in range(draw.randint(1, 12)))
+        marked += bool(meteor.GLUED_MARKS.search(text))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(meteor, "GLUED_MARKS", re.compile(""))             # every text is taken as a whole
+            whole = meteor.normalize(text)
+        assert meteor.normalize(text) == whole, text
+    assert 1000 < marked < 10_000
 
 
 @pytest.mark.parametrize("text, value", [
