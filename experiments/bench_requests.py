@@ -7,6 +7,7 @@ does not grow while it answers, and a process of its own for each adapter gives 
 ranks, targets, tasks and heads, drawn at random as if trained; the texts are those of the toy tasks.
 """
 import argparse
+import copy
 import json
 import os
 import random
@@ -31,12 +32,12 @@ PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
 
 def write_adapters(folder: Path, count: int) -> dict[str, str]:
     """`count` adapter folders with random numbers; the task of each."""
-    tasks = {}
+    tasks, bases = {}, {task: load_pretrained(MODEL, num_labels=labels) for task, labels in LABELS.items()}
     for index in range(count):
         draw = random.Random(index)
         task, rank = list(LABELS)[index % 3], draw.choice((1, 2, 4, 8, 16))
         targets = draw.choice((("q", "v"), ("v",), ("q", "k", "v", "o"), ("fc", "proj")))
-        model = add_lora(load_pretrained(MODEL, num_labels=LABELS[task]), rank, 2 * rank + 1, targets, seed=index)
+        model = add_lora(copy.deepcopy(bases[task]), rank, 2 * rank + 1, targets, seed=index)
         generator = torch.Generator().manual_seed(index)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

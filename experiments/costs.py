@@ -1,0 +1,59 @@
+"""What the make targets cost: time, peak memory, and what the quick ones print.
+
+    python -m experiments.costs demo tour counts recipes lint          # into results/costs.json and results/output/*.txt
+    python -m experiments.costs ablation-rank baselines report         # half an hour; earlier figures are kept
+
+A target is run once, after the install, as a user would type it. The peak is that of its largest process. Where a target
+finds finished runs it has less to do: measure sweeps in a fresh clone. No torch is imported here, because a process
+inherits the peak of the one that starts it.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cli
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHOWN = ("demo", "tour", "counts", "recipes")                                # what they print is worth keeping
+
+
+def cost(target: str) -> tuple[dict, str]:
+    """Run `make target`: seconds, processor seconds and peak MiB, and its standard output. Raises ValueError if it fails."""
+    started = time.perf_counter()
+    process = subprocess.Popen(["make", "--silent", target], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise ValueError(f"make {target} ended with status {os.waitstatus_to_exitcode(status)}: see its output above")
+    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return {"seconds": time.perf_counter() - started, "processor_seconds": usage.ru_utime + usage.ru_stime,
+            "peak_mib": peak}, output
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="experiments.costs", description="Measure what make targets cost.")
+    parser.add_argument("targets", nargs="+", metavar="TARGET")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "results")
+    options = parser.parse_args(arguments)
+    path = options.results / "costs.json"
+    made = subprocess.run([sys.executable, "-c", "from experiments.sweep import machine; print(machine())"], cwd=REPOSITORY,
+                          capture_output=True, text=True, check=True).stdout.strip()
+    for target in options.targets:
+        figures, output = cost(target)
+        print(output, end="")
+        print(f"make {target}: {figures['seconds']:.1f} s, {figures['processor_seconds']:.1f} s of processor time, "
+              f"{figures['peak_mib']:,.0f} MiB", flush=True)
+        (options.results / "output").mkdir(parents=True, exist_ok=True)
+        if target in SHOWN:
+            (options.results / "output" / f"{target}.txt").write_text(output, encoding="utf-8", newline="\n")
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path.write_text(json.dumps(kept | {target: figures | {"made": made}}, indent=2) + "\n", encoding="utf-8", newline="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
