@@ -91,8 +91,8 @@ def evaluate(references: list[list[str]], hypotheses: list[str], metrics: Sequen
         if "CIDEr" in chosen:
             result.add("CIDEr", nlg_metrics.cider(reference_words, hypothesis_words))
         if "METEOR" in chosen:
-            vocabulary = meteor.vocabulary_of(meteor_words[0])
-            scores = meteor.score_words(*meteor_words, vocabulary, paraphrases.result())
+            matchers = meteor.prepare(*meteor_words)  # while the table is still being read
+            scores = meteor.score_words(meteor_words[0], matchers, paraphrases.result())
             result.add("METEOR", scores)
             result.add_column("meteor_stats", scores.statistics)
     _warn_of_degenerate_input(hypotheses, chosen)

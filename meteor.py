@@ -25,7 +25,7 @@ parameters. Word lists and paraphrases are in meteor_resources.py, the stemmer i
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 
 from kept import kept_lines
@@ -201,9 +201,9 @@ def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
 class Ceiling:
     """A limit that no alignment of one hypothesis exceeds, from what each word could match alone.
 
-    Some words of the reference cannot continue a chunk: no match covers them and the word before, or ends where one of
-    theirs begins. If y of those are matched there are at least y chunks, and of the others at most all are matched.
-    The limit is the best score over all y, with all words of the hypothesis matched that can be.
+    Some words of either text cannot continue a chunk: no match covers them and the word before, or begins with them where
+    another ends. With y chunks at most y of those are matched on each side, and of the other words at most all. The limit is
+    the best score over all y.
     """
 
     def __init__(self, hypothesis: list[str]):
@@ -213,31 +213,40 @@ class Ceiling:
         self.content_words = sum(1 << i for i, weight in enumerate(weights) if weight == DELTA)
 
     def of(self, reference: list[str], reach: Reach) -> float:
-        weighted = matched = 0
-        for module in (EXACT, SYNONYM, STEM, PARAPHRASE):  # the largest weight first
-            words = reach.hyp_words[module] & ~matched
-            content = (words & self.content_words).bit_count()
-            weighted += MODULE_WEIGHTS[module] * (DELTA * content + (1 - DELTA) * (words.bit_count() - content))
-            matched |= words
-        if not matched:
-            return 0.0
         ref_weights = _word_weights(reference)
-        continuing, beginning = [], []
+        ref_length = sum(ref_weights)
+        hyp_continuing, hyp_beginning = self._hypothesis_weights(reach)
+        ref_continuing, ref_beginning = [], []
         for weight, module_weight, continues in zip(ref_weights, reach.ref_weights, reach.ref_continues, strict=True):
             if module_weight:
-                (continuing if continues else beginning).append(weight * module_weight)
-        precision, ref_length, hyp_matched = weighted / self.weighted_length, sum(ref_weights), matched.bit_count()
-        all_match = hyp_matched == self.length and 0.0 not in reach.ref_weights
-        limit, recalled, ref_matched = 0.0, sum(continuing), len(continuing)
-        beginning.sort(reverse=True)
-        for chunks, weight in enumerate([0.0, *beginning]):
-            recalled += weight
-            ref_matched += chunks > 0
-            if ref_matched:
-                perfect = all_match and chunks <= 1
-                fragmentation = 0.0 if perfect else max(chunks, 1) / ((hyp_matched + ref_matched) / 2)
-                limit = max(limit, _formula(precision, recalled / ref_length, fragmentation))
+                (ref_continuing if continues else ref_beginning).append(weight * module_weight)
+        all_match = (len(hyp_continuing) + len(hyp_beginning) == self.length
+                     and len(ref_continuing) + len(ref_beginning) == len(reference))
+        precise, recalled, matched = sum(hyp_continuing), sum(ref_continuing), len(hyp_continuing) + len(ref_continuing)
+        hyp_beginning.sort(reverse=True)
+        ref_beginning.sort(reverse=True)
+        limit = 0.0
+        for chunks, (hyp_weight, ref_weight) in enumerate(
+                zip_longest([0.0, *hyp_beginning], [0.0, *ref_beginning], fillvalue=0.0)):
+            precise += hyp_weight
+            recalled += ref_weight
+            matched += (hyp_weight > 0) + (ref_weight > 0)
+            if precise and recalled:
+                fragmentation = 0.0 if all_match and chunks <= 1 else max(chunks, 1) / (matched / 2)
+                limit = max(limit, _formula(precise / self.weighted_length, recalled / ref_length, fragmentation))
         return limit
+
+    def _hypothesis_weights(self, reach: Reach) -> tuple[list[float], list[float]]:
+        """What each matchable word of the hypothesis adds to precision: of words that can continue a chunk, and of others."""
+        continuing, beginning, matched = [], [], 0
+        for module in (EXACT, SYNONYM, STEM, PARAPHRASE):  # the largest weight first
+            words = reach.hyp_words[module] & ~matched
+            matched |= words
+            for part, weights in ((words & reach.hyp_continues, continuing), (words & ~reach.hyp_continues, beginning)):
+                content = (part & self.content_words).bit_count()
+                weights += [MODULE_WEIGHTS[module] * DELTA] * content
+                weights += [MODULE_WEIGHTS[module] * (1 - DELTA)] * (part.bit_count() - content)
+        return continuing, beginning
 
 
 def _word_weights(words: list[str]) -> list[float]:
@@ -262,7 +271,7 @@ def meteor(references: list[list[str]], hypotheses: list[str], cache: bool = Tru
     word lists are not installed.
     """
     words = normalize_set(references, hypotheses, cache)
-    return score_words(*words, vocabulary_of(words[0]), find_paraphrases(*words, cache))
+    return score_words(words[0], prepare(*words), find_paraphrases(*words, cache))
 
 
 def normalize_set(references: list[list[str]], hypotheses: list[str],
@@ -291,20 +300,21 @@ def find_paraphrases(references: list[list[list[str]]], hypotheses: list[list[st
     return Paraphrases(select_paraphrases(near, reference_texts, hypothesis_texts))
 
 
-def vocabulary_of(references: list[list[list[str]]]) -> Vocabulary:
-    """Every word of the references once."""
-    return Vocabulary(chain.from_iterable(chain.from_iterable(references)))
+def prepare(references: list[list[list[str]]], hypotheses: list[list[str]]) -> list[Matcher]:
+    """Every hypothesis with what its words match: all that can be found without the paraphrases."""
+    vocabulary = Vocabulary(chain.from_iterable(chain.from_iterable(references)))
+    return [Matcher(words, texts, vocabulary) for texts, words in zip(references, hypotheses, strict=True)]
 
 
-def score_words(references: list[list[list[str]]], hypotheses: list[list[str]], vocabulary: Vocabulary,
-                paraphrases: Paraphrases) -> MeteorScores:
+def score_words(references: list[list[list[str]]], matchers: list[Matcher], paraphrases: Paraphrases) -> MeteorScores:
     """METEOR of normalised words. Of a segment's references the first with the best score counts.
 
     The chunks of a perfect match are not summed, so that sums of perfect matches stay perfect.
     """
     sums, segments, all_statistics = [0] * 23, [], []
-    for reference_words, words in zip(references, hypotheses, strict=True):
-        statistics = best_statistics(Matcher(words, reference_words, vocabulary, paraphrases), reference_words)
+    for texts, matcher in zip(references, matchers, strict=True):
+        matcher.find_phrases(paraphrases)
+        statistics = best_statistics(matcher, texts)
         segments.append(score_of(statistics))
         all_statistics.append(statistics)
         sums = [total + count for total, count in zip(sums, statistics, strict=True)]

@@ -5,9 +5,9 @@
 """
 from collections import defaultdict
 from collections.abc import Container, Iterable
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from itertools import chain
-from operator import itemgetter
+from operator import itemgetter, or_
 from typing import NamedTuple
 
 from meteor_resources import LONGEST_PHRASE, load_lexicon
@@ -122,18 +122,20 @@ class Reach(NamedTuple):
     """What could match at best between a hypothesis and a reference, each word seen alone.
 
     hyp_words[m]    bits of the hypothesis words that module m can match
+    hyp_continues   bits of the hypothesis words that could be matched without beginning a chunk
     ref_weights     for every word of the reference the largest weight of a module that can match it, or 0
     ref_continues   for every word of the reference whether it could be matched without beginning a chunk
     """
     hyp_words: list[int]
+    hyp_continues: int
     ref_weights: list[float]
     ref_continues: list[bool]
 
 
 class Matcher:
-    """One hypothesis, prepared to be matched with its references."""
+    """One hypothesis, prepared to be matched with its references: by words at once, by phrases after `find_phrases`."""
 
-    def __init__(self, words: list[str], references: list[list[str]], vocabulary: Vocabulary, paraphrases: Paraphrases):
+    def __init__(self, words: list[str], references: list[list[str]], vocabulary: Vocabulary):
         self.words = words
         self.hashes = [describe(word).hash for word in words]
         # word of the vocabulary -> (position in the hypothesis, module) of every match; stem and synonym may both match
@@ -143,17 +145,21 @@ class Matcher:
             for i, by_module in enumerate(matching):
                 for other in by_module[module]:
                     self.word_matches[other].append((i, module))
-        reference_words = set(chain.from_iterable(references))
-        self.word_reach = {word: _word_reach(self.word_matches[word]) for word in self.word_matches.keys() & reference_words}
+        self.reference_words = set(chain.from_iterable(references))
+        self.word_reach = {word: _word_reach(self.word_matches[word])
+                           for word in self.word_matches.keys() & self.reference_words}
+
+    def find_phrases(self, paraphrases: Paraphrases) -> None:
+        """Note which phrases of the references are paraphrases of some of the hypothesis."""
         # Phrase that may be in a reference -> (place in the table, start, end) of its paraphrases in the hypothesis, first
         # by the pairs that have that phrase first, then by those that have it second
         self.phrases = defaultdict(lambda: ([], []))
-        for phrase, start in occurrences(words, paraphrases.phrases, paraphrases.beginnings):
+        for phrase, start in occurrences(self.words, paraphrases.phrases, paraphrases.beginnings):
             end = start + phrase.count(" ") + 1
             partners = paraphrases.partners_by_word(phrase)
-            for first_word in partners.keys() & reference_words:
+            for first_word in partners.keys() & self.reference_words:
                 for partner, following_words, side, place in partners[first_word]:
-                    if reference_words.issuperset(following_words):
+                    if self.reference_words.issuperset(following_words):
                         self.phrases[partner][side].append((place, start, end))
         self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
         self.phrase_reach = {phrase: _phrase_reach(phrase, chain(*sides)) for phrase, sides in self.phrases.items()}
@@ -172,7 +178,7 @@ class Matcher:
     def reach(self, reference: list[str]) -> Reach:
         """An outline of `matches`, several times cheaper."""
         n = len(reference)
-        hyp_words, ref_weights = [0] * 4, [0.0] * n
+        hyp_words, hyp_continues, ref_weights = [0] * 4, 0, [0.0] * n
         begin, end = [0] * (n + 1), [0] * (n + 1)  # bits of where matches that begin or end here do so in the hypothesis
         inside = [False] * n                       # words that a match can cover but not begin with
         for j, word in enumerate(reference):
@@ -184,15 +190,18 @@ class Matcher:
                 begin[j] = exact | stemmed | synonyms
                 end[j + 1] = begin[j] << 1
         for phrase, j in occurrences(reference, self.phrases, self.beginnings):
-            length, begins, ends, words = self.phrase_reach[phrase]
+            length, begins, ends, words, following = self.phrase_reach[phrase]
             hyp_words[PARAPHRASE] |= words
+            hyp_continues |= following
             begin[j] |= begins
             end[j + length] |= ends
             for k in range(j, j + length):
                 ref_weights[k] = max(ref_weights[k], MODULE_WEIGHTS[PARAPHRASE])
                 inside[k] |= k > j
-        continues = [within or starts & ends != 0 for within, starts, ends in zip(inside, begin, end, strict=False)]
-        return Reach(hyp_words, ref_weights, continues)
+        continuing = [starts & ends for starts, ends in zip(begin, end, strict=True)]
+        hyp_continues = reduce(or_, continuing, hyp_continues)
+        ref_continues = [within or bits != 0 for within, bits in zip(inside, continuing, strict=False)]
+        return Reach(hyp_words, hyp_continues, ref_weights, ref_continues)
 
     def _match_phrases(self, reference: list[str]) -> list[Match]:
         """First the pairs whose first phrase is in the reference, then those whose second is.
@@ -218,14 +227,16 @@ def _word_reach(matches: list[tuple[int, int]]) -> tuple[float, int, int, int]:
     return max(MODULE_WEIGHTS[module] for module in (EXACT, STEM, SYNONYM) if bits[module]), *bits
 
 
-def _phrase_reach(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple[int, int, int, int]:
-    """The phrase's words, and bits of where its paraphrases begin, where they end, and of all their words."""
-    begins = ends = words = 0
+def _phrase_reach(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple[int, int, int, int, int]:
+    """The phrase's words, and bits of where its paraphrases begin, where they end, of all their words, and of all but
+    their first words."""
+    begins = ends = words = following = 0
     for _, start, end in matches:
         begins |= 1 << start
         ends |= 1 << end
         words |= (1 << end) - (1 << start)
-    return phrase.count(" ") + 1, begins, ends, words
+        following |= (1 << end) - (2 << start)
+    return phrase.count(" ") + 1, begins, ends, words, following
 
 
 # --------------------------------------------------------------------------------------------------------- 2. align
