@@ -166,7 +166,7 @@ class Matcher:
 
     def matches(self, reference: list[str]) -> list[list[Match]]:
         """For every word of the reference the matches that begin there, in the order of the modules."""
-        if self.hashes == [describe(word).hash for word in reference]:
+        if len(reference) == len(self.words) and self.hashes == [describe(word).hash for word in reference]:
             return [[Match(j, j + 1, i, i + 1, EXACT) for i, other in enumerate(self.hashes) if other == this]
                     for j, this in enumerate(self.hashes)]
         starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self.word_matches.get(word, ())]
@@ -182,8 +182,8 @@ class Matcher:
         begin, end = [0] * (n + 1), [0] * (n + 1)  # bits of where matches that begin or end here do so in the hypothesis
         inside = [False] * n                       # words that a match can cover but not begin with
         for j, word in enumerate(reference):
-            if word in self.word_reach:
-                ref_weights[j], exact, stemmed, synonyms = self.word_reach[word]
+            if reach := self.word_reach.get(word):
+                ref_weights[j], exact, stemmed, synonyms = reach
                 hyp_words[EXACT] |= exact
                 hyp_words[STEM] |= stemmed
                 hyp_words[SYNONYM] |= synonyms

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -59,7 +60,7 @@ class Lexicon:
                                  if line and not line.startswith("#"))
             synsets = lines("synonym/english.synsets")
             exceptions = lines("synonym/english.exceptions")
-        self._synsets = dict(zip(synsets[::2], synsets[1::2], strict=True))  # word -> "id id ..."
+        self._words, self._ids = synsets[::2], synsets[1::2]  # sorted words, and "id id ..." for each
         self._base_forms: dict[str, list[str]] = {}
         for base, forms in zip(exceptions[::2], exceptions[1::2], strict=True):
             for form in forms.split():
@@ -69,14 +70,20 @@ class Lexicon:
     def synsets(self, word: str) -> frozenset[str]:
         """The WordNet synonym sets of a word and of its base forms."""
         bases = self._base_forms[word] if word in self._base_forms else [self._base_form(word)]
-        return frozenset(synset for form in (word, *bases) for synset in self._synsets.get(form, "").split())
+        return frozenset(synset for form in (word, *bases) for synset in self._ids_of(form).split())
+
+    def _ids_of(self, form: str) -> str:
+        """The numbers of a word's synonym sets, "" for a word without. The list is searched as it stands in the file: a dict
+        would take longer to make than all searches for a test set."""
+        place = bisect_left(self._words, form)
+        return self._ids[place] if place < len(self._words) and self._words[place] == form else ""
 
     def _base_form(self, word: str) -> str:
         """The first form in WordNet that a suffix rule makes of the word: "dishes" -> "dish"; "" if there is none."""
         if word.endswith("ss") or len(word) <= 2:
             return word
         forms = (word.removesuffix(suffix) + ending for suffix, ending in WORDNET_SUFFIXES if word.endswith(suffix))
-        return next((form for form in forms if form in self._synsets), "")
+        return next((form for form in forms if self._ids_of(form)), "")
 
 
 def _parse_prefix(line: str) -> tuple[str, bool]:

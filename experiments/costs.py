@@ -2,6 +2,7 @@
 
     python -m experiments.costs demo tour counts recipes lint          # into results/costs.json and results/output/*.txt
     python -m experiments.costs ablation-rank baselines report         # half an hour; earlier figures are kept
+    python -m experiments.costs pretrain-mini DATA=DIR                 # variables go to make
 
 A target is run once, after the install, as a user would type it. The peak is that of its largest process. Where a target
 finds finished runs it has less to do: measure sweeps in a fresh clone. No torch is imported here, because a process
@@ -21,10 +22,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = ("demo", "tour", "counts", "recipes")                                # what they print is worth keeping
 
 
-def cost(target: str) -> tuple[dict, str]:
-    """Run `make target`: seconds, processor seconds and peak MiB, and its standard output. Raises ValueError if it fails."""
+def cost(target: str, variables: list[str]) -> tuple[dict, str]:
+    """Run `make target VARIABLE=VALUE ...`: seconds, processor seconds and peak MiB, and its standard output. Raises
+    ValueError if it fails."""
     started = time.perf_counter()
-    process = subprocess.Popen(["make", "--silent", target], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(["make", "--silent", target, *variables], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -36,14 +38,15 @@ def cost(target: str) -> tuple[dict, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="experiments.costs", description="Measure what make targets cost.")
-    parser.add_argument("targets", nargs="+", metavar="TARGET")
+    parser.add_argument("words", nargs="+", metavar="TARGET or VARIABLE=VALUE")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "results")
     options = parser.parse_args(arguments)
     path = options.results / "costs.json"
     made = subprocess.run([sys.executable, "-c", "from experiments.sweep import machine; print(machine())"], cwd=REPOSITORY,
                           capture_output=True, text=True, check=True).stdout.strip()
-    for target in options.targets:
-        figures, output = cost(target)
+    variables = [word for word in options.words if "=" in word]
+    for target in (word for word in options.words if "=" not in word):
+        figures, output = cost(target, variables)
         print(output, end="")
         print(f"make {target}: {figures['seconds']:.1f} s, {figures['processor_seconds']:.1f} s of processor time, "
               f"{figures['peak_mib']:,.0f} MiB", flush=True)

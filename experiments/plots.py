@@ -62,7 +62,7 @@ def level_lines(axis, lines: dict[str, float]) -> None:
 def score_against(values: dict[str, list[float]], xs: list[float] | None, score: str, x_label: str, lines: dict[str, float],
                   title: str, path: Path, base: int = 10) -> None:
     """One point per row: over a logarithmic axis if xs are numbers, else over the rows' names."""
-    figure, (axis,) = new_figure(width=max(6.4, 0.75 * len(values)))
+    figure, (axis,) = new_figure(width=max(6.4, 0.75 * len(values)), height=4.8)
     axis.set_title(title)
     series(axis, xs or list(range(len(values))), list(values.values()), "mean ± standard deviation over the seeds", 0,
            "-" if xs else "none")
@@ -76,7 +76,7 @@ def score_against(values: dict[str, list[float]], xs: list[float] | None, score:
         axis.margins(x=0.1)
     axis.set_xlabel(x_label)
     axis.set_ylabel(score)
-    axis.legend(loc="best")
+    figure.legend(loc="outside lower center")
     save_figure(figure, path)
 
 

@@ -46,11 +46,11 @@ SETTINGS = {
     "toy-mrpc": "--model toy/roberta --task mrpc --data-dir toy/data --epochs 2",
     "toy-mnli": "--model toy/roberta --task mnli --data-dir toy/data --epochs 3",
     "toy-e2e": "--model toy/gpt2 --task e2e --data-dir toy/data --epochs 1 --limit-eval 100 --beam-size 4",
-    "mini-mrpc": "--model runs/mini/roberta --task mrpc --epochs 3",
-    "mini-rte": "--model runs/mini/roberta --task rte --epochs 3 --max-length 256",
+    "mini-mrpc": "--model runs/mini/roberta --task mrpc --epochs 2",
+    "mini-rte": "--model runs/mini/roberta --task rte --epochs 2 --max-length 256",
     "mini-cola": "--model runs/mini/roberta --task cola --epochs 3",
     "mini-stsb": "--model runs/mini/roberta --task stsb --epochs 3",
-    "mini-e2e": "--model runs/mini/gpt2 --task e2e --epochs 2 --limit-train 6000 --limit-eval 100 --beam-size 4",
+    "mini-e2e": "--model runs/mini/gpt2 --task e2e --epochs 1 --limit-train 4000 --limit-eval 100 --beam-size 4",
 }
 
 # ---------------------------------------------------------------- methods: the rows of Tables 2 and 3

@@ -2,9 +2,11 @@
 import argparse
 import ast
 import importlib
+import json
 import math
 import re
 import shlex
+import statistics
 import sys
 from pathlib import Path
 
@@ -231,6 +233,69 @@ def test_the_speed_of_a_step_stands_in_results():
     for name, ours, theirs, ratio, *_ in table(TEXT.partition("### Speed beside transformers")[2].partition("\n\n### ")[0])[1:]:
         row, peer = (re.search(rf"\| {name}, {who}, fp32 \|.*", kept)[0] for who in ("ours", r"HF \+ PEFT"))
         assert ours.removesuffix(" ms") in row and f"{ratio}x" in row and theirs.removesuffix(" ms") in peer, name
+
+
+def kept_json(name: str) -> dict:
+    return json.loads((ROOT / "results" / name).read_text("utf-8"))
+
+
+def test_the_mixed_batches_stand_in_results():
+    text = section("Many tasks in one batch")
+    points = {f"{point['model']}, {point['section']}, batch {point['batch']}, {point['population']}": point
+              for point in kept_json("bench/mixed.json")["points"]}
+    rows = table(text)[1:]
+    assert {name for name, *_ in rows} <= set(points) and len(rows) == 12
+    for name, merged, mixed, by_merged, peft, by_mixed, per_task in rows:
+        point = points[name]
+        times = {way: f"{milliseconds:,.0f} ms" for way, milliseconds in point["milliseconds"].items()}
+        assert [merged, mixed, peft, per_task] == [times[way] for way in ("merged", "mixed", "peft", "per task")], name
+        assert [by_merged, by_mixed] == [f"{point['mixed_by_merged'][0]:.3f}", f"{point['peft_by_mixed'][0]:.2f}"], name
+    found = kept_json("bench/requests.json")
+    assert (f"{found['requests']:,} requests for {found['adapters']} toy adapters" in " ".join(text.split())
+            and f"take {found['seconds']:.0f} s in one process and {found['seconds_apart']:.0f} s in" in " ".join(text.split()))
+    assert found["different_answers"] == 0
+    early = [memory for count, memory in found["memory"] if count >= 500]
+    assert "memory stays at 290 MiB from the 500th" in " ".join(text.split()) and max(abs(m - 290) for m in early) < 0.06 * 290
+
+
+def test_what_a_target_takes_stands_in_results():
+    """Seconds below two minutes, else minutes; what has not been measured says that it is computed, or has a dash."""
+    costs = kept_json("costs.json")
+    for target, _, shown, memory, _ in table(section("What it takes"))[1:]:
+        found = costs.get(re.fullmatch(r"`make ([\w-]+)`", target)[1])
+        if found:
+            seconds = found["seconds"]
+            digits = 1 if seconds < 1 else 0
+            assert shown == (f"{seconds:.{digits}f} s" if seconds < 120 else f"{seconds / 60:.0f} min"), target
+            assert memory == f"{found['peak_mib']:,.0f} MiB", target
+        else:
+            assert re.search(r"–|computed|network|both at a time", shown), target
+
+
+def test_what_demo_and_tour_print_is_what_they_printed():
+    """Every line of the two blocks, but for the time that a row took."""
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", section("Two commands"), re.MULTILINE)
+    shown = {"demo": next(block for block in blocks if "Pairs: do two" in block),
+             "tour": next(block for block in blocks if "2. Two thin matrices" in block)}
+    for name, block in shown.items():
+        printed = {line.strip() for line in (ROOT / "results" / "output" / f"{name}.txt").read_text("utf-8").splitlines()}
+        lines = [line.strip() for line in block.splitlines()]
+        assert len(lines) > 10 and set(lines) <= printed, set(lines) - printed
+
+
+def test_the_waiting_times_stand_in_results():
+    text, start, decode = " ".join(section("Results").split()), kept_json("bench/start.json"), kept_json("bench/decode.json")
+    seconds = {name: f"{value:.1f} s" for name, value in start["seconds"].items()}
+    cold, cached = (seconds[f"five scores, {state}"] for state in ("cold", "cached"))
+    assert f"4,693 references): {cold} the first time, {cached} when the same references" in text
+    peaks = [round(start["peak_mib"][f"five scores, {state}"]) for state in ("cold", "cached")]
+    assert f"{peaks[0]} and {peaks[1]} MiB" in text
+    cold, cached = (seconds[f"read and tokenise 42,061 E2E samples, {state}"] for state in ("cold", "cached"))
+    assert f"42,061 training samples: {cold}, and {cached} when they were read before" in text
+    assert f"first step on the toy GPT-2 {seconds['first step on the toy GPT-2']}" in text
+    found = decode["seconds_per_prompt"]
+    assert f"{found['hf']:.2f} s a prompt against {found['transformers']:.2f} s" in text
+    assert f"{statistics.median(decode['ratios']):.2f} times as fast" in text and decode["differing"] == 0
 
 
 def test_the_kills_stand_in_results():
