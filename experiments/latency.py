@@ -30,9 +30,10 @@ def make_model(name: str, size: str) -> GPT2:
     init_weights(model, 0)
     if METHODS[name]:
         apply_method(model, METHODS[name][0], METHODS[name][1], alpha=32)
+    generator = torch.Generator().manual_seed(0)
     for layer in lora_layers(model).values():
         for B in layer.lora_B.values():
-            torch.nn.init.normal_(B, std=0.02)
+            torch.nn.init.normal_(B, std=0.02, generator=generator)
     return (merge(model) if name == "LoRA, merged" else model).eval()
 
 
