@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenizer import Tokenizer
-from weight_files import cache_dir
+from weight_files import cache_dir, collector_paused
 
 CODE = ("data.py", "tokenizer.py", "token_cache.py")                         # what reads and tokenises
 Sample = tuple[list[int], float]                                             # token ids; context length, class or score
@@ -36,7 +36,8 @@ def cached_samples(build: Callable[[], tuple[list[Sample], int]], path: Path, to
         digest.update(hashlib.sha256(source.read_bytes()).digest())
     file = cache_dir() / "tokens" / f"{digest.hexdigest()}.npz"
     try:
-        return read_samples(file)
+        with collector_paused():
+            return read_samples(file)
     except Exception:                                                        # not there, or damaged: zip has many ways
         samples, count = build()
         with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@
 A file that is cut off, claims more than it holds, has overlaps or gaps, or holds NaN is an error that names file and tensor.
 Here is also where a model's folder is found. Left out: downloading (download.py), what the tensors mean (model.py).
 """
+import gc
 import json
 import math
 import os
@@ -36,6 +37,18 @@ def unique_keys(pairs: list[tuple]) -> dict:
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"the name '{twice}' stands twice")
     return content
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Make many objects without Python looking for reference cycles among them, which would take longer than making them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -178,7 +191,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 def read_json(path: Path) -> dict:
     """The object in a JSON file. Raises ValueError for anything else, and for a key that stands twice."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        with collector_paused():
+            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); fetch the file again") from None
     if not isinstance(content, dict):
