@@ -112,6 +112,13 @@ def latency_row(results: Path) -> list[str]:
             f"{', '.join(figures)}; the base against itself up to {1 + found['noise']:.2f}", command]
 
 
+def command_of(plan: dict) -> str:
+    """The command that runs this plan; a setting of the toy or mini world is named by its task."""
+    world, _, task = plan["setting"].partition("-")
+    of_task = f" --task {task}" if world in ("toy", "mini") else ""
+    return f"python -m experiments.sweep {plan['experiment']}{of_task} --seeds {' '.join(map(str, plan['seeds']))}"
+
+
 def claims_table(plans: list[dict], results: Path) -> list[str]:
     rows = []
     for claim, experiments, needed, judge in CLAIMS:
@@ -123,8 +130,7 @@ def claims_table(plans: list[dict], results: Path) -> list[str]:
                     if len(found) > 1 and "memory_parts_bytes" in found[0]}
             if all(label in runs for label in needed):
                 tested = True
-                rows.append([claim, plan["setting"], *judge(runs),
-                             f"`python -m experiments.sweep {plan['experiment']} --seeds {' '.join(map(str, plan['seeds']))}`"])
+                rows.append([claim, plan["setting"], *judge(runs), f"`{command_of(plan)}`"])
         if not tested:
             rows.append([claim, "–", "cannot be tested here", "no experiment with two seeds or more is kept", "–"])
     rows += [*subspace_rows(results), latency_row(results)]
