@@ -239,6 +239,18 @@ def test_every_spread_and_similarity_of_the_results_stands_there_too():
     assert f"takes {seconds / 60:.0f} minutes from an empty folder" in text
 
 
+def test_the_scores_of_the_small_bases_stand_in_results():
+    kept = (ROOT / "results" / "README.md").read_text("utf-8")
+    bleu = {cells[0]: cells[2] for cells in table(kept.partition("### mini, mini-e2e\n")[2].partition("\n###")[0])
+            if len(cells) > 8 and cells[2] != "BLEU"}
+    text = " ".join(section("Results").split())
+    assert f"(BLEU {bleu['full']} after 4,000 samples)" in text
+    assert f"({bleu['LoRA']} with r = 4, {bleu['LoRA, r = 16']} with r = 16)" in text
+    for task, share in re.findall(r"of the larger class of (\w+) \(([\d.]+) %\)", text):
+        of_task = kept.partition(f"### mini, mini-{task.lower()}\n")[2].partition("\n###")[0]
+        assert f"| frozen base, head | 0 | {share} |" in of_task
+
+
 def test_the_speed_of_a_step_stands_in_results():
     kept = "\n".join((ROOT / "results" / "bench" / name).read_text("utf-8") for name in ("train.md", "train-gpt2-medium.md"))
     for name, ours, theirs, ratio, *_ in table(TEXT.partition("### Speed beside transformers")[2].partition("\n\n### ")[0])[1:]:
