@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#000000")   # Okabe and Ito 2008
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<hp"
 STYLE = {"font.family": "DejaVu Sans", "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 12, "legend.fontsize": 11,
          "axes.grid": True, "grid.alpha": 0.3, "lines.linewidth": 2, "lines.markersize": 8, "errorbar.capsize": 4,
          "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "plots"}
@@ -36,7 +36,8 @@ def series(axis, xs: list, values: list[list[float]], label: str, index: int, li
     """Mean and standard deviation over the seeds at every x."""
     means = [statistics.mean(found) for found in values]
     errors = [statistics.stdev(found) if len(found) > 1 else 0.0 for found in values]
-    axis.errorbar(xs, means, errors, label=label, color=COLOURS[index % 8], marker=MARKERS[index % 8], linestyle=line)
+    axis.errorbar(xs, means, errors, label=label, color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)],
+                  linestyle=line)
 
 
 def score_against_parameters(rows: dict[str, tuple[int, list[float]]], score: str, lines: dict[str, float], title: str,

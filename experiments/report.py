@@ -206,7 +206,7 @@ def draw_plan(plan: dict, runs: dict[str, list[dict]], results: Path) -> list[st
     if len(trained) < 2:
         return []
     first, stem = next(iter(trained.values())), f"{plan['experiment']}_{plan['setting']}"
-    title = f"{plan['experiment']} on {plan['setting']}, {len(plan['seeds'])} seeds"
+    title = f"{plan['experiment']} on {plan['setting']}, {len(plan['seeds'])} seed{'s' * (len(plan['seeds']) > 1)}"
     scores, shown = {label: ranking_score(found)[1] for label, found in trained.items()}, []
 
     def add(name: str, caption: str) -> Path:

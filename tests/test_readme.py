@@ -241,8 +241,8 @@ def test_every_spread_and_similarity_of_the_results_stands_there_too():
 
 def test_the_scores_of_the_small_bases_stand_in_results():
     kept = (ROOT / "results" / "README.md").read_text("utf-8")
-    bleu = {cells[0]: cells[2] for cells in table(kept.partition("### mini, mini-e2e\n")[2].partition("\n###")[0])
-            if len(cells) > 8 and cells[2] != "BLEU"}
+    scores = kept.partition("### mini, mini-e2e\n")[2].partition("\nWhat it costs")[0]
+    bleu = {cells[0]: cells[2] for cells in table(scores)}
     text = " ".join(section("Results").split())
     assert f"(BLEU {bleu['full']} after 4,000 samples)" in text
     assert f"({bleu['LoRA']} with r = 4, {bleu['LoRA, r = 16']} with r = 16)" in text
@@ -279,6 +279,19 @@ def test_the_mixed_batches_stand_in_results():
     assert found["different_answers"] == 0
     later = [memory for count, memory in found["memory"] if count >= 500]
     assert f"from the 500th answer on memory stays between {min(later):.0f} and {max(later):.0f} MiB" in text
+
+
+def test_the_grid_of_mixed_batches_stands_in_results():
+    """Points of equal rows are one measurement and count once."""
+    ratios = {1: {}, 8: {}}
+    for point in kept_json("bench/mixed-grid.json")["points"]:
+        measured = point["model"], point["section"], point["milliseconds"]["mixed"]
+        ratios[point["batch"]][measured] = point["mixed_by_merged"][0], point["peft_by_mixed"][0]
+    (by_merged, by_mixed), (by_merged_8, by_mixed_8) = (zip(*found.values(), strict=True) for found in ratios.values())
+    median, text = statistics.median, " ".join(section("Many tasks in one batch").split())
+    assert f"median {median(by_merged):.3f} at batch 1 and {median(by_merged_8):.3f} at batch 8" in text
+    assert f"PEFT by mixed {median(by_mixed):.2f} and {median(by_mixed_8):.2f}" in text
+    assert f"from {min(by_merged_8):.2f} to {max(by_merged_8):.2f} at batch 8" in text
 
 
 def test_what_a_target_takes_stands_in_results():
