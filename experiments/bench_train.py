@@ -29,6 +29,7 @@ import torch
 import run_state
 import train
 from baselines import apply_method
+from experiments.sweep import processor
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
 from precision import choose_precision, hold_frozen_in
 from weight_files import write_json, write_safetensors
@@ -281,11 +282,8 @@ def table(figures: dict) -> str:
 
 
 def machine(threads: int) -> dict:
-    cpu = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")] \
-        if cpu.exists() else [platform.processor()]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"device": gpu or f"{len(names)} cores of {names[0]} ({torch.backends.cpu.get_cpu_capability()})",
+    return {"device": gpu or f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
             "threads": threads, "torch": torch.__version__, "python": platform.python_version(),
             "date": time.strftime("%Y-%m-%d")}
 

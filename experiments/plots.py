@@ -90,7 +90,7 @@ def learning_curves(curves: dict[str, list[list[tuple[int, float]]]], title: str
         points = [(entries[0][0], statistics.mean(loss for _, loss in entries)) for entries in by_step]
         smooth = [statistics.mean(loss for _, loss in points[max(0, at - 4):at + 1]) for at in range(len(points))]
         axis.plot([step for step, _ in points], smooth, label=label, color=COLOURS[index % 8],
-                  linestyle=("-", "--", ":", "-.")[index // 8 % 4] if index >= 8 else ("-", "--")[index % 2])
+                  linestyle=("-", "--", ":", "-.")[index % 2 + 2 * (index >= len(COLOURS))])
     axis.set_xlabel("training step (updates)")
     axis.set_ylabel("training loss (nats), mean of the seeds")
     figure.legend(loc="outside lower center", ncols=3)

@@ -172,12 +172,16 @@ def make_plan(name: str, setting: str, common: str, seeds: list[int] | None, ext
             "made": machine()}
 
 
-def machine() -> str:
-    """Where and when something was run, as the report says it."""
+def processor() -> str:
+    """How many cores of what."""
     cpu_info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.*)$", cpu_info.read_text(), re.M) if cpu_info.exists() else []
-    return (f"Run on {os.cpu_count()} cores of {names[0] if names else platform.machine()}, torch {torch.__version__}, "
-            f"{time.strftime('%Y-%m-%d')}.")
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}"
+
+
+def machine() -> str:
+    """Where and when something was run, as the report says it."""
+    return f"Run on {processor()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}."
 
 
 def chosen_settings(options: argparse.Namespace) -> dict[str, dict[str, str]]:

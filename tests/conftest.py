@@ -28,7 +28,8 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     if not SHARED.is_dir():
-        pytest.skip(f"no reference data at {SHARED}")
+        pytest.skip(f"{SHARED} is missing: E2E, GLUE and the official scores are not ours to ship; name their folder in "
+                    "LORA_SHARED")
     return SHARED
 
 
