@@ -1,11 +1,13 @@
 """Small bases with a given vocabulary from GLUE's texts: what is read, how it is packed, and that the result loads."""
 import pytest
 import torch
+from torch.nn import functional as F
 
 from experiments import pretrain_mini
-from experiments.pretrain_mini import LENGTH, corpus, main, packed_rows, texts_of
-from model import load_pretrained
+from experiments.pretrain_mini import LENGTH, corpus, main, packed_rows, sampled_cross_entropy, texts_of
+from model import init_weights, load_pretrained
 from tokenizer import load_tokenizer
+from toy.pretrain import build, full_cross_entropy
 
 
 def write_glue(data_dir):
@@ -71,7 +73,7 @@ def test_packed_rows_hold_every_text_in_its_form_and_are_of_one_length(kind, rep
 def test_the_command_makes_bases_that_load_with_the_vocabulary_given(tmp_path, repository, monkeypatch, capsys):
     write_glue(tmp_path)
     path = tmp_path / "glue" / "CoLA" / "train.tsv"
-    path.write_text(path.read_text(encoding="utf-8") * 200, encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8") * 800, encoding="utf-8")
     for kind, settings in pretrain_mini.MODELS.items():
         monkeypatch.setitem(pretrain_mini.MODELS, kind, settings | {"tokenizer": kind, "width": 32, "layers": 2})
     arguments = ["--data-dir", str(tmp_path), "--tokenizers", str(repository / "toy"), "--max-steps", "2", "--threads", "1"]
@@ -85,3 +87,44 @@ def test_the_command_makes_bases_that_load_with_the_vocabulary_given(tmp_path, r
         logits = model(torch.tensor([[5, 6, 7]]))
         assert torch.equal(logits, again(torch.tensor([[5, 6, 7]])))
         assert logits.shape == ((1, 3, model.config.vocab_size) if kind == "gpt2" else (1, 2))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "roberta"])
+def test_a_sample_of_the_vocabulary_estimates_the_sum_over_all_of_it(kind):
+    """exp(loss) is that sum over exp(the target's logit): its mean over many samples is the full one, for common and rare
+    targets; without the correction by log p it would be less than half."""
+    torch.manual_seed(0)
+    model, _ = build(kind, vocab_size := 3000, width=24, layers=1, heads=2)
+    init_weights(model, 0)
+    shares = torch.softmax(2 * torch.randn(vocab_size), dim=0)
+    generator = torch.Generator().manual_seed(0)
+    for target in (shares.argmax(), shares.argmin()):
+        hidden, target = 10 * torch.randn(1, 24), target[None]
+        with torch.no_grad():
+            full = full_cross_entropy(model, hidden, target, generator).exp().item()
+            sampled = torch.stack([sampled_cross_entropy(model, hidden, target, generator, shares) for _ in range(300)]).exp()
+        assert sampled.std() > 0.01 * full
+        assert sampled.mean().item() == pytest.approx(full, rel=0.01)
+
+
+def test_a_sample_that_has_every_token_gives_the_full_loss_and_its_gradient(monkeypatch):
+    monkeypatch.setattr(pretrain_mini, "FROM_VOCABULARY", 20_000)
+    model, _ = build("gpt2", 60, width=24, layers=1, heads=2)
+    init_weights(model, 0)
+    hidden, targets = torch.randn(5, 24, requires_grad=True), torch.tensor([3, 59, 7, 7, 40])
+    losses = [F.cross_entropy(model.logits(hidden), targets),
+              sampled_cross_entropy(model, hidden, targets, torch.Generator().manual_seed(0), torch.full((60,), 1 / 60))]
+    torch.testing.assert_close(losses[1], losses[0])
+    of = [hidden, model.transformer.wte.weight]
+    for sampled, full in zip(*(torch.autograd.grad(loss, of) for loss in losses[::-1]), strict=True):
+        torch.testing.assert_close(sampled, full)
+
+
+def test_too_little_text_to_hold_any_out_is_said(tmp_path, repository, monkeypatch):
+    write_glue(tmp_path)
+    monkeypatch.setitem(pretrain_mini.MODELS, "gpt2", pretrain_mini.MODELS["gpt2"] | {"tokenizer": "gpt2"})
+    monkeypatch.setattr("sys.argv", ["pretrain_mini", "--data-dir", str(tmp_path), "--tokenizers", str(repository / "toy"),
+                                     "--out", str(tmp_path / "out")])
+    with pytest.raises(ValueError, match="fill 0 rows of 128 tokens, expected more than the 64"):
+        main()
+    assert not (tmp_path / "out").exists()

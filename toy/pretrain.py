@@ -60,9 +60,11 @@ class MaskedLM(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
+    def features(self, hidden_states: Tensor) -> Tensor:
+        return self.layer_norm(F.gelu(self.dense(hidden_states)))            # (..., C)
+
     def logits(self, hidden_states: Tensor) -> Tensor:
-        x = self.layer_norm(F.gelu(self.dense(hidden_states)))
-        return F.linear(x, self.encoder.roberta.embeddings.word_embeddings.weight, self.bias)    # (..., C) -> (..., V)
+        return F.linear(self.features(hidden_states), self.encoder.roberta.embeddings.word_embeddings.weight, self.bias)
 
 
 # ---------------------------------------------------------------- tokenizer
@@ -132,16 +134,21 @@ def pad(batch: list[list[int]], value: int) -> Tensor:
     return torch.tensor([row + [value] * (width - len(row)) for row in batch])       # (B, T)
 
 
-def causal_loss(model: GPT2, batch: list[list[int]], generator: torch.Generator) -> Tensor:
+def full_cross_entropy(model: nn.Module, hidden_states: Tensor, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean over the targets (N,) in nats, from logits of the whole vocabulary."""
+    return F.cross_entropy(model.logits(hidden_states), targets)
+
+
+def causal_loss(model: GPT2, batch: list[list[int]], generator: torch.Generator, cross_entropy=full_cross_entropy) -> Tensor:
     """Mean cross-entropy of every next token, in nats."""
     ids = pad(batch, -100)
     targets = ids[:, 1:]
     hidden = model.hidden_states(ids[:, :-1].clamp(min=0))                   # (B, T - 1, C)
-    return F.cross_entropy(model.logits(hidden[targets >= 0]), targets[targets >= 0])
+    return cross_entropy(model, hidden[targets >= 0], targets[targets >= 0], generator)
 
 
 def masked_loss(model: MaskedLM, batch: list[list[int]], generator: torch.Generator, share: float = 0.2,
-                closing_share: float = CLOSING_SHARE) -> Tensor:
+                closing_share: float = CLOSING_SHARE, cross_entropy=full_cross_entropy) -> Tensor:
     """Mean cross-entropy in nats of a share of the tokens, 80 % of them hidden, 10 % replaced, 10 % left as they are.
 
     In closing_share of the rows the last CLOSING tokens are chosen together: a closing sentence says what the text above
@@ -159,7 +166,7 @@ def masked_loss(model: MaskedLM, batch: list[list[int]], generator: torch.Genera
     seen = torch.where(chosen & (dice >= 0.9), random_ids, seen)
     real = ids != pad_id
     hidden = model.encoder.hidden_states(seen, None if real.all() else real)
-    return F.cross_entropy(model.logits(hidden[chosen]), ids[chosen])
+    return cross_entropy(model, hidden[chosen], ids[chosen], generator)
 
 
 @contextlib.contextmanager
