@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from model import GPT2Config, RobertaConfig
+from names import TARGETS
 from weight_files import check_finite, read_json, read_pickle, read_safetensors, write_json, write_safetensors
 
-TARGETS = ("q", "k", "v", "o", "fc", "proj", "qkv")
 LAYERS = {GPT2Config: "transformer.h", RobertaConfig: "roberta.encoder.layer"}
 MODULES = {                                                                  # target -> its linear layer inside a block
     GPT2Config: {"q": "attn.c_attn", "k": "attn.c_attn", "v": "attn.c_attn", "o": "attn.c_proj",

@@ -32,7 +32,6 @@ from adapter_files import (
     HEAD,
     LAYERS,
     MODULES,
-    TARGETS,
     Adapter,
     check_own,
     layer_shape,
@@ -43,10 +42,9 @@ from adapter_files import (
     write_folder,
 )
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, split_heads
+from names import METHODS, TARGETS, WITH_RANK
 from weight_files import check_finite
 
-METHODS = ("lora", "full", "last-layers", "bitfit", "adapter-h", "adapter-l", "prefix", "head")
-WITH_RANK = ("lora", "adapter-h", "adapter-l", "prefix")                     # rank: also a bottleneck's or prefix's size
 LAST_LAYERS = 2
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import cli
 import download
+from names import TASKS
 from tokenizer import Tokenizer, load_tokenizer, read_lines, shorten  # noqa: F401, load_tokenizer is found here, too
 from weight_files import cache_dir, find_model
 
@@ -260,8 +261,8 @@ def fetch_task(task: str, data_dir: str | Path | None = None) -> Path:
     data_dir defaults to $LORA_DATA, then the user's cache. A folder that exists is left as it is: a file missing
     there is an error, because published files beside somebody's own would be mixed up unnoticed.
     """
-    if task != "e2e" and task not in GLUE_TASKS:
-        raise ValueError(f"found task '{task}', expected e2e or one of {', '.join(GLUE_TASKS)}")
+    if task not in TASKS:
+        raise ValueError(f"found task '{task}', expected one of {', '.join(TASKS)}")
     data_dir = Path(data_dir or os.environ.get("LORA_DATA") or cache_dir() / "data")
     if task == "e2e":
         folder, files = data_dir / "e2e", ["train.txt", "valid.txt", "test.txt"]
@@ -279,13 +280,12 @@ def fetch_task(task: str, data_dir: str | Path | None = None) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fetch models and tasks, and print where they are.")
     parser.add_argument("names", nargs="+", metavar="NAME",
-                        help=f"models: {', '.join(download.MODELS)}; tasks: e2e, {', '.join(GLUE_TASKS)}")
+                        help=f"models: {', '.join(download.MODELS)}; tasks: {', '.join(TASKS)}")
     parser.add_argument("--data-dir", help="default: $LORA_DATA, else the user's cache")
     parser.add_argument("--weights-dir", help="default: $LORA_WEIGHTS, else the user's cache")
     options = parser.parse_args()
     for name in options.names:
-        is_task = name == "e2e" or name in GLUE_TASKS
-        print(name, fetch_task(name, options.data_dir) if is_task else fetch_model(name, options.weights_dir), sep="\t")
+        print(name, fetch_task(name, options.data_dir) if name in TASKS else fetch_model(name, options.weights_dir), sep="\t")
 
 
 if __name__ == "__main__":

@@ -127,6 +127,16 @@ def test_the_metrics_need_no_torch(module):
         assert not any(found.split(".")[0] == "torch" for found in imports_of(tree_of(name))), name
 
 
+def test_a_command_line_is_read_without_torch():
+    """train.py checks it before its other imports: --help takes a tenth of a second, importing torch one to three."""
+    for name in {"cli", "train_options", *all_below("train_options")}:
+        packages = {found.split(".")[0] for found in imports_of(tree_of(name))}
+        assert packages <= sys.stdlib_module_names | {"names"}, name
+    first = [ast.unparse(node) for node in tree_of("train").body[1:4]]
+    assert first == ["import cli", "from train_options import parse_arguments",
+                     "if __name__ == '__main__':\n    cli.check_usage(parse_arguments)"]
+
+
 @pytest.mark.parametrize("module", CORE)
 def test_the_core_imports_its_own_four_libraries_and_the_standard_library(module):
     for name in imports_of(tree_of(module)):

@@ -17,6 +17,7 @@ from adapter_files import read_folder
 from adapter_writing import loralib_tensors
 from beam_search import Settings
 from decode import n_best
+from names import METHODS
 
 ADDING = ("adapter-h", "adapter-l", "prefix")
 RANK = 3
@@ -34,7 +35,7 @@ def make_trained(kind, method, seed=11, **overrides):
 
 
 def methods_of(kind):
-    return [method for method in B.METHODS if (kind, method) != ("gpt2", "head")]
+    return [method for method in METHODS if (kind, method) != ("gpt2", "head")]
 
 
 KINDS_AND_METHODS = pytest.mark.parametrize("kind, method", [(k, m) for k in ("gpt2", "roberta") for m in methods_of(k)])

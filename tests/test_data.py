@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import data
+from names import GLUE, TASKS
 
 ODD_TEXTS = ["", " ", "  ", "\t\n", "a", " a", "I'll we've they'RE 'twas it's", "naïve Café — „quoted“ 3½ ²", "汉字かな한국어",
              "👩‍👩‍👧‍👦 🇩🇪", "a\u0301 e\u0308",
@@ -199,6 +200,10 @@ def test_a_missing_tokenizer_file_is_named(small_bpe):
 COUNTS = {"cola": (8551, 1043, 1063), "sst2": (67349, 872, 1821), "mrpc": (3668, 408, 1725), "stsb": (5749, 1500, 1379),
           "qqp": (11948, 7600), "mnli": (12925, 7469), "qnli": (9999, 5463, 5463), "rte": (2490, 277, 3000),
           "wnli": (635, 71, 146)}
+
+
+def test_every_name_of_a_glue_task_has_a_row_that_says_what_it_is():
+    assert tuple(data.GLUE_TASKS) == GLUE and TASKS == ("e2e", *GLUE)
 
 
 @pytest.mark.parametrize("task", data.GLUE_TASKS)
@@ -477,7 +482,7 @@ def test_tasks_are_found_or_fetched_whole(offline, monkeypatch, write_glue):
     with pytest.raises(OSError, match=r"would download .*cache/lora/data/e2e"):
         monkeypatch.delenv("LORA_DATA")
         data.fetch_task("e2e")
-    with pytest.raises(ValueError, match="found task 'snli', expected e2e or one of cola"):
+    with pytest.raises(ValueError, match="found task 'snli', expected one of e2e, cola"):
         data.fetch_task("snli")
 
 

@@ -8,9 +8,9 @@ import pytest
 
 import train
 from adapter_files import layer_shape
-from baselines import METHODS
 from experiments import sweep, tables
 from model import GPT2Config
+from names import METHODS
 from recipes import recipe_for
 from weight_files import write_json
 
