@@ -35,6 +35,8 @@ import torch
 import cli
 import data
 from experiments.tables import finished, is_single, plan_tables, primary_score
+from lora import base_fingerprint
+from model import load_pretrained
 from toy import world
 from weight_files import read_json, write_json
 
@@ -253,6 +255,25 @@ def make_bases(plans: list[dict], out: str = "runs/bases") -> None:
                 raise ValueError(f"{model} could not be pretrained: see {model}.txt")
 
 
+def fingerprint_of(model: str) -> str | None:
+    """Of a model folder on this machine; None for a model that is fetched by name, which stays what it is."""
+    return base_fingerprint(load_pretrained(model)) if Path(model).is_dir() else None
+
+
+def refuse_runs_on_another_base(plans: list[dict], out_dir: Path) -> None:
+    """A model folder may have been made anew under its old name: runs on what it was say nothing about what it is."""
+    now = {}
+    for plan in plans:
+        for row in plan["rows"]:
+            model = options_of(row["command"])["model"]
+            for path in filter(None, (finished(out_dir, row, seed) for seed in plan["seeds"])):
+                now.setdefault(model, fingerprint_of(model))
+                then = read_json(path)["base_fingerprint"]
+                if now[model] not in (None, then):
+                    raise ValueError(f"{path}: this run was made on base {then}, and {model} is now base {now[model]}; "
+                                     "remove the runs on the old one, or give another --out-dir")
+
+
 def run_all(plans: list[dict], out_dir: Path, jobs: int) -> int:
     """Every run of the plans, `jobs` at a time; a line for each that ends. Returns how many failed."""
     todo = {}
@@ -299,6 +320,7 @@ def main(arguments: list[str] | None = None) -> int:
     if any("toy/data" in row["command"] for plan in plans for row in plan["rows"]):
         world.write_tasks(TOY_DATA)
     make_bases(plans)
+    refuse_runs_on_another_base(plans, options.out_dir)
     for plan in plans:
         path = options.out_dir / "plans" / f"{plan['experiment']}_{plan['setting']}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

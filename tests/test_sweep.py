@@ -136,6 +136,7 @@ def fake_runs(tmp_path, monkeypatch, repository):
         return 0
     monkeypatch.chdir(repository)
     monkeypatch.setattr(sweep, "run_process", fake_process)
+    monkeypatch.setattr(sweep, "fingerprint_of", lambda model: model)
     monkeypatch.setattr(sweep, "value_share", lambda folder: 0.25)
     monkeypatch.setattr(sweep.world, "write_tasks", lambda folder: None)
     return calls
@@ -155,6 +156,16 @@ def test_tables_are_what_the_runs_say_and_runs_are_made_once(tmp_path, fake_runs
     assert len(fake_runs) == 41 + 8 + 8
 
 
+def test_runs_on_a_base_that_was_made_anew_since_are_not_taken_for_its_own(tmp_path, fake_runs, monkeypatch):
+    arguments = ["methods", "--task", "mrpc", "--seeds", "0", "--out-dir", str(tmp_path)]
+    sweep.main(arguments)
+    made = len(fake_runs)
+    monkeypatch.setattr(sweep, "fingerprint_of", lambda model: "0123")
+    with pytest.raises(ValueError, match="made on base toy/roberta, and toy/roberta is now base 0123; remove the runs"):
+        sweep.main(arguments)
+    assert len(fake_runs) == made and len(list(tmp_path.rglob("metrics.json"))) == made
+
+
 def test_poorer_bases_are_pretrained_first(tmp_path, fake_runs):
     assert sweep.main(["base-quality", "--task", "e2e", "--seeds", "0", "--out-dir", str(tmp_path)]) == 0
     commands = [" ".join(command) for command in fake_runs]
@@ -168,7 +179,8 @@ def test_poorer_bases_are_pretrained_first(tmp_path, fake_runs):
     ({"data_fingerprints": {"train": "None", "evaluated": "half"}}, "its test data is half"),
     ({"data_fingerprints": {"train": "less", "evaluated": "100"}}, "its training data is less"),
     ({"scores": {"BLEU": 0.5, "reference_text": "official"}}, "its reference text is official")])
-def test_what_does_not_compare_is_refused(tmp_path, fake_runs, change, named):
+def test_what_does_not_compare_is_refused(tmp_path, fake_runs, monkeypatch, change, named):
+    monkeypatch.setattr(sweep, "fingerprint_of", lambda model: None)         # a model that is fetched by name
     arguments = ["rank", "--seeds", "0", "1", "--out-dir", str(tmp_path)]
     assert sweep.main(arguments) == 0
     path = next(path for path in sorted(tmp_path.rglob("seed1/metrics.json")) if "rank64" in str(path))
