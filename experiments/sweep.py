@@ -12,6 +12,7 @@
     low-data       few training samples: LoRA, prefix and full fine-tuning (Table 16)
     base-quality   the same LoRA on bases that were pretrained for less and less
     seeds          LoRA with ten seeds: how large the spread is
+    mini           every method on real data, on the small bases of `make pretrain-mini`; LORA_DATA says where the data are
 
 Runs are separate processes, `--jobs` at a time with one thread each, which for small models gets about twice as much done
 as one process with two threads. A run that several experiments share is made once, a finished one is not repeated, an
@@ -99,7 +100,8 @@ class Experiment:
     methods: tuple[str, ...] = ("LoRA",)                                     # of which every row has a variant
 
 
-TEXT_ONLY, TOY, MINI = ("toy-e2e",), ("toy-mrpc", "toy-e2e"), ("mini-mrpc", "mini-rte", "mini-e2e")
+TEXT_ONLY, TOY = ("toy-e2e",), ("toy-mrpc", "toy-e2e")
+MINI = ("mini-e2e", "mini-mrpc", "mini-rte", "mini-cola", "mini-stsb")
 EXPERIMENTS = {
     "methods": Experiment(TOY),
     "rank": Experiment(TEXT_ONLY, {f"r = {rank}": f"--rank {rank}" for rank in (1, 2, 4, 8, 16, 64)}),
@@ -117,7 +119,7 @@ EXPERIMENTS = {
     "base-quality": Experiment(TOY, {"100 steps": "runs/bases/100", "300 steps": "runs/bases/300",
                                      "1,000 steps": "runs/bases/1000", "the shipped base": "toy"}),
     "seeds": Experiment(TOY, {"LoRA": ""}, seeds=tuple(range(10))),
-    "mini": Experiment(MINI, seeds=(0,)),
+    "mini": Experiment(MINI),
 }
 
 
