@@ -19,7 +19,7 @@ from pathlib import Path
 import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHOWN = ("demo", "tour", "counts", "recipes")                                # what they print is worth keeping
+SHOWN = ("demo", "tour", "counts", "recipes", "pretrain-mini")               # what they print is worth keeping
 
 
 def cost(target: str, variables: list[str]) -> tuple[dict, str]:

@@ -67,7 +67,7 @@ def corpus(data_dir: Path, more: list[str]) -> list[tuple[str, ...]]:
     rows = []
     for task, path in files:
         found = list(texts_of(path, task))
-        print(f"{path}: {len(found):,} rows", flush=True)
+        print(f"{task}: {len(found):,} rows", flush=True)
         rows += found
     return rows
 

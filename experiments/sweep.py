@@ -51,8 +51,8 @@ SETTINGS = {
     "toy-e2e": "--model toy/gpt2 --task e2e --data-dir toy/data --epochs 1 --limit-eval 100 --beam-size 4",
     "mini-mrpc": "--model runs/mini/roberta --task mrpc --epochs 2",
     "mini-rte": "--model runs/mini/roberta --task rte --epochs 2 --max-length 256",
-    "mini-cola": "--model runs/mini/roberta --task cola --epochs 3",
-    "mini-stsb": "--model runs/mini/roberta --task stsb --epochs 3",
+    "mini-cola": "--model runs/mini/roberta --task cola --epochs 1",
+    "mini-stsb": "--model runs/mini/roberta --task stsb --epochs 1",
     "mini-e2e": "--model runs/mini/gpt2 --task e2e --epochs 1 --limit-train 4000 --limit-eval 100 --beam-size 4",
 }
 

@@ -80,7 +80,7 @@ def test_the_command_makes_bases_that_load_with_the_vocabulary_given(tmp_path, r
     for out in ("one", "again"):
         monkeypatch.setattr("sys.argv", ["pretrain_mini", *arguments, "--out", str(tmp_path / out)])
         main()
-    assert "MRPC/train.tsv: 2 rows" in capsys.readouterr().out
+    assert "mrpc: 2 rows" in capsys.readouterr().out
     for kind, labels in (("gpt2", None), ("roberta", 2)):
         model, again = (load_pretrained(tmp_path / out / kind, num_labels=labels) for out in ("one", "again"))
         assert load_tokenizer(tmp_path / "one" / kind).vocab_size == model.config.vocab_size
