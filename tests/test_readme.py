@@ -102,7 +102,7 @@ def make_targets() -> set[str]:
 
 def test_make_targets_exist_and_each_stands_in_the_table_of_costs():
     for command in commands("make"):
-        targets = [word for word in command.split()[1:] if "=" not in word and not word.startswith("-")]
+        targets = [word for word in shlex.split(command)[1:] if "=" not in word and not word.startswith("-")]
         assert targets and set(targets) <= make_targets(), command
     costs = {re.fullmatch(r"`make ([\w-]+)`", row[0])[1] for row in table(section("What it takes"))[1:]}
     assert costs == make_targets()
@@ -241,14 +241,22 @@ def test_every_spread_and_similarity_of_the_results_stands_there_too():
 
 def test_the_scores_of_the_small_bases_stand_in_results():
     kept = (ROOT / "results" / "README.md").read_text("utf-8")
-    scores = kept.partition("### mini, mini-e2e\n")[2].partition("\nWhat it costs")[0]
-    bleu = {cells[0]: cells[2] for cells in table(scores)}
-    text = " ".join(section("Results").split())
-    assert f"(BLEU {bleu['full']} after 4,000 samples)" in text
-    assert f"({bleu['LoRA']} with r = 4, {bleu['LoRA, r = 16']} with r = 16)" in text
-    for task, share in re.findall(r"of the larger class of (\w+) \(([\d.]+) %\)", text):
-        of_task = kept.partition(f"### mini, mini-{task.lower()}\n")[2].partition("\n###")[0]
-        assert f"| frozen base, head | 0 | {share} |" in of_task
+    text = section("Results").partition("### Real data on small bases\n")[2].partition("\n### ")[0]
+    header, *rows = table(text)
+    columns = {"E2E, BLEU": "BLEU", "MRPC, accuracy": "accuracy, best epoch", "RTE, accuracy": "accuracy, best epoch",
+               "CoLA, Matthews": "matthews, best epoch", "STS-B, Pearson": "pearson, best epoch"}
+    assert header[1:] == list(columns) and len(rows) == 10
+    for column, (name, metric) in enumerate(columns.items(), start=1):
+        task = name.partition(",")[0].lower().replace("-", "")
+        kept_header, *kept_rows = table(kept.partition(f"### mini, mini-{task}\n")[2].split("\n\n")[1])
+        scores = {cells[0]: cells[kept_header.index(metric)] for cells in kept_rows}
+        assert {row[0]: row[column] for row in rows} == {
+            label.removesuffix(", head"): score for label, score in scores.items()}, name
+    printed = (ROOT / "results" / "output" / "pretrain-mini.txt").read_text("utf-8")
+    held_out = dict(re.findall(r"^(\w+): (\S+) nats per token on", printed, re.MULTILINE))
+    text = " ".join(text.split())
+    assert f"this GPT-2 loses {float(held_out['gpt2']):.2f} nats" in text
+    assert f"The RoBERTa loses {float(held_out['roberta']):.2f} per" in text
 
 
 def test_the_speed_of_a_step_stands_in_results():
@@ -331,7 +339,9 @@ def test_the_waiting_times_stand_in_results():
     assert f"{peaks[0]} and {peaks[1]} MiB" in text
     cold, cached = (seconds[f"read and tokenise 42,061 E2E samples, {state}"] for state in ("cold", "cached"))
     assert f"42,061 training samples: {cold}, and {cached} when they were read before" in text
-    assert f"first step on the toy GPT-2 {seconds['first step on the toy GPT-2']}" in text
+    assert f"first step on the toy GPT-2 comes after {seconds['first step on the toy GPT-2']}, of which" in text
+    assert f"`import torch` takes {seconds['import torch']} on this" in text
+    assert f"`train.py --help` takes {seconds['python train.py --help']} (medians" in text
     found = decode["seconds_per_prompt"]
     assert f"{found['hf']:.2f} s a prompt against {found['transformers']:.2f} s" in text
     assert f"{statistics.median(decode['ratios']):.2f} times as fast" in text and decode["differing"] == 0

@@ -1,5 +1,6 @@
 """experiments/report.py, claims.py, plots.py: the report is what is kept and nothing else, byte by byte."""
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -76,6 +77,16 @@ def test_rebuilt_from_what_is_kept_it_is_the_same_bytes(kept):
     assert {"README.md", "deviations.md", "methods_toy-e2e.png", "methods_toy-e2e_curves.png", "rank_toy-e2e.png",
             "targets_toy-e2e.png"} <= before.keys()
     assert all(b"Software" not in data[:400] and b"tIME" not in data for name, data in before.items() if name.endswith(".png"))
+
+
+def test_the_repositorys_own_report_is_rebuilt_from_what_it_keeps(repository, tmp_path):
+    for name in ("plans", "runs", "subspace"):
+        shutil.copytree(repository / "results" / name, tmp_path / name)
+    shutil.copyfile(repository / "results" / "latency.json", tmp_path / "latency.json")
+    assert report.main(["--kept", "--results", str(tmp_path)]) == 0
+    for name in ("README.md", "deviations.md"):
+        assert (tmp_path / name).read_bytes() == (repository / "results" / name).read_bytes(), name
+    assert {path.name for path in tmp_path.glob("*.png")} == {path.name for path in (repository / "results").glob("*.png")}
 
 
 def test_every_number_of_a_run_reaches_the_report(kept, monkeypatch):
