@@ -266,6 +266,16 @@ def test_the_speed_of_a_step_stands_in_results():
         assert ours.removesuffix(" ms") in row and f"{ratio}x" in row and theirs.removesuffix(" ms") in peer, name
 
 
+def test_the_growth_of_a_step_stands_in_results():
+    points = kept_json("bench/growth.json")["points"]
+    shown = {name: [f"{point['milliseconds']:,.0f} ms" for point in found] for name, found in points.items()}
+    text = " ".join(section("Results").split())
+    assert f"{shown['batch'][0]} at batch 1 and {shown['batch'][-1]} at 32" in text
+    assert f"{shown['length'][0]} at 32 tokens and {shown['length'][-1]} at 512" in text
+    assert f"{shown['rank'][0]} at r = 1 and {shown['rank'][-1]} at r = 64" in text
+    assert [found[-1][name] for name, found in points.items()] == [32, 512, 64]
+
+
 def kept_json(name: str) -> dict:
     return json.loads((ROOT / "results" / name).read_text("utf-8"))
 
