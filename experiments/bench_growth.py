@@ -58,7 +58,7 @@ def plot(figures: dict, path: Path) -> None:
             axis.set_xscale("log", base=2)
             axis.set_xticks(ticks := [made[name] for made in points], map(str, ticks))
             axis.minorticks_off()
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.1 * max(made[key] for made in points))
             axis.grid(alpha=0.3)
             axis.set_ylabel(label if column == 0 else "")
         axes[0][column].set_title(f"{name} ({others})", fontsize=10)

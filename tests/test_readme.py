@@ -273,6 +273,9 @@ def test_the_growth_of_a_step_stands_in_results():
     assert f"{shown['batch'][0]} at batch 1 and {shown['batch'][-1]} at 32" in text
     assert f"{shown['length'][0]} at 32 tokens and {shown['length'][-1]} at 512" in text
     assert f"{shown['rank'][0]} at r = 1 and {shown['rank'][-1]} at r = 64" in text
+    assert points["length"][-1]["milliseconds"] > 3 * points["length"][-2]["milliseconds"]
+    of_ranks = [point["milliseconds"] for point in points["rank"]]
+    assert f"({min(of_ranks):,.0f} to {max(of_ranks):,.0f} ms over all seven ranks)" in text and len(of_ranks) == 7
     assert [found[-1][name] for name, found in points.items()] == [32, 512, 64]
 
 
