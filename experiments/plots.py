@@ -81,18 +81,18 @@ def score_against(values: dict[str, list[float]], xs: list[float] | None, score:
     save_figure(figure, path)
 
 
-def learning_curves(curves: dict[str, list[list[tuple[int, float]]]], title: str, path: Path) -> None:
+def learning_curves(curves: dict[str, list[list[tuple[int, float]]]], loss: str, title: str, path: Path) -> None:
     """Method -> (step, training loss) of every seed's log: the mean over the seeds, smoothed over five logged steps."""
     figure, (axis,) = new_figure(height=5.4)
     axis.set_title(title)
     for index, (label, runs) in enumerate(curves.items()):
         by_step = zip(*runs, strict=False)                                   # equal steps; a shorter log ends the curve
-        points = [(entries[0][0], statistics.mean(loss for _, loss in entries)) for entries in by_step]
-        smooth = [statistics.mean(loss for _, loss in points[max(0, at - 4):at + 1]) for at in range(len(points))]
-        axis.plot([step for step, _ in points], smooth, label=label, color=COLOURS[index % 8],
+        points = [(entries[0][0], statistics.mean(value for _, value in entries)) for entries in by_step]
+        smooth = [statistics.mean(value for _, value in points[max(0, at - 4):at + 1]) for at in range(len(points))]
+        axis.plot([step for step, _ in points], smooth, label=label, color=COLOURS[index % len(COLOURS)],
                   linestyle=("-", "--", ":", "-.")[index % 2 + 2 * (index >= len(COLOURS))])
     axis.set_xlabel("training step (updates)")
-    axis.set_ylabel("training loss (nats), mean of the seeds")
+    axis.set_ylabel(f"training loss ({loss}), mean of the seeds")
     figure.legend(loc="outside lower center", ncols=3)
     save_figure(figure, path)
 

@@ -7,8 +7,8 @@ For real tasks where the real weights are not at hand: 12 to 16 million paramete
 shows the methods beside each other on real data, not the paper's numbers. Only texts are read, no label, and no
 development or test file. The loop is toy/pretrain.py's.
 
-Nine tenths of a step would go into logits of 50k tokens, so the loss takes them of a sample of the vocabulary only
-(sampled_cross_entropy): on two cores GPT-2 reads 4 times as many tokens in an hour. What it comes to over the whole
+Most of a step of GPT-2 would go into logits of 50k tokens, so the loss takes them of a sample of the vocabulary only
+(sampled_cross_entropy): on two cores it reads 4 times as many tokens in an hour. What it comes to over the whole
 vocabulary is measured at the end, on rows that were held out.
 
 HUB holds gpt2/ and roberta-base/ with vocab.json and merges.txt, as on the Hugging Face hub. Left out: resuming.

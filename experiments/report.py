@@ -223,7 +223,8 @@ def draw_plan(plan: dict, runs: dict[str, list[dict]], results: Path) -> list[st
         plots.score_against_parameters(counts, score_name(first), lines, title, add(f"{stem}.png", "score against parameters"))
         curves = {label: [read_log(metrics["path"].parent / "log.jsonl") for metrics in found]
                   for label, found in trained.items()}
-        plots.learning_curves(curves, title, add(f"{stem}_curves.png", "learning curves"))
+        loss = "squared error" if first[0]["task"] == "stsb" else "nats"
+        plots.learning_curves(curves, loss, title, add(f"{stem}_curves.png", "learning curves"))
     elif plan["experiment"] in ("rank", "lr", "alpha", "dropout", "targets", "base-quality"):
         numbers = plan["experiment"] in ("rank", "lr", "alpha")
         xs = [float(label.split("= ")[1]) for label in scores] if numbers else None

@@ -64,7 +64,8 @@ class MaskedLM(nn.Module):
         return self.layer_norm(F.gelu(self.dense(hidden_states)))            # (..., C)
 
     def logits(self, hidden_states: Tensor) -> Tensor:
-        return F.linear(self.features(hidden_states), self.encoder.roberta.embeddings.word_embeddings.weight, self.bias)
+        embedding = self.encoder.roberta.embeddings.word_embeddings.weight
+        return F.linear(self.features(hidden_states), embedding, self.bias)      # (..., C) -> (..., V)
 
 
 # ---------------------------------------------------------------- tokenizer
