@@ -68,7 +68,7 @@ report: $(VENV)/installed-dev    ## results/README.md and its plots, from what t
 	$(RUN) -m experiments.report $(ARGS)
 
 pretrain-mini: $(VENV)/installed-dev     ## a small GPT-2 and RoBERTa with the real vocabularies, from GLUE's texts in DATA
-	$(RUN) -m experiments.pretrain_mini --data-dir $(DATA) $(ARGS)
+	$(RUN) -m experiments.pretrain_mini --data-dir $(or $(DATA),$(error no data folder: give DATA=DIR, the folder that has glue/)) $(ARGS)
 
 counts: $(VENV)/installed        ## parameters of every method: paper, formula, built model
 	$(RUN) baselines.py

@@ -92,7 +92,7 @@ def learning_curves(curves: dict[str, list[list[tuple[int, float]]]], loss: str,
         axis.plot([step for step, _ in points], smooth, label=label, color=COLOURS[index % len(COLOURS)],
                   linestyle=("-", "--", ":", "-.")[index % 2 + 2 * (index >= len(COLOURS))])
     axis.set_xlabel("training step (updates)")
-    axis.set_ylabel(f"training loss ({loss}), mean of the seeds")
+    axis.set_ylabel(f"loss ({loss}), mean of the seeds")
     figure.legend(loc="outside lower center", ncols=3)
     save_figure(figure, path)
 
