@@ -47,11 +47,11 @@ def cached_samples(build: Callable[[], tuple[list[Sample], int]], path: Path, to
 
 def read_samples(file: Path) -> tuple[list[Sample], int]:
     with np.load(file, allow_pickle=False) as arrays:                        # zip checks what it reads against its CRC
-        ids, ends = arrays["ids"].tolist(), [0, *arrays["ends"].tolist()]
+        ids, ends = memoryview(arrays["ids"]), [0, *arrays["ends"].tolist()]
         seconds, count = arrays["seconds"].tolist(), int(arrays["count"])
     if len(ends) != len(seconds) + 1 or ends[-1] != len(ids):
         raise ValueError(f"{file}: {len(ids)} ids, but its samples end at {ends[-1]}")
-    return [(ids[start:end], second) for (start, end), second in zip(pairwise(ends), seconds, strict=True)], count
+    return [(ids[start:end].tolist(), second) for (start, end), second in zip(pairwise(ends), seconds, strict=True)], count
 
 
 def write_samples(file: Path, samples: list[Sample], count: int) -> None:

@@ -122,6 +122,18 @@ def longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
     return (budget - shorter, shorter) if first > second else (shorter, budget - shorter)
 
 
+def merge_problem(line: str, ranks: dict[str, bytes]) -> str:
+    """What is wrong with a line of merges.txt that load_tokenizer cannot use."""
+    pair = line.split(" ")
+    if len(pair) != 2:
+        return f"found {shorten(line)}, expected two tokens with one space between"
+    for part in pair:
+        if part not in ranks:
+            return f"'{part}' is neither a byte nor formed by a line above; fetch the file again"
+    problem = "is formed a second time" if "".join(pair) in ranks else "is missing in vocab.json"
+    return f"'{''.join(pair)}' {problem}; use vocab.json and merges.txt of one model"
+
+
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The tokenizer of a Hugging Face model directory, from vocab.json (token -> id) and merges.txt (pairs by rank).
 
@@ -146,16 +158,11 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     for number, line in read_lines(merges_path):
         if number == 1 and line.startswith("#version"):
             continue
-        where, pair, token = f"{merges_path}, line {number}", line.split(" "), line.replace(" ", "")
-        if len(pair) != 2:
-            raise ValueError(f"{where}: found {shorten(line)}, expected two tokens with one space between")
-        for part in pair:
-            if part not in ranks:
-                raise ValueError(f"{where}: '{part}' is neither a byte nor formed by a line above; fetch the file again")
-        if token in ranks or token not in vocab:
-            problem = "is formed a second time" if token in ranks else f"is missing in {vocab_path.name}"
-            raise ValueError(f"{where}: '{token}' {problem}; use vocab.json and merges.txt of one model")
-        ranks[token] = ranks[pair[0]] + ranks[pair[1]]
+        first, _, second = line.partition(" ")
+        token = first + second
+        if first not in ranks or second not in ranks or token in ranks or token not in vocab:
+            raise ValueError(f"{merges_path}, line {number}: {merge_problem(line, ranks)}")
+        ranks[token] = ranks[first] + ranks[second]
     for token in vocab.keys() - ranks.keys():
         if not CONTROL_TOKEN.fullmatch(token):
             raise ValueError(f"{vocab_path}: no line of {merges_path.name} forms '{token}'; is that file cut short?")
