@@ -4,7 +4,7 @@
     linear         x W^T + b, by the library that is faster
     dropout        random bits four to a draw, the mask kept as bytes
     gelu_tanh      by the sigmoid, which is cheaper than tanh; the derivative is kept in place of the input
-    attention      by hand where there is a backward pass on a CPU, scaled_dot_product_attention elsewhere
+    attention      by hand with dropout (or in bf16) on a CPU, scaled_dot_product_attention elsewhere
     target_loss    cross-entropy whose gradient is taken in the forward pass, so that few logits exist at a time
 
 Each equals the plain form, which the tests compare it with. Nothing here belongs to one model: model.py, lora.py and
@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LOGIT_ROWS = 128                                                             # targets whose logits exist at the same time
+QUERY_ROWS = 128                                                             # queries whose scores exist at the same time
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -160,18 +161,25 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ca
     """Softmax attention, (B, H, T, D) over (B, H, S, D). mask: True where a query may attend, or None; causal: without a
     mask, the past only. p: dropout on the probabilities.
 
-    torch's own is best on a GPU and without gradients. On a CPU its backward pass is slow, and for dropout it takes the form
-    written here, with a slow dropout; but it knows autocast."""
+    torch's own is best on a GPU, without gradients, and in fp32 without dropout. For dropout on a CPU it takes the form written
+    here, but with a slow dropout and all (T, S) scores; here QUERY_ROWS queries have theirs at a time, of the past only."""
     causal = causal and mask is None
-    if query.device.type != "cpu" or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if (query.device.type != "cpu" or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+            or p == 0 and query.dtype == torch.float32):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=p)
-    if causal:
-        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
-    return Attention.apply(query, key, value, mask, p)
+    if mask is not None:
+        return Attention.apply(query, key, value, mask, p)
+    outputs = []
+    for start in range(0, query.shape[2], QUERY_ROWS):
+        rows = query[:, :, start:start + QUERY_ROWS]                         # (B, H, t, D)
+        seen = start + rows.shape[2] if causal else key.shape[2]
+        past = torch.ones(rows.shape[2], seen, dtype=torch.bool).tril(start) if causal else None
+        outputs.append(Attention.apply(rows, key[:, :, :seen], value[:, :, :seen], past, p))
+    return torch.cat(outputs, dim=2)
 
 
 class Attention(torch.autograd.Function):
-    """S = Q K^T / sqrt(D), P = softmax(S), O = M(P) V, where M is dropout. Of the (T, S) matrices P and the mask are kept."""
+    """S = Q K^T / sqrt(D), P = softmax(S), O = M(P) V, where M is dropout. Of the (T, S) matrices P and M are kept."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float) -> Tensor:

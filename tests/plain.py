@@ -1,5 +1,5 @@
 """The training step as one would write it first, to compare the fast one with: padding, logits at every position, torch's
-own GELU, attention and cross-entropy, and LoRA slice by slice. Dropout has to be 0, since the two draw differently.
+own GELU and cross-entropy, attention by its formula, LoRA slice by slice. Dropout has to be 0, since the two draw differently.
 
     python -m tests.plain --model DIR --data-dir D --batch-size 4        # 50 steps of both on real data: losses side by side
 """
@@ -29,7 +29,10 @@ def lora_forward(layer: lora.LoRALinear, x: Tensor) -> Tensor:
 @contextlib.contextmanager
 def plain_operations():
     def attention(query, key, value, mask, causal, p):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal and mask is None)
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5      # (B, H, T, S)
+        if causal and mask is None:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        return (scores if mask is None else scores.masked_fill(~mask, float("-inf"))).softmax(-1) @ value
     with (mock.patch.object(M, "gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
           mock.patch.object(M, "attention", attention), mock.patch.object(lora.LoRALinear, "forward", lora_forward)):
         yield

@@ -59,27 +59,55 @@ def test_dropout_follows_the_seed_and_is_off_in_eval_mode():
     assert torch.equal(layer.eval()(x), x) and fused.dropout(x, 0.0) is x
 
 
-@pytest.mark.parametrize("mask", [None, "causal", "padding"])
-def test_attention_is_that_of_torch(mask):
-    query, key, value = (torch.randn(3, 2, 7, 5) for _ in range(3))
-    seen = torch.rand(3, 1, 1, 7) < 0.7 if mask == "padding" else None
-    if seen is not None:
-        seen[..., 0] = True
-    same(lambda q, k, v: fused.attention(q, k, v, seen, mask == "causal", 0.0),
-         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=mask == "causal"),
-         query, key, value)
-
-
+@pytest.mark.parametrize("rows", [3, 128], ids=["in pieces", "at once"])
 @pytest.mark.parametrize("p", [0.0, 0.3])
-def test_the_gradient_of_attention_is_that_of_its_numbers(p):
+@pytest.mark.parametrize("mask", [None, "causal", "padding"])
+def test_attention_is_its_formula(monkeypatch, mask, p, rows):
+    query, key, value = (torch.randn(3, 2, 7, 5) for _ in range(3))
+    seen = torch.rand(3, 1, 1, 7) < 0.7
+    seen[..., 0] = True
+    allowed = {None: torch.tensor(True), "causal": torch.ones(7, 7, dtype=torch.bool).tril(), "padding": seen}[mask]
+    keep, drawn = torch.rand(3, 2, 7, 7) >= p, []
+
+    def same_draw(shape, p):
+        """The piece of `keep` that comes next."""
+        drawn.append(shape)
+        start = sum(piece[2] for piece in drawn[:-1])
+        return keep[:, :, start:start + shape[2], :shape[3]].to(torch.int8), 1 / (1 - p)
+
+    def formula(q, k, v):
+        P = (q @ k.transpose(-1, -2) / 5 ** 0.5).masked_fill(~allowed, float("-inf")).softmax(-1)
+        return (P * keep / (1 - p)) @ v
+    monkeypatch.setattr(fused, "QUERY_ROWS", rows)
+    monkeypatch.setattr(fused, "draw_mask", same_draw)
+    same(lambda q, k, v: fused.attention(q, k, v, seen if mask == "padding" else None, mask == "causal", p), formula,
+         query, key, value)
+    assert len(drawn) == (0 if p == 0 else 3 if rows == 3 and mask != "padding" else 1)
+
+
+@pytest.mark.parametrize("rows", [2, 128], ids=["in pieces", "at once"])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_the_gradient_of_attention_is_that_of_its_numbers(monkeypatch, p, rows):
     """Against finite differences, dropout drawn alike every time."""
     def attend(*inputs):
         torch.manual_seed(1)
         return fused.attention(*inputs, None, True, p)
+    monkeypatch.setattr(fused, "QUERY_ROWS", rows)
     inputs = [torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     assert torch.autograd.gradcheck(attend, inputs)
     assert (attend(*inputs) == attend(*inputs)).all() and (p == 0) == torch.equal(attend(*inputs), fused.attention(
         *inputs, None, True, 0.0))
+
+
+def test_causal_attention_never_computes_the_future(monkeypatch):
+    """Of 8 x 8 scores, in pieces of two queries, 2 x (2 + 4 + 6 + 8) are kept, and as many bytes of the mask."""
+    monkeypatch.setattr(fused, "QUERY_ROWS", 2)
+    query, key, value = (torch.randn(1, 1, 8, 3, requires_grad=True) for _ in range(3))
+    held = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: held.append(tensor) or tensor, lambda tensor: tensor):
+        fused.attention(query, key, value, None, True, 0.4)
+    assert [sum(tensor.numel() for tensor in held if tensor.shape[2] == 2 and tensor.shape[3] != 3 and tensor.dtype == kind)
+            for kind in (torch.float32, torch.int8)] == [40, 40]
 
 
 def test_a_model_trains_under_autocast():
