@@ -4,7 +4,7 @@
     linear         x W^T + b, by the library that is faster
     dropout        random bits four to a draw, the mask kept as bytes
     gelu_tanh      by the sigmoid, which is cheaper than tanh; the derivative is kept in place of the input
-    attention      by hand with dropout (or in bf16) on a CPU, scaled_dot_product_attention elsewhere
+    attention      by hand where there is a backward pass on a CPU, scaled_dot_product_attention elsewhere
     target_loss    cross-entropy whose gradient is taken in the forward pass, so that few logits exist at a time
 
 Each equals the plain form, which the tests compare it with. Nothing here belongs to one model: model.py, lora.py and
@@ -161,11 +161,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ca
     """Softmax attention, (B, H, T, D) over (B, H, S, D). mask: True where a query may attend, or None; causal: without a
     mask, the past only. p: dropout on the probabilities.
 
-    torch's own is best on a GPU, without gradients, and in fp32 without dropout. For dropout on a CPU it takes the form written
+    torch's own is best on a GPU and without gradients, and it knows autocast. On a CPU, for dropout, it takes the form written
     here, but with a slow dropout and all (T, S) scores; here QUERY_ROWS queries have theirs at a time, of the past only."""
     causal = causal and mask is None
-    if (query.device.type != "cpu" or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-            or p == 0 and query.dtype == torch.float32):
+    if query.device.type != "cpu" or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=p)
     if mask is not None:
         return Attention.apply(query, key, value, mask, p)
