@@ -1,12 +1,12 @@
-"""What the make targets cost: time, peak memory, and what the quick ones print.
+"""What the make targets cost: time, peak memory, disk, and what the quick ones print.
 
     python -m experiments.costs demo tour counts recipes lint          # into results/costs.json and results/output/*.txt
     python -m experiments.costs ablation-rank baselines report         # half an hour; earlier figures are kept
     python -m experiments.costs pretrain-mini DATA=DIR                 # variables go to make
 
-A target is run once, after the install, as a user would type it. The peak is that of its largest process. Where a target
-finds finished runs it has less to do: measure sweeps in a fresh clone. No torch is imported here, because a process
-inherits the peak of the one that starts it.
+A target is run once, after the install, as a user would type it. The peak is that of its largest process; the disk is what
+the repository's folder has grown by. Where a target finds finished runs it has less to do: measure in a fresh clone. No torch
+is imported here, because a process inherits the peak of the one that starts it.
 """
 import argparse
 import json
@@ -22,10 +22,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = ("demo", "tour", "counts", "recipes", "pretrain-mini")               # what they print is worth keeping
 
 
+def disk_mib(folder: Path) -> float:
+    """The sizes of all files below it, but for git's own and what Python compiles."""
+    return sum(path.lstat().st_size for path in folder.rglob("*")
+               if not {".git", "__pycache__"} & set(path.relative_to(folder).parts)) / 2**20
+
+
 def cost(target: str, variables: list[str]) -> tuple[dict, str]:
-    """Run `make target VARIABLE=VALUE ...`: seconds, processor seconds and peak MiB, and its standard output. Raises
-    ValueError if it fails."""
-    started = time.perf_counter()
+    """Run `make target VARIABLE=VALUE ...`: seconds, processor seconds, peak MiB and the MiB that it leaves in the repository,
+    and its standard output. Raises ValueError if it fails."""
+    before, started = disk_mib(REPOSITORY), time.perf_counter()
     process = subprocess.Popen(["make", "--silent", target, *variables], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -33,7 +39,7 @@ def cost(target: str, variables: list[str]) -> tuple[dict, str]:
         raise ValueError(f"make {target} ended with status {os.waitstatus_to_exitcode(status)}: see its output above")
     peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {"seconds": time.perf_counter() - started, "processor_seconds": usage.ru_utime + usage.ru_stime,
-            "peak_mib": peak}, output
+            "peak_mib": peak, "disk_mib": max(0.0, disk_mib(REPOSITORY) - before)}, output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         figures, output = cost(target, variables)
         print(output, end="")
         print(f"make {target}: {figures['seconds']:.1f} s, {figures['processor_seconds']:.1f} s of processor time, "
-              f"{figures['peak_mib']:,.0f} MiB", flush=True)
+              f"peak {figures['peak_mib']:,.0f} MiB, {figures['disk_mib']:,.1f} MiB left on disk", flush=True)
         (options.results / "output").mkdir(parents=True, exist_ok=True)
         if target in SHOWN:
             (options.results / "output" / f"{target}.txt").write_text(output, encoding="utf-8", newline="\n")

@@ -9,6 +9,8 @@ MAKEFILE = """demo:
 \t@echo $(WORD) from the demo
 heavy:
 \t@python3 -c "x = bytearray(200 << 20)"
+writer:
+\t@mkdir -p new/__pycache__ .git && head -c 3145728 /dev/zero | tee new/__pycache__/a.pyc .git/b > new/file && rm -f old
 broken:
 \t@exit 3
 """
@@ -32,6 +34,14 @@ def test_output_time_and_the_peak_of_the_largest_process_are_kept(results, capsy
     assert list(kept) == ["demo", "heavy"] and not (results / "output" / "heavy.txt").exists()
     assert kept["heavy"]["peak_mib"] > 200 and kept["demo"]["seconds"] > 0
     assert kept["demo"]["made"].startswith("Run on ") and "make heavy: " in capsys.readouterr().out
+
+
+def test_disk_is_what_the_folder_has_grown_by(results):
+    (results.parent / "old").write_bytes(bytes(1 << 20))
+    for expected in (2.0, 0.0):                                              # 3 MiB written, 1 deleted; then nothing new
+        costs.main(["writer", "--results", str(results)])
+        kept = json.loads((results / "costs.json").read_text(encoding="utf-8"))
+        assert kept["writer"]["disk_mib"] == pytest.approx(expected, abs=0.01)
 
 
 def test_a_target_that_fails_is_an_error_and_leaves_the_figures(results):
