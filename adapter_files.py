@@ -261,13 +261,14 @@ def check_peft(peft: dict, directory: Path) -> None:
             raise ValueError(f"{directory / 'adapter_config.json'}: {key} is {value!r}, which this project does not compute; "
                              f"expected {' or '.join(map(repr, PEFT_EXACT.get(key, ('none',))))}: merge it with PEFT and "
                              "load the merged model")
-    if "peft_type" not in peft or not all(is_number(peft.get(key)) for key in ("r", "lora_alpha")):
-        raise ValueError(f"{directory / 'adapter_config.json'}: no peft_type, r or lora_alpha: not a LoRA adapter of PEFT's "
-                         "format")
+    if "peft_type" not in peft or not all(is_above_0(peft.get(key)) for key in ("r", "lora_alpha")):
+        raise ValueError(f"{directory / 'adapter_config.json'}: no peft_type, or r or lora_alpha is no number above 0: not "
+                         "a LoRA adapter of PEFT's format")
     for key in ("rank_pattern", "alpha_pattern"):
         pattern = peft.get(key) or {}
-        if not isinstance(pattern, dict) or not all(map(is_number, pattern.values())):
-            raise ValueError(f"{directory / 'adapter_config.json'}: {key} is {str(pattern)[:60]}, expected numbers by name")
+        if not isinstance(pattern, dict) or not all(map(is_above_0, pattern.values())):
+            raise ValueError(f"{directory / 'adapter_config.json'}: {key} is {str(pattern)[:60]}, expected numbers above 0 by "
+                             "name")
         for name in pattern:                                                 # an expression must not take for ever
             if len(name) > 200 or not re.fullmatch(r"[\w.\\^|()*+-]*", name) or re.search(r"\)[*+]", name) or sum(
                     map(name.count, "*+")) > 2:
@@ -278,6 +279,10 @@ def check_peft(peft: dict, directory: Path) -> None:
 
 def is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
+
+
+def is_above_0(value: object) -> bool:
+    return is_number(value) and value > 0
 
 
 def check_dropout_and_bias(dropout: object, bias: object, source: Path) -> None:
@@ -408,5 +413,6 @@ def fused_targets(layer: str, count: int, B: Tensor, config: GPT2Config, targets
     if count == 1 and B.shape[0] == 3 * config.n_embd:
         return ["qkv"]                                                       # loralib's plain Linear
     if count == 1:
-        raise ValueError(f"{path}: '{layer}' has one update, of q, k or v, and the file does not tell which: give targets")
+        raise ValueError(f"{path}: '{layer}' has one update, of q, k or v, and the file does not tell which: "
+                         "load it in Python, load_adapter(model, path, alpha, targets=...), and save it again")
     return ["q", "v"] if count == 2 else ["q", "k", "v"]

@@ -3,7 +3,7 @@
 Merged weights cost nothing but serve one task. A bank holds any number of adapters of one base, and in a batch each row
 uses its own:
 
-    h[n] = W x[n] + B[a(n)] A[a(n)] x[n]             a(n): the adapter of row n, its scale alpha / r folded into B
+    h[b] = W x[b] + B[a(b)] A[a(b)] x[b]             a(b): the adapter of row b, its scale alpha / r folded into B
 
 W x is one product for all rows. The rest is two thin batched products per layer, over A and B gathered once per batch;
 lower ranks are filled up with zeros. A row that is to stay the bare base has zeros for both, and a layer that no row's
@@ -17,8 +17,8 @@ adapter touches does nothing. So a batch costs the same whether the bank holds t
 The base model is not changed: while a batch runs, hooks on its linear layers add the updates to their outputs.
 The rows stand end to end, without padding. Left out: training through the bank, several batches at the same time (a
 bank runs one, though adapters may come and go).
-Shapes: N rows, T tokens, S tokens of all rows, C hidden size, I layers, r rank of an adapter, R gathered rank, L labels,
-V vocabulary.
+Shapes: B rows (outside of shapes, B is the matrix), T tokens, N tokens of all rows, C hidden size, I layers, r rank of an
+adapter, R gathered rank, L labels, V vocabulary.
 """
 import itertools
 from collections.abc import Sequence
@@ -59,9 +59,10 @@ def bank_adapter_of(model: GPT2 | RobertaClassifier, task: str = "") -> BankAdap
     return BankAdapter(task, updates, getattr(model, "classifier", None))
 
 
-def read_bank_adapter(model: GPT2 | RobertaClassifier, directory: str | Path) -> BankAdapter:
+def read_bank_adapter(model: GPT2 | RobertaClassifier, directory: str | Path, alpha: float | None = None) -> BankAdapter:
     """An adapter in any format of load_adapter, read through it into a model that shares the base's memory.
 
+    alpha: as for load_adapter, in place of the stored one; the authors' and loralib's files store none.
     Raises ValueError and OSError as load_adapter does, and ValueError for an adapter that lacks the head or that trains
     biases: those belong to no row.
     """
@@ -81,7 +82,7 @@ def read_bank_adapter(model: GPT2 | RobertaClassifier, directory: str | Path) ->
         shell.classifier = ClassificationHead(config).to(model.classifier.dense.weight.device)
         weights |= {HEAD + name: tensor for name, tensor in shell.classifier.state_dict().items()}
     shell.load_state_dict(weights, strict=True, assign=True)                 # the base's own memory, nothing is copied
-    return bank_adapter_of(load_adapter(shell, directory).eval().requires_grad_(False), stored.task or "")
+    return bank_adapter_of(load_adapter(shell, directory, alpha).eval().requires_grad_(False), stored.task or "")
 
 
 class AdapterBank:
@@ -100,16 +101,17 @@ class AdapterBank:
 
     # ------------------------------------------------------------ which adapters there are
 
-    def add(self, name: str, adapter: str | Path | BankAdapter) -> None:
-        """Hold an adapter, given as its folder or taken apart, under a name.
+    def add(self, name: str, adapter: str | Path | BankAdapter, alpha: float | None = None) -> None:
+        """Hold an adapter, given as its folder or file or taken apart, under a name. alpha: see read_bank_adapter.
 
-        Raises ValueError for a name that is taken, another base and a missing head, with the names that exist.
+        Raises ValueError for a name that is taken, another base, a missing head and a missing alpha, with the names that
+        exist.
         """
         if name in self.adapters:
             raise ValueError(f"there is an adapter '{name}' already; choose another name ({self.held()})")
         if not isinstance(adapter, BankAdapter):
             try:
-                adapter = read_bank_adapter(self.model, adapter)
+                adapter = read_bank_adapter(self.model, adapter, alpha)
             except ValueError as error:
                 raise ValueError(f"adapter '{name}': {error} ({self.held()})") from None
         self.adapters[name] = adapter
@@ -141,10 +143,10 @@ class AdapterBank:
 
     @torch.inference_mode()
     def logits(self, names: Sequence[str], input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor | list[Tensor]:
-        """Logits of rows (N, T), each with the adapter that `names` has for it; padding on the right.
+        """Logits of rows (B, T), each with the adapter that `names` has for it; padding on the right.
 
-        GPT-2: (N, T, V), zeros at padding. RoBERTa: N tensors, each as long as the row's task has labels.
-        Raises ValueError for a name that is not held, before anything is computed.
+        GPT-2: (B, T, V), zeros at padding. RoBERTa: B tensors, each as long as the row's task has labels.
+        Raises ValueError for a name that is not held and for other masks (see pack_rows), before anything is computed.
         """
         adapters = self.choose(names, len(input_ids))
         packed, packing, lengths, order = pack_rows(input_ids, attention_mask)
@@ -153,12 +155,12 @@ class AdapterBank:
             self.route(adapters, lengths)
             if isinstance(self.model, GPT2):
                 packing = Packing(packing.groups)                                        # every token is wanted
-                logits = self.model.logits(self.model.hidden_states(packed, packing=packing))        # (S,) -> (S, V)
+                logits = self.model.logits(self.model.hidden_states(packed, packing=packing))        # (N,) -> (N, V)
                 rows = torch.tensor(order).repeat_interleave(torch.tensor(lengths))      # of every token
                 whole = logits.new_zeros(*input_ids.shape, logits.shape[-1])
                 whole[rows, packing.positions(self.model.config.n_positions, logits.device)] = logits
-                return whole                                                             # (N, T, V)
-            first = self.model.hidden_states(packed, packing=packing)[:, None]           # (S,) -> (N, C) -> (N, 1, C), <s>
+                return whole                                                             # (B, T, V)
+            first = self.model.hidden_states(packed, packing=packing)[:, None]           # (N,) -> (B, C) -> (B, 1, C), <s>
         finally:
             self.route([])
         logits: list[Tensor] = [first] * len(adapters)
@@ -179,7 +181,7 @@ class AdapterBank:
             self.route([])
 
     def route(self, adapters: Sequence[BankAdapter], lengths: list[int] | None = None) -> None:
-        """Make the model's next passes use adapters[n] for row n; an empty list: the bare base again. lengths: the tokens
+        """Make the model's next passes use adapters[b] for row b; an empty list: the bare base again. lengths: the tokens
         of every row, if the rows stand end to end (fused.Packing)."""
         for hook in self.hooks:
             hook.remove()
@@ -187,11 +189,11 @@ class AdapterBank:
                       for layer, update in self.gather(adapters).items()]
 
     def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[Tensor, list[tuple[slice, slice, Tensor]]]]:
-        """What a batch adds, by layer name: A (N, R, d_in), and for each target of the layer the rows of the layer's
-        output, the columns among the R, and B (N, r, d_out).
+        """What a batch adds, by layer name: A (B, R, d_in), and for each target of the layer the rows of the layer's
+        output, the columns among the R, and B (B, r, d_out).
 
         The targets of one layer (q, k and v of GPT-2's c_attn) stand side by side in R, each as wide as the highest
-        rank of its rows' adapters. If all rows have the same adapter, N is 1: nothing is copied, the product is shared.
+        rank of its rows' adapters. If all rows have the same adapter, B is 1: nothing is copied, the product is shared.
         """
         if len(set(adapters)) == 1:
             adapters = adapters[:1]
@@ -204,11 +206,11 @@ class AdapterBank:
                 if rank:
                     pairs = [adapter.updates.get(target) for adapter in adapters]
                     A.append(pad_and_stack([pair and pair[0] for pair in pairs], rank))
-                    B = pad_and_stack([pair and pair[1] for pair in pairs], rank)        # (I, N, r, d_out)
+                    B = pad_and_stack([pair and pair[1] for pair in pairs], rank)        # (I, B, r, d_out)
                     parts.append((target_slice(self.model.config, target), slice(start, start + rank), B))
                     start += rank
             if A:
-                A = A[0] if len(A) == 1 else torch.cat(A, dim=2)                         # (I, N, R, d_in)
+                A = A[0] if len(A) == 1 else torch.cat(A, dim=2)                         # (I, B, R, d_in)
                 for index in range(len(A)):
                     layers[f"{LAYERS[type(self.model.config)]}.{index}.{path}"] = A[index], [
                         (rows, columns, B[index]) for rows, columns, B in parts]
@@ -216,7 +218,7 @@ class AdapterBank:
 
 
 def pad_and_stack(matrices: Sequence[Tensor | None], rank: int) -> Tensor:
-    """(I, r, d) of every row -> (I, N, rank, d), zeros where a row has no matrix or a lower rank."""
+    """(I, r, d) of every row -> (I, B, rank, d), zeros where a row has no matrix or a lower rank."""
     if len(matrices) == 1:
         return matrices[0][:, None]
     first = next(matrix for matrix in matrices if matrix is not None)
@@ -228,26 +230,32 @@ def pad_and_stack(matrices: Sequence[Tensor | None], rank: int) -> Tensor:
 
 
 def pack_rows(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Packing, list[int], list[int]]:
-    """Rows (N, T), padded on the right -> their S tokens end to end, the longest row first; the packing, which wants every
-    row's first token; the rows' lengths in this order, and their numbers."""
+    """Rows (B, T), padded on the right -> their N tokens end to end, the longest row first; the packing, which wants every
+    row's first token; the rows' lengths in this order, and their numbers. Raises ValueError for padding elsewhere, and for a
+    row without a token."""
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    if (mask[:, 1:] > mask[:, :-1]).any():
+        raise ValueError("attention_mask has a 0 before a 1: a bank takes padding on the right only")
+    if (empty := ~mask.bool().any(dim=1)).any():
+        raise ValueError(f"row {empty.nonzero()[0].item()} of the batch has no token, expected a 1 in every row of "
+                         "attention_mask: leave the row out")
     lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
-    packed = input_ids[order][mask[order].bool()]                            # (N, T) -> (S,)
+    packed = input_ids[order][mask[order].bool()]                            # (B, T) -> (N,)
     groups = tuple((len(list(rows)), length) for length, rows in itertools.groupby(lengths.tolist()))
     return packed, Packing(groups, lengths.cumsum(0) - lengths), lengths.tolist(), order.tolist()
 
 
 def add_updates(A: Tensor, parts: list[tuple[slice, slice, Tensor]], lengths: list[int] | None, layer: nn.Module,
                 inputs: tuple[Tensor], h: Tensor) -> None:
-    """A forward hook: h (N, T, d_out) of a layer with input x (N, T, d_in) gets each row's own B A x. Rows that stand end
-    to end, (S, d), are taken one by one; behind the last attention only one token of each is left."""
+    """A forward hook: h (B, T, d_out) of a layer with input x (B, T, d_in) gets each row's own B A x. Rows that stand end
+    to end, (N, d), are taken one by one; after the last attention only one token of each is left."""
     (x,), n_rows = inputs, len(A)
     if lengths is None or n_rows == 1 or len(x) == n_rows:
         if lengths is not None:
             x, h = (x[None], h[None]) if n_rows == 1 else (x[:, None], h[:, None])       # all as one row, or one token each
-        low = x @ A.transpose(1, 2)                                          # (N, T, d_in) -> (N, T, R)
+        low = x @ A.transpose(1, 2)                                          # (B, T, d_in) -> (B, T, R)
         for rows, columns, B in parts:
-            h[..., rows].add_(low[..., columns] @ B)                         # (N, T, r) -> (N, T, d_out)
+            h[..., rows].add_(low[..., columns] @ B)                         # (B, T, r) -> (B, T, d_out)
         return
     for row, (tokens, out) in enumerate(zip(x.split(lengths), h.split(lengths), strict=True)):
         low = tokens @ A[row].T                                              # (t, d_in) -> (t, R)

@@ -4,8 +4,8 @@
     full         every weight
     last-layers  the last two blocks ("FT-Top2")
     bitfit       every bias, and nothing else (Ben Zaken et al. 2021)
-    adapter-h    bottleneck layers behind attention and behind the MLP, before the residual (Houlsby et al. 2019)
-    adapter-l    one per block, behind the MLP and its residual, with a LayerNorm of its own (Lin et al. 2020)
+    adapter-h    bottleneck layers after attention and after the MLP, before the residual (Houlsby et al. 2019)
+    adapter-l    one per block, after the MLP and its residual, with a LayerNorm of its own (Lin et al. 2020)
     prefix       trained activations of `rank` extra tokens, which every layer's attention sees ("PreLayer")
     head         the task head on the frozen base
 
@@ -115,7 +115,7 @@ def through_adapter(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
     return module.adapter(output)
 
 
-def put_behind(module: nn.Module, adapter: BottleneckAdapter, model: nn.Module) -> None:
+def put_after(module: nn.Module, adapter: BottleneckAdapter, model: nn.Module) -> None:
     module.adapter = adapter.to(next(model.parameters()).device)
     module.register_forward_hook(through_adapter)
 
@@ -133,15 +133,15 @@ def add_adapter_h(model: nn.Module, rank: int, generator: torch.Generator) -> No
     ends = ("attn", "mlp") if isinstance(model, GPT2) else ("attention.output.dropout", "output.dropout")
     for block in blocks_of(model):
         for end in ends:                                                     # a residual and RoBERTa's LayerNorm follow
-            put_behind(block.get_submodule(end), BottleneckAdapter(width_of(model.config), rank, nn.Identity(), F.gelu,
-                                                                   generator), model)
+            put_after(block.get_submodule(end), BottleneckAdapter(width_of(model.config), rank, nn.Identity(), F.gelu,
+                                                                  generator), model)
 
 
 def add_adapter_l(model: nn.Module, rank: int, generator: torch.Generator) -> None:
-    """One adapter per block, on what the block returns, behind a LayerNorm that trains too; ReLU."""
+    """One adapter per block, on what the block returns, after a LayerNorm that trains too; ReLU."""
     for block in blocks_of(model):
         norm = nn.LayerNorm(width_of(model.config), eps=1e-5)
-        put_behind(block, BottleneckAdapter(width_of(model.config), rank, norm, F.relu, generator), model)
+        put_after(block, BottleneckAdapter(width_of(model.config), rank, norm, F.relu, generator), model)
 
 
 # ---------------------------------------------------------------- prefix
@@ -150,7 +150,7 @@ class Prefix(nn.Module):
     """Trained inputs of P extra tokens to one attention layer; frozen, the layer makes its keys and values of them.
 
     As the paper describes PreLayer (section 5.1), activations are trained, L d P numbers, not keys and values, which
-    would be twice as many. They stand where the attention reads, in GPT-2 behind ln_1. The input's own positions do not
+    would be twice as many. They stand where the attention reads, in GPT-2 after ln_1. The input's own positions do not
     move, so a prefix takes nothing from the model's length.
 
     No prefix leaves the base's output as it is: the softmax gives P more tokens a share of the attention, whatever they
@@ -190,7 +190,7 @@ def add_prefix(model: nn.Module, rank: int, generator: torch.Generator) -> None:
     limit = model.config.n_positions if isinstance(model, GPT2) else model.roberta.embeddings.max_length
     if rank > limit:
         raise ValueError(f"a prefix of {rank} tokens, but the model has {limit} positions; expected at most as many")
-    tokens = torch.randint(5, model.config.vocab_size, (1, rank), generator=generator)   # the first are special tokens
+    tokens = torch.randint(5, model.config.vocab_size, (1, rank), generator=generator)   # RoBERTa's first are special
     seen, was_training = [], model.training
     hooks = [attention.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][0]))
              for attention in attentions_of(model)]
@@ -258,17 +258,15 @@ def read_trained(path: str | Path, config: GPT2Config | RobertaConfig) -> tuple[
 def start_from(model: nn.Module, method: str, path: str | Path) -> str:
     """Start training from an adapter of the same method (the paper starts MRPC, RTE and STS-B from MNLI's, appendix D.1).
 
-    model: the base with `method` applied; a file that holds no alpha takes its alpha. A head for another number of labels
-    is left out. Returns a line that says what was taken.
-    Raises ValueError for an adapter of another base, method, rank or alpha.
+    model: the base with `method` applied; for a file that holds no alpha this run's stays. A head for another number of
+    labels is left out. Returns a line that says what was taken.
+    Raises ValueError for an adapter of another base, method, rank, alpha, targets or bias.
     """
     adapter, its_method = read_trained(path, model.config)
     if its_method != method:
         raise ValueError(f"{path}: is an adapter of method '{its_method}', this run trains '{method}'; start it from one of "
                          "its own")
-    if adapter.base_fingerprint not in (None, model.fingerprint):
-        raise ValueError(f"{path}: the adapter was trained on base {adapter.base_fingerprint}, this model is "
-                         f"{model.fingerprint}: load the weights that it was trained on")
+    lora.check_base(adapter, model.fingerprint)
     ours = {"rank": model.rank} if method != "lora" else {
         name: getattr(model.lora_settings, name) for name in ("rank", "alpha", "targets", "bias")}
     for name, value in ours.items():
@@ -283,11 +281,16 @@ def start_from(model: nn.Module, method: str, path: str | Path) -> str:
         line += f"; its head has {adapter.num_labels or 'no'} labels, this task {labels}: dropped, a fresh head starts"
         adapter.others = {name: tensor for name, tensor in adapter.others.items() if not name.startswith(HEAD)} | {
             name: parameter.detach().clone() for name, parameter in fresh_head.items()}
+    copy_trained(model, method, adapter)
+    return line
+
+
+def copy_trained(model: nn.Module, method: str, adapter: Adapter) -> None:
+    """Copy an adapter into a model that has the same method. Raises ValueError where names or shapes differ."""
     if method == "lora":
         lora.copy_adapter(model, adapter)
     else:
-        lora.copy_tensors(trained_parameters(model), adapter.others, path)
-    return line
+        lora.copy_tensors(trained_parameters(model), adapter.others, adapter.source)
 
 
 def shown(value: float | str | tuple[str, ...] | None) -> str:
@@ -299,11 +302,7 @@ def shown(value: float | str | tuple[str, ...] | None) -> str:
 
 def reload_trained(model: nn.Module, method: str, directory: str | Path) -> None:
     """Put what save_trained wrote back into the model that it was saved from, in place of its present numbers."""
-    if method == "lora":
-        lora.copy_adapter(model, read_adapter(directory, model.config))
-        return
-    tensors, _, _ = read_folder(directory)
-    lora.copy_tensors(trained_parameters(model), tensors, directory)
+    copy_trained(model, method, read_trained(directory, model.config)[0])
 
 
 # ---------------------------------------------------------------- parameter counts

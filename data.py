@@ -21,17 +21,20 @@ from torch import Tensor
 
 import cli
 import download
+from kept import cache_dir
 from names import TASKS
 from tokenizer import Tokenizer, load_tokenizer, read_lines, shorten  # noqa: F401, load_tokenizer is found here, too
-from weight_files import cache_dir, find_model
+from weight_files import find_model
 
 # ---------------------------------------------------------------- reading files
 
 
 def require_file(path: Path, task: str) -> Path:
+    """The path. Raises FileNotFoundError if there is no file, with what to do."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: put the file there, or move away what there is of {path.parent} and "
-                                f"fetch it whole with `python data.py {task}`")
+        raise FileNotFoundError(f"{path} is missing: put the file there" + (
+            ", from the challenge's release, which is not downloaded" if path.suffix == ".csv" else
+            f", or move away what there is of {path.parent} and fetch it whole with `python data.py {task}`"))
     return path
 
 
@@ -240,7 +243,7 @@ def length_grouped_batches(lengths: Sequence[int], batch_size: int, seed: int, e
 # ---------------------------------------------------------------- where models and data are
 
 def fetch_model(name: str, weights_dir: str | Path | None = None) -> Path:
-    """The directory of a model: a directory as given, one found locally (model.find_model), or a fresh download.
+    """The directory of a model: a directory as given, one found locally (weight_files.find_model), or a fresh download.
 
     Downloads go to weights_dir, default $LORA_WEIGHTS, default the user's cache, and add only what is missing.
     """
@@ -255,21 +258,25 @@ def fetch_model(name: str, weights_dir: str | Path | None = None) -> Path:
     return directory
 
 
-def fetch_task(task: str, data_dir: str | Path | None = None) -> Path:
+def fetch_task(task: str, data_dir: str | Path | None = None, text: str | None = None) -> Path:
     """The data directory that holds a task's training and dev files, downloaded where its folder does not exist.
 
-    data_dir defaults to $LORA_DATA, then the user's cache. A folder that exists is left as it is: a file missing
-    there is an error, because published files beside somebody's own would be mixed up unnoticed.
+    data_dir defaults to $LORA_DATA, then the user's cache. text: E2E's form, see read_e2e; the official one is not downloaded.
+    A folder that exists is left as it is: a file missing there is an error, because published files beside somebody's own
+    would be mixed up unnoticed.
     """
     if task not in TASKS:
         raise ValueError(f"found task '{task}', expected one of {', '.join(TASKS)}")
     data_dir = Path(data_dir or os.environ.get("LORA_DATA") or cache_dir() / "data")
-    if task == "e2e":
-        folder, files = data_dir / "e2e", ["train.txt", "valid.txt", "test.txt"]
+    official = task == "e2e" and text == "official"
+    if official:
+        folder, files = data_dir / "e2e" / "official", list(E2E_FILES.values())
+    elif task == "e2e":
+        folder, files = data_dir / "e2e", [f"{split}.txt" for split in E2E_FILES]
     else:
         glue = GLUE_TASKS[task]
         folder, files = data_dir / "glue" / glue.folder, [f"{split}.tsv" for split in glue.splits]
-    if not folder.is_dir():
+    if not folder.is_dir() and not official:
         download.fetch_task_folder(folder, files)
     for file in files:
         if not file.startswith("test") or task == "e2e":                      # nothing is scored on GLUE's hidden labels

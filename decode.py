@@ -1,19 +1,14 @@
 """Beam search for GPT-2, and the E2E task from meaning representation to text file.
 
-Two procedures, because they give different text (Hu et al. 2021, appendix D.3 decodes with the first):
-
     python decode.py --model gpt2-medium --adapter DIR --task e2e --split test --out predictions.txt
 
-    authors   The n-gram ban looks at generated text and acts on the logits, so what is left is renormalised. The best K
-              continuations become the beams; one that ends is set aside, its slot counts as -inf and is refilled by the
-              others in the next step. At the last step unfinished beams compete too.
-    hf        As transformers' generate: the ban looks at prompt and generated text and acts on the log-probabilities.
-              Of (1 + number of end tokens) K continuations the best K that go on become the beams; the K best finished
-              ones are kept, and the search ends when the best beam scores below the worst of them. Greedy for K = 1.
+The searches themselves are in beam_search.py, which says how they choose:
 
-Both score a text by sum log p / length ** length_penalty, end token included. `greedy` and `sample` take one path. The
-searches themselves are in beam_search.py. Prompts are batched by length, and leave the batch when their search is over.
-Left out: prompts that join a batch under way.
+    authors           the beam search of the authors' code, with which the paper decodes (Hu et al. 2021, appendix D.3)
+    hf                that of transformers' generate, for comparison: it gives different text
+    greedy, sample    one path
+
+Prompts are batched by length, and leave the batch when their search is over. Left out: prompts that join a batch under way.
 """
 import argparse
 import math
@@ -30,6 +25,7 @@ from data import encode_e2e, fetch_model, fetch_task, read_e2e
 from eval_metrics import evaluate, write_hypotheses, write_references
 from kv_cache import lay_out_for_decoding
 from model import GPT2, load_pretrained
+from parallel import device
 from recipes import alpha_for_file
 from tokenizer import Tokenizer, load_tokenizer
 from weight_files import write_json
@@ -135,6 +131,12 @@ def end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
     return (tokenizer.eos_id, *empty_line) if len(empty_line) == 1 else (tokenizer.eos_id,)
 
 
+def e2e_prompt(tokenizer: Tokenizer, mr: str) -> list[int]:
+    """A meaning representation in the frame in which training shows it, up to where its text would begin."""
+    ids, context_length = encode_e2e(tokenizer, mr, "")
+    return ids[:context_length]
+
+
 def clean(text: str) -> str:
     """The text as the authors write it: up to the first empty line, without white space at the ends.
 
@@ -156,9 +158,9 @@ def decode_e2e(model: GPT2, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str
     references: dict[str, list[str]] = {}
     for mr, reference in pairs:
         references.setdefault(mr, []).append(reference)
-    samples = [encode_e2e(tokenizer, mr, "") for mr in list(references)[:limit]]
+    prompts = [e2e_prompt(tokenizer, mr) for mr in list(references)[:limit]]
     settings = Settings(length_penalties=tuple(length_penalties), eos_ids=end_tokens(tokenizer), **options)
-    results = n_best(model, [ids[:context_length] for ids, context_length in samples], settings)
+    results = n_best(model, prompts, settings)
     return list(references.values())[:limit], {
         penalty: [clean(tokenizer.decode(best_text(texts, penalty))) for texts in results] for penalty in length_penalties}
 
@@ -207,8 +209,8 @@ def main(arguments: list[str] | None = None) -> int:
         if alpha is None:
             alpha = alpha_for_file(options.adapter, model.config, options.task)
         load_trained(model, options.adapter, alpha, options.task)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    pairs = read_e2e(options.split, fetch_task("e2e", options.data_dir), options.text)
+    model.to(device())
+    pairs = read_e2e(options.split, fetch_task("e2e", options.data_dir, options.text), options.text)
     settings = {name: getattr(options, name) for name in ("search", "beam_size", "no_repeat_ngram_size", "max_new_tokens")}
     penalties = dict.fromkeys((options.length_penalty, *((0.8, 0.9, 1.0) if options.compare_penalties else ())))
     references, hypotheses = decode_e2e(model, load_tokenizer(directory), pairs, tuple(penalties), options.limit, **settings)

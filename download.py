@@ -52,9 +52,9 @@ MRPC_SOURCES = {"msr_paraphrase_train.txt": "60a9b09084528f0673eedee2b69cb941920
                 "msr_paraphrase_test.txt": "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784"}
 MRPC_DEV_IDS = ("mrpc_dev_ids.tsv", "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7")
 E2E_SERVER = "https://raw.githubusercontent.com/microsoft/LoRA/main/examples/NLG/data/e2e"
-E2E_FILES = {"train.txt": "eae319082237310913d9f37f6a891d48fb3f821f29d86870d2cb4f92ddd72c5a",
-             "valid.txt": "ba963113c8401d3d26216c0dc0a6dae1ea6ea927de3bf830e32c41f65401c80d",
-             "test.txt": "81b1bcd40c4f12845ec4eb61a77bf43765d112483cd9b2f91ef10bfc1b3d8f13"}
+E2E_SHA256 = {"train.txt": "eae319082237310913d9f37f6a891d48fb3f821f29d86870d2cb4f92ddd72c5a",
+              "valid.txt": "ba963113c8401d3d26216c0dc0a6dae1ea6ea927de3bf830e32c41f65401c80d",
+              "test.txt": "81b1bcd40c4f12845ec4eb61a77bf43765d112483cd9b2f91ef10bfc1b3d8f13"}
 
 TIMEOUT = 20                                                                 # seconds without a byte
 PAUSES = (1, 2, 4, 8)                                                        # seconds before each retry without progress
@@ -69,7 +69,7 @@ class ShowRedirects(HTTPRedirectHandler):
 
 
 def request(url: str, headers: dict[str, str], token: str | None) -> tuple[http.client.HTTPResponse | HTTPError, str]:
-    """The answer behind all redirects, whatever its status, and the ETag that the first host gave for the file.
+    """The answer after all redirects, whatever its status, and the ETag that the first host gave for the file.
 
     Redirects are followed by hand: the hub names the hash of a large file only on its redirect to a content server,
     and the token is for the hub alone.
@@ -262,7 +262,7 @@ def fetch_task_folder(folder: Path, files: list[str]) -> None:
             return
         if folder.name == "e2e":
             for file in files:
-                download(f"{E2E_SERVER}/{file}", part / file, E2E_FILES[file])
+                download(f"{E2E_SERVER}/{file}", part / file, E2E_SHA256[file])
         elif folder.name == "MRPC":
             for file, sha256 in MRPC_SOURCES.items():
                 download(f"{MRPC_SERVER}/{file}", part / file, sha256)

@@ -34,7 +34,7 @@ from ptb_tokenizer import ptb_words
 
 METRICS = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 
-# ------------------------------------------------------------------------------------------------- the five NLG scores
+# ---------------------------------------------------------------- the five NLG scores
 
 
 @dataclass
@@ -68,41 +68,39 @@ def evaluate(references: list[list[str]], hypotheses: list[str], metrics: Sequen
              variant: str = "python") -> Evaluation:
     """The chosen metrics of a set and of every instance alone.
 
-    Raises ValueError for numbers that do not fit, an instance without references, a line break inside a text or an
-    unknown name. Where METEOR's word lists are missing it raises FileNotFoundError if METEOR was asked for; with
-    metrics=None it warns, and METEOR is NaN. Empty and short hypotheses, for which the original divides by zero, have
-    a score and a warning.
+    Raises ValueError for numbers that do not fit, an instance without references, a line break inside a text, an
+    unknown name or a damaged paraphrase table. Where METEOR's word lists are missing it raises FileNotFoundError if
+    METEOR was asked for; with metrics=None it warns, and METEOR is NaN. Empty and short hypotheses, for which the
+    original divides by zero, have a score and a warning.
     """
-    references, hypotheses = _checked_texts(references, hypotheses)
-    chosen = _checked_names(metrics, variant)
+    references, hypotheses = checked_texts(references, hypotheses)
+    chosen = checked_names(metrics, variant)
     result = Evaluation(rows=[{"n_refs": len(texts)} for texts in references])
     with ThreadPoolExecutor(1) as background:
         if {"METEOR", "ROUGE_L", "CIDEr"} & chosen:
-            reference_words, hypothesis_words = _ptb_words_of_set(references, hypotheses)
+            reference_words, hypothesis_words = ptb_words_of_set(references, hypotheses)
             result.add_column("ptb_hyp", hypothesis_words)
             result.add_column("ptb_refs", reference_words)
         if "METEOR" in chosen:
-            meteor_words = meteor.normalize_set(reference_words, hypothesis_words)
-            paraphrases = background.submit(meteor.find_paraphrases, *meteor_words)
+            finish_meteor = meteor.begin(reference_words, hypothesis_words, background)
         if {"BLEU", "NIST"} & chosen:
-            _add_bleu_and_nist(result, references, hypotheses, chosen, variant)
+            add_bleu_and_nist(result, references, hypotheses, chosen, variant)
         if "ROUGE_L" in chosen:
             result.add("ROUGE_L", nlg_metrics.rouge_l(reference_words, hypothesis_words))
         if "CIDEr" in chosen:
             result.add("CIDEr", nlg_metrics.cider(reference_words, hypothesis_words))
         if "METEOR" in chosen:
-            matchers = meteor.prepare(*meteor_words)  # while the table is still being read
-            scores = meteor.score_words(meteor_words[0], matchers, paraphrases.result())
+            scores = finish_meteor()
             result.add("METEOR", scores)
             result.add_column("meteor_stats", scores.statistics)
-    _warn_of_degenerate_input(hypotheses, chosen)
+    warn_of_degenerate_input(hypotheses, chosen)
     if metrics is None and "METEOR" not in chosen:
         result.system["METEOR"] = math.nan
     result.system = {name: result.system[name] for name in METRICS if name in result.system}
     return result
 
 
-def _checked_texts(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[str]], list[str]]:
+def checked_texts(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[str]], list[str]]:
     """The texts without white space at their ends, as the files are read."""
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(hypotheses)} hypotheses but references for {len(references)}: give one list of "
@@ -118,7 +116,7 @@ def _checked_texts(references: list[list[str]], hypotheses: list[str]) -> tuple[
     return [[text.strip() for text in texts] for texts in references], [text.strip() for text in hypotheses]
 
 
-def _checked_names(metrics: Sequence[str] | None, variant: str) -> set[str]:
+def checked_names(metrics: Sequence[str] | None, variant: str) -> set[str]:
     """The metrics to compute: those asked for, or all that this installation can."""
     unknown = [name for name in metrics or () if name not in METRICS]
     if unknown:
@@ -137,7 +135,7 @@ def _checked_names(metrics: Sequence[str] | None, variant: str) -> set[str]:
     return chosen
 
 
-def _ptb_words_of_set(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[str]], list[str]]:
+def ptb_words_of_set(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[str]], list[str]]:
     """All references are tokenised as one text, and all hypotheses, since the tokenizer looks across line ends.
 
     The tokens of the references are kept on disk, since one test set scores many systems.
@@ -147,17 +145,18 @@ def _ptb_words_of_set(references: list[list[str]], hypotheses: list[str]) -> tup
     return [[next(lines) for _ in texts] for texts in references], ptb_words(hypotheses)
 
 
-def _add_bleu_and_nist(result: Evaluation, references: list[list[str]], hypotheses: list[str], chosen: set[str],
-                       variant: str) -> None:
+def add_bleu_and_nist(result: Evaluation, references: list[list[str]], hypotheses: list[str], chosen: set[str],
+                      variant: str) -> None:
+    """Both from the same counts, with a warning where the original has no NIST."""
     shared = nlg_metrics.overlaps(references, hypotheses, variant)
     if "BLEU" in chosen:
-        scores = nlg_metrics.bleu(references, hypotheses, variant, shared)
+        scores = nlg_metrics.bleu(shared, variant)
         result.add("BLEU", scores)
         result.details = scores.details
         if variant == "python":
             result.add_column("sentBLEU", [nlg_metrics.sentence_bleu(overlap) for overlap in shared])
     if "NIST" in chosen:
-        result.add("NIST", nlg_metrics.nist(references, hypotheses, variant, shared))
+        result.add("NIST", nlg_metrics.nist(shared, variant))
         empty_orders = nlg_metrics.orders_without_room(shared, variant)
         if empty_orders:
             orders = " and ".join(f"{n}-grams" for n in empty_orders)
@@ -165,7 +164,8 @@ def _add_bleu_and_nist(result: Evaluation, references: list[list[str]], hypothes
                           "original divides by zero here", stacklevel=3)
 
 
-def _warn_of_degenerate_input(hypotheses: list[str], chosen: set[str]) -> None:
+def warn_of_degenerate_input(hypotheses: list[str], chosen: set[str]) -> None:
+    """Of what has a score that may surprise: empty hypotheses, and CIDEr of one instance."""
     empty = [i for i, text in enumerate(hypotheses) if not text]
     if empty:
         warnings.warn(f"{len(empty)} of {len(hypotheses)} hypotheses are empty, the first is number {empty[0] + 1}: "
@@ -174,7 +174,7 @@ def _warn_of_degenerate_input(hypotheses: list[str], chosen: set[str]) -> None:
         warnings.warn("CIDEr of a single instance is 0: its weights compare the instances of a set", stacklevel=3)
 
 
-# ----------------------------------------------------------------------------------------------------- the GLUE scores
+# ---------------------------------------------------------------- the GLUE scores
 
 def glue_scores(task: str, predictions: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
     """The scores of a GLUE task (Wang et al. 2019, table 1), from 0 to 1; the first is the one in the LoRA paper's table 2.
@@ -223,33 +223,20 @@ def ranks(values: Sequence[float]) -> list[float]:
     return result
 
 
-# -------------------------------------------------------------------------------------------------------- the files
+# ---------------------------------------------------------------- the files
 
 LINE_END = re.compile("\r\n|\n|\r")
-LINE_BREAK = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")  # whatever str.splitlines breaks at
-
-
-def read_hypotheses(path: str | Path) -> list[str]:
-    """One hypothesis per line, without white space at the ends; an empty line is an empty hypothesis.
-
-    Raises OSError, or ValueError naming file and line.
-    """
-    return _read_lines(Path(path))
-
-
-def read_references(path: str | Path, instances: int | None = None) -> list[list[str]]:
-    """Groups of references, separated by empty lines; a file of one group has one reference per instance.
-
-    With instances=1 one group is one instance, however many references it holds. Raises OSError, or ValueError naming
-    file and line, e.g. for a second empty line in a row, which would be an instance without references.
-    """
-    return [texts for _, texts in _read_groups(Path(path), instances)]
+LINE_BREAK = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")           # whatever str.splitlines breaks at
 
 
 def read_pair(references_path: str | Path, hypotheses_path: str | Path) -> tuple[list[list[str]], list[str]]:
-    """References and hypotheses that belong together; ValueError says on which line one lacks the other."""
-    hypotheses = read_hypotheses(hypotheses_path)
-    groups = _read_groups(Path(references_path), len(hypotheses))
+    """References and hypotheses that belong together, without white space at their ends.
+
+    An empty line of the hypotheses is an empty hypothesis. Raises OSError, or ValueError that names file and line, such
+    as the line on which one file lacks what the other has.
+    """
+    hypotheses = read_texts(Path(hypotheses_path))
+    groups = read_groups(Path(references_path), len(hypotheses))
     if len(groups) > len(hypotheses):
         raise ValueError(f"{references_path}, line {groups[len(hypotheses)][0]}: here begin the references of instance "
                          f"{len(hypotheses) + 1} of {len(groups)}, but {hypotheses_path} has {len(hypotheses)} lines")
@@ -264,15 +251,16 @@ def write_references(groups: list[list[str]], path: str | Path) -> None:
     for i, texts in enumerate(groups):
         if not texts or not all(text.strip() for text in texts):
             raise ValueError(f"instance {i + 1} has no reference or an empty one: an empty line ends a group")
-    _write_lines([line for texts in groups for line in (*texts, "")], path)
+    write_lines([line for texts in groups for line in (*texts, "")], path)
 
 
 def write_hypotheses(lines: list[str], path: str | Path) -> None:
     """Write one hypothesis per line; ValueError if one contains a line break."""
-    _write_lines(lines, path)
+    write_lines(lines, path)
 
 
-def _write_lines(lines: list[str], path: str | Path) -> None:
+def write_lines(lines: list[str], path: str | Path) -> None:
+    """One text a line; ValueError for a text that contains a line break."""
     for line in lines:
         if LINE_BREAK.search(line):
             raise ValueError(f"a line break inside {line!r}: the scorer's format holds one text per line")
@@ -280,7 +268,8 @@ def _write_lines(lines: list[str], path: str | Path) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_texts(path: Path) -> list[str]:
+    """Every line without white space at its ends; a line break within one, as Python sees it, is an error."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
@@ -301,9 +290,13 @@ def _read_lines(path: Path) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def _read_groups(path: Path, instances: int | None) -> list[tuple[int, list[str]]]:
-    """(line number of the first reference, references) of every instance."""
-    lines = _read_lines(path)
+def read_groups(path: Path, instances: int) -> list[tuple[int, list[str]]]:
+    """(line number of the first reference, references) of every instance.
+
+    Empty lines separate the groups. A file of one group has one reference per instance, unless there is one instance
+    only. A second empty line in a row would be an instance without references: an error.
+    """
+    lines = read_texts(path)
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
@@ -322,10 +315,10 @@ def _read_groups(path: Path, instances: int | None) -> list[tuple[int, list[str]
     return groups
 
 
-# ------------------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------- the command
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Score generated texts as the E2E NLG Challenge does.")
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="eval_metrics.py", description="Score generated texts as the E2E NLG Challenge does.")
     parser.add_argument("references", metavar="REFS", help="references, an empty line after each instance's group")
     parser.add_argument("hypotheses", metavar="HYPS", help="one hypothesis per line")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores at full precision")
@@ -334,31 +327,33 @@ def main() -> int:
                         help="whose BLEU and NIST: python, the scorer's -p, as in the LoRA paper (default), or perl, "
                              "mteval-v13a, as the challenge published")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, help="default: all")
-    args = parser.parse_args()
-    gc.disable()  # a tenth of the time went into looking for reference cycles among a million objects, and there are none
-    references, hypotheses = read_pair(args.references, args.hypotheses)
+    options = parser.parse_args(arguments)
+    # a tenth of the time went into looking for reference cycles among a million objects, and there are none
+    gc.disable()
+    references, hypotheses = read_pair(options.references, options.hypotheses)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = evaluate(references, hypotheses, args.metrics, args.variant)
+        result = evaluate(references, hypotheses, options.metrics, options.variant)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
-    _print_scores(result, args.variant)
-    if args.json:
+    print_scores(result, options.variant)
+    if options.json:
         report = {
             "system": {name: None if math.isnan(value) else value for name, value in result.system.items()},
-            "variant": args.variant, "instances": len(hypotheses), "references": sum(map(len, references)),
+            "variant": options.variant, "instances": len(hypotheses), "references": sum(map(len, references)),
             **result.details,
         }
-        if args.per_segment:
+        if options.per_segment:
             report["segments"] = result.rows
-        _write_json([json.dumps(report, ensure_ascii=False, indent=1)], args.json)
-    if args.per_segment:
+        write_report([json.dumps(report, ensure_ascii=False, indent=1)], options.json)
+    if options.per_segment:
         rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in result.rows)
-        _write_json(["[", rows, "]"], args.per_segment)
+        write_report(["[", rows, "]"], options.per_segment)
     return 0
 
 
-def _print_scores(result: Evaluation, variant: str) -> None:
+def print_scores(result: Evaluation, variant: str) -> None:
+    """A line for each metric: its name, its score, and beside BLEU and NIST whose they are."""
     official = {"python": "python variant (the official scorer's -p)", "perl": "perl variant (mteval-v13a)"}[variant]
     remarks = {"NIST": official}
     if result.details:
@@ -369,7 +364,7 @@ def _print_scores(result: Evaluation, variant: str) -> None:
         print(f"{name + ':':8} {figure}  {remarks.get(name, '')}".rstrip())
 
 
-def _write_json(lines: list[str], path: Path) -> None:
+def write_report(lines: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 

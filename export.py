@@ -32,8 +32,9 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_conf
 def export_merged(model: GPT2 | RobertaClassifier, directory: str | Path, source_directory: str | Path) -> None:
     """Write the model as a Hugging Face folder: model.safetensors, config.json, and the tokenizer's files.
 
-    LoRA is merged for it and unmerged again. source_directory: the base's folder, whose config.json and tokenizer files
-    go along. Raises ValueError for a model with adapters or a prefix, which have no place in transformers' models.
+    LoRA is merged for it and unmerged again, also after an error. source_directory: the base's folder, whose config.json
+    and tokenizer files go along. Raises ValueError for a model with adapters or a prefix, which have no place in
+    transformers' models.
     """
     directory, source_directory = Path(directory), Path(source_directory)
     updates = lora.lora_layers(model)
@@ -48,10 +49,12 @@ def export_merged(model: GPT2 | RobertaClassifier, directory: str | Path, source
     directory.mkdir(parents=True, exist_ok=True)
     if to_merge:
         lora.merge(model)
-    write_safetensors({name: parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name},
-                      directory / "model.safetensors", metadata={"format": "pt"})
-    if to_merge:
-        lora.unmerge(model)
+    try:
+        write_safetensors({name: parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name},
+                          directory / "model.safetensors", metadata={"format": "pt"})
+    finally:
+        if to_merge:
+            lora.unmerge(model)
     for name in TOKENIZER_FILES:
         if (source_directory / name).is_file():
             shutil.copyfile(source_directory / name, directory / name)

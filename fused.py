@@ -39,7 +39,7 @@ class Packing:
     """How sequences of different lengths stand end to end in one tensor (N, C), N their tokens together, without padding.
 
     Ordered by length, they form groups: `groups` counts the sequences of each length, (n, t). Only attention needs to know
-    where a sequence ends, and runs group by group. rows: the tokens (M,) whose hidden states are wanted; behind its
+    where a sequence ends, and runs group by group. rows: the tokens (M,) whose hidden states are wanted; after its
     attention the last layer computes nothing for others. None: all are.
     """
     groups: tuple[tuple[int, int], ...]
@@ -95,7 +95,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 def draw_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
     """Bytes, 0 with probability p and else 1, and the scale of what is kept."""
-    dropped, count = round(p * 65536), shape.numel()
+    dropped, count = min(round(p * 65536), 65535), shape.numel()
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-2 ** 63, None)
     keep = bits.view(torch.int16)[:count].view(shape) >= dropped - 32768
     return keep.view(torch.int8), 65536 / (65536 - dropped)
@@ -161,8 +161,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ca
     """Softmax attention, (B, H, T, D) over (B, H, S, D). mask: True where a query may attend, or None; causal: without a
     mask, the past only. p: dropout on the probabilities.
 
-    torch's own is best on a GPU and without gradients, and it knows autocast. On a CPU, for dropout, it takes the form written
-    here, but with a slow dropout and all (T, S) scores; here QUERY_ROWS queries have theirs at a time, of the past only."""
+    torch's own is best on a GPU and without gradients, and it knows autocast. On a CPU with gradients and dropout it keeps all
+    (T, S) scores and draws slowly; here QUERY_ROWS queries at a time see, if causal, only their past, which is as fast as
+    torch's without dropout, too. With a mask all queries go at once."""
     causal = causal and mask is None
     if query.device.type != "cpu" or not torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=p)
@@ -178,7 +179,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ca
 
 
 class Attention(torch.autograd.Function):
-    """S = Q K^T / sqrt(D), P = softmax(S), O = M(P) V, where M is dropout. Of the (T, S) matrices P and M are kept."""
+    """Z = Q K^T / sqrt(D), P = softmax(Z), O = M(P) V, where M is dropout. Of the (T, S) matrices P and M are kept."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float) -> Tensor:

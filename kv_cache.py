@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def lay_out_for_decoding(model: nn.Module) -> None:
-    """Turn the memory behind GPT-2's weights once, so that `linear` can use oneDNN; shapes and numbers stay."""
+    """Store GPT-2's weights as (out, in) in memory, so that `linear` can use oneDNN; shapes and numbers stay."""
     with torch.inference_mode(False):                                        # else the weights could not be trained again
         for module in model.modules():
             if getattr(module, "stored_transposed", False) and module.weight.device.type == "cpu":
@@ -16,7 +16,7 @@ def lay_out_for_decoding(model: nn.Module) -> None:
 
 
 class KVCache:
-    """Keys and values of every layer. New ones stand behind the earlier, or in slots that nothing attends to any more;
+    """Keys and values of every layer. New ones stand after the earlier, or in slots that nothing attends to any more;
     none is ever moved for the sake of an order. config: a GPT2Config."""
 
     def __init__(self, config, batch: int, capacity: int, device=None, dtype=torch.float32):
@@ -26,14 +26,14 @@ class KVCache:
         self.length, self.slots = 0, None
 
     def reuse(self, slots: Tensor, length: int) -> None:
-        """The next tokens take slots (B, T) among the first `length`, instead of standing behind."""
+        """The next tokens take slots (B, T) among the first `length`, instead of places after the earlier ones."""
         begin = self.length
         for kept in (self.keys, self.values):                                # a row may leave new slots unused, and what is
             kept[:, :, :, begin:length] = 0                                  # masked must still be a number: 0 * NaN is NaN
         self.slots, self.length = slots, length - slots.shape[1]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (B, H, T, D) behind what is there, or to `slots`; return all, (B, H, S, D). The model advances `length`."""
+        """Write (B, H, T, D) after what is there, or to `slots`; return all, (B, H, S, D). The model advances `length`."""
         end = self.length + keys.shape[2]
         if self.slots is None:
             self.keys[layer, :, :, self.length:end] = keys

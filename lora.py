@@ -31,6 +31,7 @@ GAUSSIAN_STD = 0.02                                                          # t
 
 @dataclass(frozen=True)
 class LoRASettings:
+    """What add_lora was given, as it says there. Raises ValueError for settings that make no sense."""
     rank: int
     alpha: float
     targets: tuple[str, ...]
@@ -147,11 +148,12 @@ def add_lora(model: GPT2 | RobertaClassifier, rank: int, alpha: float, targets: 
     update is scaled by alpha / rank. dropout: on the input of A only. init: start of A, "kaiming" as in the authors'
     code or "gaussian" as in the paper; drawn anew for each layer from `seed`. bias: which biases of the base train too:
     none, those of the layers with an update ("lora-only"), or all. Returns the model, changed in place.
-    Raises ValueError for settings that make no sense, RuntimeError if the model has LoRA already.
+    Raises ValueError for settings that make no sense, RuntimeError if the model has LoRA or another method already.
     """
     settings = LoRASettings(rank, alpha, tuple(targets), dropout, init, bias)
-    if hasattr(model, "lora_settings"):
-        raise RuntimeError("the model has LoRA already: load the base again to start another adapter")
+    if hasattr(model, "fingerprint"):
+        raise RuntimeError(f"the model has {'LoRA' if hasattr(model, 'lora_settings') else 'another method'} already: load the "
+                           "base again to start another adapter")
     generator = torch.Generator().manual_seed(seed)
     modules = MODULES[type(model.config)]
     if not modules.keys() >= set(settings.targets):
@@ -192,7 +194,7 @@ def unmerge(model: nn.Module) -> nn.Module:
 
 
 def set_merged(model: nn.Module, wanted: bool) -> None:
-    """Merge or unmerge every layer, or, where one is in that state already, none. Raises RuntimeError then."""
+    """All layers or none: raises RuntimeError, before any change, if a layer is in that state already."""
     layers = lora_layers(model).values()
     if not layers:
         raise RuntimeError("the model has no LoRA to merge or unmerge: call add_lora or load_adapter first")
@@ -252,7 +254,7 @@ def load_adapter(model: GPT2 | RobertaClassifier, directory: str | Path, alpha: 
     directory: a folder of ours or PEFT's, or a state dict of loralib or the authors. alpha: in place of the stored one;
     the latter two store none. task: refuse an adapter of ours for another task. targets: see read_adapter.
     Raises FileNotFoundError, or ValueError for a file without alpha, another base, task or head, and tensors that do not
-    fit.
+    fit; after the last the model has LoRA with B = 0, and has to be loaded again.
     """
     adapter = read_adapter(directory, model.config, targets)
     check_adapter(model, adapter, task)
@@ -267,10 +269,8 @@ def load_adapter(model: GPT2 | RobertaClassifier, directory: str | Path, alpha: 
 
 def check_adapter(model: nn.Module, adapter: Adapter, task: str | None) -> None:
     """Refuse an adapter of another base, another task or another number of labels, as far as the file tells."""
-    labels, fingerprint = getattr(model.config, "num_labels", None), base_fingerprint(model)
-    if adapter.base_fingerprint not in (None, fingerprint):
-        raise ValueError(f"{adapter.source}: the adapter was trained on base {adapter.base_fingerprint}, this model is "
-                         f"{fingerprint}: load the weights that it was trained on")
+    labels = getattr(model.config, "num_labels", None)
+    check_base(adapter, base_fingerprint(model))
     if task is not None and adapter.task not in (None, "", task):
         raise ValueError(f"{adapter.source}: the adapter was trained for task '{adapter.task}', expected '{task}': choose "
                          "an adapter of this task")
@@ -280,6 +280,13 @@ def check_adapter(model: nn.Module, adapter: Adapter, task: str | None) -> None:
     if adapter.num_labels != labels:
         raise ValueError(f"{adapter.source}: the adapter's head has {adapter.num_labels} labels, this model's {labels}: "
                          f"load the base with num_labels={adapter.num_labels}")
+
+
+def check_base(adapter: Adapter, fingerprint: str) -> None:
+    """Raises ValueError if the adapter names another base; files of other programs name none."""
+    if adapter.base_fingerprint not in (None, fingerprint):
+        raise ValueError(f"{adapter.source}: the adapter was trained on base {adapter.base_fingerprint}, this model is "
+                         f"{fingerprint}: load the weights that it was trained on")
 
 
 @torch.no_grad()
@@ -297,7 +304,7 @@ def copy_adapter(model: nn.Module, adapter: Adapter) -> None:
 
 @torch.no_grad()
 def copy_tensors(wanted: dict[str, Tensor], found: dict[str, Tensor], source: str | Path) -> None:
-    """Copy `found` over `wanted`, name by name. Raises ValueError where names or shapes differ."""
+    """Copy `found` over `wanted`, name by name. Raises ValueError, before any change, where names or shapes differ."""
     if wanted.keys() != found.keys():
         raise ValueError(f"{source}: the adapter's tensors do not fit its configuration; first difference: "
                          f"'{min(wanted.keys() ^ found.keys())}'; save it again")
@@ -305,4 +312,5 @@ def copy_tensors(wanted: dict[str, Tensor], found: dict[str, Tensor], source: st
         if wanted[name].shape != tensor.shape:
             raise ValueError(f"{source}: '{name}' has shape {list(tensor.shape)}, this base needs "
                              f"{list(wanted[name].shape)}")
+    for name, tensor in found.items():
         wanted[name].copy_(tensor)

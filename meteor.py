@@ -18,11 +18,13 @@ Of several references the one with the best score counts. The system's score is 
 the formula applied to the summed statistics of all segments.
 
 The reading order is that of the computation: `normalize`, then `Matcher` and `align` in meteor_alignment.py, then here
-`statistics_of`, `score_of`, `best_statistics`, `meteor`.
+`statistics_of`, `score_of`, `best_statistics`; `begin` puts the steps together.
 Quirks of the original that change numbers are kept, and said where they happen. Left out: other languages, tasks and
 parameters. Word lists and paraphrases are in meteor_resources.py, the stemmer in stemmer.py.
 """
 import re
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, zip_longest
@@ -46,30 +48,31 @@ from meteor_resources import load_lexicon, paraphrases_near, select_paraphrases
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.20, 0.60, 0.75
 
-# ------------------------------------------------------------------------------------------------------ 1. normalise
+# ---------------------------------------------------------------- 1. normalise
 
-LETTERS = ("A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017e\u0400-\u0527"  # Latin, Cyrillic, phonetic extensions
+LETTERS = ("A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017e\u0400-\u0527"      # Latin, Cyrillic, phonetic extensions
            "\u1d00-\u1d7f\ua640-\ua66e\ua67e-\ua697")
 SPACES = " \t\n\x0b\f\r"
 WIDE_SPACES = frozenset("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000")
 SUBSTITUTIONS = [(re.compile(pattern), replacement) for pattern, replacement in (
-    (rf"([^{LETTERS}0-9{SPACES}.'`,\-‘’])", r" \1 "),   # a symbol is a token
-    (r"(\.\.+)", r" \1 "),                               # so are two and more periods
-    (r"([^0-9]),([^0-9])", r"\1 , \2"),                  # and a comma, unless between digits
+    (rf"([^{LETTERS}0-9{SPACES}.'`,\-‘’])", r" \1 "),                        # a symbol is a token
+    (r"(\.\.+)", r" \1 "),                                                   # so are two and more periods
+    (r"([^0-9]),([^0-9])", r"\1 , \2"),                                      # and a comma, unless between digits
     (r"([0-9]),([^0-9])", r"\1 , \2"),
     (r"([^0-9]),([0-9])", r"\1 , \2"),
     (r"[`‘’]", "'"),
     (r"''|[“”]", ' " '),
     (r"–|--", "-"),
-    (rf"([{LETTERS}0-9.])-([{LETTERS}0-9])", r"\1 \2"),  # family-friendly -> family friendly
-    (rf"([^{LETTERS}])'([^{LETTERS}])", r"\1 ' \2"),     # an apostrophe is a token
+    (rf"([{LETTERS}0-9.])-([{LETTERS}0-9])", r"\1 \2"),                      # family-friendly -> family friendly
+    (rf"([^{LETTERS}])'([^{LETTERS}])", r"\1 ' \2"),                         # an apostrophe is a token
     (rf"([^{LETTERS}0-9])'([{LETTERS}])", r"\1 ' \2"),
     (rf"([{LETTERS}])'([^{LETTERS}])", r"\1 ' \2"),
-    (rf"([{LETTERS}])'([{LETTERS}])", r"\1 '\2"),        # unless it begins a clitic: it's -> it 's
+    (rf"([{LETTERS}])'([{LETTERS}])", r"\1 '\2"),                            # unless it begins a clitic: it's -> it 's
     (r"([0-9])'s", r"\1 's"),
 )]
 PLAIN = re.compile("[a-z0-9]*")
-GLUED_MARKS = re.compile(rf"[,'`‘’][{SPACES}]+[,'`‘’]")  # of which only one would be split off: matches do not overlap
+# Marks of which only one would be split off, since matches do not overlap
+GLUED_MARKS = re.compile(rf"[,'`‘’][{SPACES}]+[,'`‘’]")
 LETTER = re.compile(f"[{LETTERS}]")
 ASCII_CONTROL_AND_SPACE = "".join(map(chr, range(33)))
 
@@ -78,21 +81,21 @@ def normalize(text: str) -> list[str]:
     """The words METEOR compares: "It's near p.m. family-friendly" -> it 's near pm family friendly."""
     text = text.strip(ASCII_CONTROL_AND_SPACE)
     if GLUED_MARKS.search(text):
-        words = list(_split_symbols(text))
+        words = list(split_symbols(text))
     else:
-        words = [part for word in _split_at_spaces(text) for part in _split_symbols(word)]
+        words = [part for word in split_at_spaces(text) for part in split_symbols(word)]
     if "." in text:
         words = [part for word, following in zip(words, [*words[1:], ""], strict=True)
-                 for part in _split_period(word, following)]
+                 for part in split_period(word, following)]
     return [word.lower() for word in words if word not in WIDE_SPACES]
 
 
-def _split_at_spaces(text: str) -> list[str]:
+def split_at_spaces(text: str) -> list[str]:
     return [word for word in re.split(f"[{SPACES}]+", text) if word]
 
 
 @lru_cache(maxsize=1 << 16)
-def _split_symbols(text: str) -> tuple[str, ...]:
+def split_symbols(text: str) -> tuple[str, ...]:
     """The parts into which the substitutions break a text. They see no further than the spaces around a word, so that a
     word may come alone."""
     if PLAIN.fullmatch(text):
@@ -100,10 +103,10 @@ def _split_symbols(text: str) -> tuple[str, ...]:
     text = f" {text} "
     for pattern, replacement in SUBSTITUTIONS:
         text = pattern.sub(replacement, text)
-    return tuple(_split_at_spaces(text))
+    return tuple(split_at_spaces(text))
 
 
-def _split_period(word: str, following: str) -> list[str]:
+def split_period(word: str, following: str) -> list[str]:
     """Decide whether the period at the end of a word is part of it: p.m. -> pm, "e.g." stays, "centre." is split."""
     rest = word[:-1]
     if not word.endswith(".") or not word.strip("."):
@@ -116,7 +119,7 @@ def _split_period(word: str, following: str) -> list[str]:
     return [rest, "."]
 
 
-# ------------------------------------------------------------------------------------------------------------ 2. score
+# ---------------------------------------------------------------- 2. score
 
 def statistics_of(hypothesis: list[str], reference: list[str], alignment: list[Match]) -> list[int]:
     """The 23 numbers METEOR keeps of a pair; they can be summed over segments.
@@ -151,32 +154,32 @@ def score_of(statistics: list[int]) -> float:
     chunks, hyp_matched, ref_matched = statistics[20:]
     if not hyp_matched or not ref_matched:
         return 0.0
-    precision = _weighted_matches(statistics[4:20:4], statistics[6:20:4]) / _weighted_length(hyp_length, hyp_function)
-    recall = _weighted_matches(statistics[5:20:4], statistics[7:20:4]) / _weighted_length(ref_length, ref_function)
-    return _formula(precision, recall, 0.0 if _is_perfect(statistics) else chunks / ((hyp_matched + ref_matched) / 2))
+    precision = weighted_matches(statistics[4:20:4], statistics[6:20:4]) / weighted_length(hyp_length, hyp_function)
+    recall = weighted_matches(statistics[5:20:4], statistics[7:20:4]) / weighted_length(ref_length, ref_function)
+    return formula(precision, recall, 0.0 if is_perfect(statistics) else chunks / ((hyp_matched + ref_matched) / 2))
 
 
-def _formula(precision: float, recall: float, fragmentation: float) -> float:
+def formula(precision: float, recall: float, fragmentation: float) -> float:
     f_mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
     return max(f_mean * (1 - GAMMA * fragmentation ** BETA), 0.0)
 
 
-def _weighted_matches(content: list[int], function: list[int]) -> float:
+def weighted_matches(content: list[int], function: list[int]) -> float:
     return (sum(count * weight * DELTA for count, weight in zip(content, MODULE_WEIGHTS, strict=True))
             + sum(count * weight * (1 - DELTA) for count, weight in zip(function, MODULE_WEIGHTS, strict=True)))
 
 
-def _weighted_length(words: int, function_words: int) -> float:
+def weighted_length(words: int, function_words: int) -> float:
     return DELTA * (words - function_words) + (1 - DELTA) * function_words
 
 
-def _is_perfect(statistics: list[int]) -> bool:
+def is_perfect(statistics: list[int]) -> bool:
     """Everything matches in one piece: there is no fragmentation, though it counts as one chunk."""
     hyp_length, ref_length = statistics[:2]
     return statistics[20:] == [1, hyp_length, ref_length]
 
 
-# -------------------------------------------------------------------------------------------------- 3. best reference
+# ---------------------------------------------------------------- 3. best reference
 
 def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
     """The statistics of a hypothesis with the reference that scores best; of equally good ones the first.
@@ -188,7 +191,7 @@ def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
     at_most = [ceiling.of(reference, matcher.reach(reference)) for reference in references]
     best_score, best_index, best = -1.0, -1, []
     for index in sorted(range(len(references)), key=at_most.__getitem__, reverse=True):
-        if at_most[index] + 1e-9 < best_score:  # the margin is for rounding
+        if at_most[index] + 1e-9 < best_score:                               # the margin is for rounding
             break
         alignment = align(matcher.matches(references[index]))
         statistics = statistics_of(matcher.words, references[index], alignment)
@@ -201,21 +204,21 @@ def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
 class Ceiling:
     """A limit that no alignment of one hypothesis exceeds, from what each word could match alone.
 
-    Some words of either text cannot continue a chunk: no match covers them and the word before, or begins with them where
-    another ends. With y chunks at most y of those are matched on each side, and of the other words at most all. The limit is
-    the best score over all y.
+    A word may continue a chunk if a match covers it and the word before, or begins with it where another ends; a word
+    that is matched otherwise must begin one. An alignment of y chunks matches, on each side, at most y of the words that
+    must begin a chunk; words that may continue one are all counted. The limit is the best score over all y.
     """
 
     def __init__(self, hypothesis: list[str]):
-        weights = _word_weights(hypothesis)
+        weights = word_weights(hypothesis)
         self.length = len(hypothesis)
         self.weighted_length = sum(weights)
         self.content_words = sum(1 << i for i, weight in enumerate(weights) if weight == DELTA)
 
     def of(self, reference: list[str], reach: Reach) -> float:
-        ref_weights = _word_weights(reference)
+        ref_weights = word_weights(reference)
         ref_length = sum(ref_weights)
-        hyp_continuing, hyp_beginning = self._hypothesis_weights(reach)
+        hyp_continuing, hyp_beginning = self.hypothesis_weights(reach)
         ref_continuing, ref_beginning = [], []
         for weight, module_weight, continues in zip(ref_weights, reach.ref_weights, reach.ref_continues, strict=True):
             if module_weight:
@@ -233,13 +236,13 @@ class Ceiling:
             matched += (hyp_weight > 0) + (ref_weight > 0)
             if precise and recalled:
                 fragmentation = 0.0 if all_match and chunks <= 1 else max(chunks, 1) / (matched / 2)
-                limit = max(limit, _formula(precise / self.weighted_length, recalled / ref_length, fragmentation))
+                limit = max(limit, formula(precise / self.weighted_length, recalled / ref_length, fragmentation))
         return limit
 
-    def _hypothesis_weights(self, reach: Reach) -> tuple[list[float], list[float]]:
+    def hypothesis_weights(self, reach: Reach) -> tuple[list[float], list[float]]:
         """What each matchable word of the hypothesis adds to precision: of words that can continue a chunk, and of others."""
         continuing, beginning, matched = [], [], 0
-        for module in (EXACT, SYNONYM, STEM, PARAPHRASE):  # the largest weight first
+        for module in (EXACT, SYNONYM, STEM, PARAPHRASE):                    # the largest weight first
             words = reach.hyp_words[module] & ~matched
             matched |= words
             for part, weights in ((words & reach.hyp_continues, continuing), (words & ~reach.hyp_continues, beginning)):
@@ -249,12 +252,12 @@ class Ceiling:
         return continuing, beginning
 
 
-def _word_weights(words: list[str]) -> list[float]:
+def word_weights(words: list[str]) -> list[float]:
     function_words = load_lexicon().function_words
     return [1 - DELTA if word in function_words else DELTA for word in words]
 
 
-# ------------------------------------------------------------------------------------------------------ 4. whole sets
+# ---------------------------------------------------------------- 4. whole sets
 
 @dataclass(frozen=True)
 class MeteorScores:
@@ -264,39 +267,43 @@ class MeteorScores:
     statistics: list[list[int]]
 
 
-def meteor(references: list[list[str]], hypotheses: list[str], cache: bool = True) -> MeteorScores:
+def begin(references: list[list[str]], hypotheses: list[str], background: Executor) -> Callable[[], MeteorScores]:
     """METEOR of texts that the PTB tokenizer has been over; references[i] are those of hypotheses[i].
 
-    `cache` allows what concerns the references alone to be kept on disk (kept.py). Raises FileNotFoundError if METEOR's
-    word lists are not installed.
+    Returns as soon as `background` has the paraphrase table to read, so that other scores can be computed meanwhile. The
+    function that is returned does the rest and gives the scores. What concerns the references alone is kept on disk
+    (kept.py). Raises FileNotFoundError if METEOR's word lists are not installed, ValueError if the table is damaged.
     """
-    words = normalize_set(references, hypotheses, cache)
-    return score_words(words[0], prepare(*words), find_paraphrases(*words, cache))
+    reference_words, hypothesis_words = normalize_set(references, hypotheses)
+    paraphrases = background.submit(find_paraphrases, reference_words, hypothesis_words)
+
+    def finish() -> MeteorScores:
+        matchers = prepare(reference_words, hypothesis_words)                # while the table is still being read
+        return score_words(reference_words, matchers, paraphrases.result())
+    return finish
 
 
-def normalize_set(references: list[list[str]], hypotheses: list[str],
-                  cache: bool = True) -> tuple[list[list[list[str]]], list[list[str]]]:
+def normalize_set(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[list[str]]], list[list[str]]]:
     """The words of every reference of every instance, and those of every hypothesis."""
     def normalized(texts: list[str]) -> list[str]:
         return [" ".join(normalize(text)) for text in texts]
 
     texts = [text for texts_of_instance in references for text in texts_of_instance]
     depends_on = [Path(__file__).read_bytes(), repr(load_lexicon().prefixes).encode("utf-8")]
-    lines = iter(kept_lines(texts, depends_on, normalized) if cache else normalized(texts))
-    return ([[_words_of(next(lines)) for _ in texts_of_instance] for texts_of_instance in references],
+    lines = iter(kept_lines(texts, depends_on, normalized))
+    return ([[words_of(next(lines)) for _ in texts_of_instance] for texts_of_instance in references],
             [normalize(text.replace("|||", "").replace("  ", " ")) for text in hypotheses])
 
 
-def _words_of(line: str) -> list[str]:
+def words_of(line: str) -> list[str]:
     return line.split(" ") if line else []
 
 
-def find_paraphrases(references: list[list[list[str]]], hypotheses: list[list[str]],
-                     cache: bool = True) -> Paraphrases:
+def find_paraphrases(references: list[list[list[str]]], hypotheses: list[list[str]]) -> Paraphrases:
     """The pairs of the paraphrase table that can occur between these references and hypotheses."""
     reference_texts = [" ".join(words) for texts in references for words in texts]
     hypothesis_texts = [" ".join(words) for words in hypotheses]
-    near = paraphrases_near(reference_texts, cache)
+    near = paraphrases_near(reference_texts)
     return Paraphrases(select_paraphrases(near, reference_texts, hypothesis_texts))
 
 
@@ -318,6 +325,6 @@ def score_words(references: list[list[list[str]]], matchers: list[Matcher], para
         segments.append(score_of(statistics))
         all_statistics.append(statistics)
         sums = [total + count for total, count in zip(sums, statistics, strict=True)]
-        if _is_perfect(statistics):
+        if is_perfect(statistics):
             sums[20] -= statistics[20]
     return MeteorScores(score_of(sums), segments, all_statistics)

@@ -14,12 +14,13 @@ from meteor_resources import LONGEST_PHRASE, load_lexicon
 from stemmer import stem
 
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
-MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # in the score; the search for an alignment halves all but exact matches
+# In the score; the search for an alignment halves all but exact matches
+MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 BEAM = 40
 # Paths are ranked by words matched, then chunks, then distance: one number, whose unit is the distance
 RANK_OF_CHUNK, RANK_OF_WORD = 1 << 32, -1 << 48
 
-# ------------------------------------------------------------------------------------------------------- 1. matches
+# ---------------------------------------------------------------- 1. matches
 
 class Match(NamedTuple):
     """Words ref_start..ref_end of the reference and hyp_start..hyp_end of the hypothesis, which `module` matches."""
@@ -76,7 +77,7 @@ class Paraphrases:
     """The kept pairs of the table, found by either phrase; with each stands its place in the table."""
 
     def __init__(self, pairs: list[tuple[str, str]]):
-        self.by_first: dict[str, dict[str, int]] = defaultdict(dict)   # first phrase -> {second phrase: place}
+        self.by_first: dict[str, dict[str, int]] = defaultdict(dict)         # first phrase -> {second phrase: place}
         self.by_second: dict[str, dict[str, int]] = defaultdict(dict)
         for place, (first, second) in enumerate(pairs):
             self.by_first[first][second] = place
@@ -146,7 +147,7 @@ class Matcher:
                 for other in by_module[module]:
                     self.word_matches[other].append((i, module))
         self.reference_words = set(chain.from_iterable(references))
-        self.word_reach = {word: _word_reach(self.word_matches[word])
+        self.word_reach = {word: reach_of_word(self.word_matches[word])
                            for word in self.word_matches.keys() & self.reference_words}
 
     def find_phrases(self, paraphrases: Paraphrases) -> None:
@@ -162,7 +163,7 @@ class Matcher:
                     if self.reference_words.issuperset(following_words):
                         self.phrases[partner][side].append((place, start, end))
         self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
-        self.phrase_reach = {phrase: _phrase_reach(phrase, chain(*sides)) for phrase, sides in self.phrases.items()}
+        self.phrase_reach = {phrase: reach_of_phrase(phrase, chain(*sides)) for phrase, sides in self.phrases.items()}
 
     def matches(self, reference: list[str]) -> list[list[Match]]:
         """For every word of the reference the matches that begin there, in the order of the modules."""
@@ -171,7 +172,7 @@ class Matcher:
                     for j, this in enumerate(self.hashes)]
         starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self.word_matches.get(word, ())]
                        for j, word in enumerate(reference)]
-        for match in self._match_phrases(reference):
+        for match in self.match_phrases(reference):
             starting_at[match.ref_start].append(match)
         return starting_at
 
@@ -179,8 +180,8 @@ class Matcher:
         """An outline of `matches`, several times cheaper."""
         n = len(reference)
         hyp_words, hyp_continues, ref_weights = [0] * 4, 0, [0.0] * n
-        begin, end = [0] * (n + 1), [0] * (n + 1)  # bits of where matches that begin or end here do so in the hypothesis
-        inside = [False] * n                       # words that a match can cover but not begin with
+        # Bits of where matches that begin or end here do so in the hypothesis; words that a match can cover but not begin with
+        begin, end, inside = [0] * (n + 1), [0] * (n + 1), [False] * n
         for j, word in enumerate(reference):
             if reach := self.word_reach.get(word):
                 ref_weights[j], exact, stemmed, synonyms = reach
@@ -203,7 +204,7 @@ class Matcher:
         ref_continues = [within or bits != 0 for within, bits in zip(inside, continuing, strict=False)]
         return Reach(hyp_words, hyp_continues, ref_weights, ref_continues)
 
-    def _match_phrases(self, reference: list[str]) -> list[Match]:
+    def match_phrases(self, reference: list[str]) -> list[Match]:
         """First the pairs whose first phrase is in the reference, then those whose second is.
 
         A pair that the table holds in both directions therefore matches twice.
@@ -219,7 +220,7 @@ class Matcher:
         return [match for found in (forward, backward) for _, match in sorted(found)]
 
 
-def _word_reach(matches: list[tuple[int, int]]) -> tuple[float, int, int, int]:
+def reach_of_word(matches: list[tuple[int, int]]) -> tuple[float, int, int, int]:
     """The largest weight with which a single word matches, and bits of what each of the first three modules matches."""
     bits = [0, 0, 0]
     for i, module in matches:
@@ -227,7 +228,7 @@ def _word_reach(matches: list[tuple[int, int]]) -> tuple[float, int, int, int]:
     return max(MODULE_WEIGHTS[module] for module in (EXACT, STEM, SYNONYM) if bits[module]), *bits
 
 
-def _phrase_reach(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple[int, int, int, int, int]:
+def reach_of_phrase(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple[int, int, int, int, int]:
     """The phrase's words, and bits of where its paraphrases begin, where they end, of all their words, and of all but
     their first words."""
     begins = ends = words = following = 0
@@ -239,7 +240,7 @@ def _phrase_reach(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple
     return phrase.count(" ") + 1, begins, ends, words, following
 
 
-# --------------------------------------------------------------------------------------------------------- 2. align
+# ---------------------------------------------------------------- 2. align
 
 def align(starting_at: list[list[Match]]) -> list[Match]:
     """The best alignment: every word in at most one match; most words, then fewest chunks, then least distance.
@@ -250,14 +251,14 @@ def align(starting_at: list[list[Match]]) -> list[Match]:
     synonym or paraphrase match of a single word counts nothing; and the distance of a match that a path branches off
     to is charged not to that branch but to the later ones.
     """
-    fixed = _fixed_matches(starting_at)
+    fixed = fixed_matches(starting_at)
     # A path is a plain tuple, as the search makes a great many: its rank (see RANK_OF_WORD; the least is the best), next
     # word of the reference, end of the last match in the hypothesis (-1 after a gap), bits of the words taken there, and
     # the last match with the path to which it was added. What every path does alike is not written into each: words and
     # distances of fixed matches, and the end of the last match where all paths have just had the same one or a gap.
     paths = [(0, 0, -1, 0, None, None)]
-    common_end = -1  # that end; None where paths differ
-    covered = 0      # reference words up to here can be inside a match that began earlier
+    common_end = -1                                                          # that end; None where paths differ
+    covered = 0                                                              # up to here a match that began earlier may reach
     for j, matches in enumerate(starting_at):
         if j in fixed or not matches and covered <= j:
             _, covered, start, end, _ = matches[0] if matches else (j, j + 1, -1, -1, None)
@@ -268,14 +269,14 @@ def align(starting_at: list[list[Match]]) -> list[Match]:
             common_end = end
             continue
         if not matches and common_end is not None:
-            continue  # inside a fixed match
+            continue                                                         # inside a fixed match
         covered = max([covered, *(match.ref_end for match in matches)])
-        branches = [_branch(match) for match in matches]
+        branches = [branch_of(match) for match in matches]
         paths.sort(key=itemgetter(0))
         extended = []
         for path in paths[:BEAM]:
             rank, next_word, last_end, taken, last_match, before = path
-            if j < next_word:  # inside a match of several words
+            if j < next_word:                                                # inside a match of several words
                 extended.append(path)
                 continue
             if common_end is not None:
@@ -299,7 +300,7 @@ def align(starting_at: list[list[Match]]) -> list[Match]:
     return sorted(alignment)
 
 
-def _branch(match: Match) -> tuple[int, int, int, int, int, int, Match]:
+def branch_of(match: Match) -> tuple[int, int, int, int, int, int, Match]:
     """What taking a match does to a path: words matched, distance, where it stands, bits of its hypothesis words."""
     ref_start, ref_end, start, end, module = match
     ref_length, length = ref_end - ref_start, end - start
@@ -307,9 +308,10 @@ def _branch(match: Match) -> tuple[int, int, int, int, int, int, Match]:
     return gain * RANK_OF_WORD, abs(ref_start - start), start, end, ref_end, (1 << end) - (1 << start), match
 
 
-def _fixed_matches(starting_at: list[list[Match]]) -> set[int]:
+def fixed_matches(starting_at: list[list[Match]]) -> set[int]:
     """Reference positions of the matches that are alone there and whose words no other match covers on either side."""
-    hyp_once = hyp_twice = ref_once = ref_twice = 0  # bits of words that at least one match covers, and at least two
+    # Bits of words that at least one match covers, and at least two
+    hyp_once = hyp_twice = ref_once = ref_twice = 0
     alone = []
     for matches in starting_at:
         for ref_start, ref_end, hyp_start, hyp_end, _ in matches:

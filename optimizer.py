@@ -72,7 +72,7 @@ class AdamW:
 
 class Schedule:
     """Learning rate of every step: linear from 0 to `lr` over the warm-up, then linear to 0. A warm-up given in steps
-    shrinks to a tenth of a run that is too short for it."""
+    is cut to a tenth of a run that has fewer than ten times as many."""
 
     def __init__(self, settings: dict, steps_per_epoch: int):
         self.lr, warmup = settings["lr"], settings["warmup"]

@@ -35,6 +35,11 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def device() -> str:
+    """Where this process computes."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def start() -> None:
     """Join the processes that torchrun has started, each on a GPU of its own where there are GPUs; only the first reports
     on stdout."""
@@ -47,7 +52,7 @@ def start() -> None:
 
 
 def share(batch: Sequence[int]) -> Sequence[int]:
-    """This process's samples of a batch, every n-th: none for some where a batch is smaller than the processes are many."""
+    """This process's samples of a batch, every n-th: some get none if a batch has fewer samples."""
     return batch[rank()::world_size()]
 
 

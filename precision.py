@@ -1,4 +1,4 @@
-"""The numbers in which the frozen weights are held and multiplied: bf16 where that is fast, fp32 elsewhere.
+"""The number format of the frozen weights and of products with them: bf16 where that is fast, fp32 elsewhere.
 
 LoRA's base is never updated, so it can be held once in bf16 (8 bits of precision, the range of fp32): half the memory, and
 with the matrix units of recent processors and GPUs several times the speed. Activations are bf16 then, too. What trains,
@@ -39,7 +39,7 @@ def multiplies_bf16_fast(device: str) -> tuple[bool, str]:
 
 @torch.no_grad()
 def hold_frozen_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Turn the frozen weights of the base over to `dtype`, one by one, so that both forms of the whole never coexist."""
+    """Convert the frozen weights of the base to `dtype`, one by one, so that both forms of the whole never coexist."""
     for name, parameter in model.named_parameters():
         if is_base(name) and not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

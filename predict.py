@@ -10,6 +10,9 @@ A request is a JSON line, the texts as one string or as a list of one or two; fu
     {"adapter": "e2e", "text": "name : Aromi | ..."}    (GPT-2)          ->  {"adapter": "e2e", "text": "Aromi is ..."}
     a line that is no such request                                       ->  {"line": 3, "error": "..."}
 
+An adapter's task says what form its texts and answers have. It is the one stored with the adapter; where none is, as in
+PEFT's folders, the adapter has to be named after its task.
+
 Answers stand in the order of the requests, one line each. Only a window of lines is held at a time, sorted by length
 within to save padding; a batch size of 1 has nothing to sort, so every line is answered before the next is read.
 
@@ -32,9 +35,11 @@ from tqdm import tqdm
 
 import cli
 from bank import BASE, AdapterBank
-from data import GLUE_TASKS, collate_pairs, encode_e2e, fetch_model
-from decode import clean, end_tokens
-from model import GPT2, load_pretrained
+from data import GLUE_TASKS, collate_pairs, fetch_model
+from decode import clean, e2e_prompt, end_tokens
+from model import GPT2, GPT2Config, RobertaConfig, load_pretrained
+from parallel import device
+from recipes import alpha_for_file
 from tokenizer import Tokenizer, load_tokenizer, shorten
 from weight_files import unique_keys
 
@@ -72,13 +77,16 @@ class Predictor:
                              "use the tokenizer of this model")
         self.bank, self.tokenizer, self.batch_size = bank, tokenizer, batch_size
         self.generates = isinstance(bank.model, GPT2)
-        self.generation = {"beam_size": 10, "max_new_tokens": 64} | generation
+        self.generation = {"max_new_tokens": 64} | generation
         self.tasks = {} if self.generates else {name: self.glue_task(name) for name in bank.adapters if name != BASE}
 
+    def task_of(self, name: str) -> str:
+        """The task that an adapter was trained for or, where its file does not say, the one it is called by."""
+        return self.bank[name].task or name
+
     def glue_task(self, name: str) -> str:
-        """The GLUE task of an adapter: the one it was trained for, or the one it is called by."""
-        adapter = self.bank[name]
-        task = adapter.task or name
+        """The task of an adapter on RoBERTa, which has to be one of GLUE with as many labels as its head."""
+        adapter, task = self.bank[name], self.task_of(name)
         if task not in GLUE_TASKS:
             raise ValueError(f"adapter '{name}': its task is {shorten(task)}, so its labels have no names; expected one of "
                              f"{', '.join(GLUE_TASKS)}: name an adapter that knows no task after it")
@@ -109,19 +117,15 @@ class Predictor:
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not 1 <= len(texts) <= 2 or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"the text is {shorten(json.dumps(content['text']))}, expected a string or a list of one or two")
-        adapter = self.bank[name]
-        ids = self.encode_prompt(adapter.task, texts) if self.generates else self.encode_pair(name, texts)
+        task = self.task_of(name)                                            # refuses a name that is not held
+        ids = self.encode_prompt(task, texts) if self.generates else self.encode_pair(name, texts)
         return Request(name, ids, further)
 
     def encode_prompt(self, task: str, texts: list[str]) -> list[int]:
         """A meaning representation in the frame it was trained in (E2E), or plain text to go on with."""
         if len(texts) != 1:
             raise ValueError("two texts; GPT-2 continues one")
-        if task == "e2e":
-            ids, context_length = encode_e2e(self.tokenizer, texts[0], "")
-            ids = ids[:context_length]
-        else:
-            ids = self.tokenizer.encode(texts[0])
+        ids = e2e_prompt(self.tokenizer, texts[0]) if task == "e2e" else self.tokenizer.encode(texts[0])
         room = self.bank.model.config.n_positions - self.generation["max_new_tokens"]
         if not 1 <= len(ids) <= room:
             raise ValueError(f"the text has {len(ids)} tokens, expected 1 to {room}, so that the answer fits")
@@ -149,9 +153,9 @@ class Predictor:
         by_length = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))
         for start in range(0, len(by_length), self.batch_size):
             indices = by_length[start:start + self.batch_size]
-            batch, device = [requests[index] for index in indices], self.bank.model.classifier.dense.weight.device
+            batch, place = [requests[index] for index in indices], self.bank.model.classifier.dense.weight.device
             input_ids, mask = collate_pairs([request.ids for request in batch], self.tokenizer.pad_id)
-            logits = self.bank.logits([request.adapter for request in batch], input_ids.to(device), mask.to(device))
+            logits = self.bank.logits([request.adapter for request in batch], input_ids.to(place), mask.to(place))
             for index, request, values in zip(indices, batch, logits, strict=True):
                 answers[index] = self.name(self.tasks[request.adapter], values)
         return answers
@@ -207,10 +211,21 @@ def answer_file(predictor: Predictor, source: Iterable[bytes], size: int | None,
 
 
 def parse_adapters(pairs: list[str]) -> list[tuple[str, str]]:
+    """NAME=DIR, any number -> (name, folder or file). Raises ValueError for one that lacks either."""
     for pair in pairs:
         if not all(pair.partition("=")):
             raise ValueError(f"--adapter {pair}: expected NAME=DIR")
     return [tuple(pair.split("=", 1)) for pair in pairs]
+
+
+def alpha_of(name: str, path: str, config: GPT2Config | RobertaConfig, given: float | None) -> float | None:
+    """The alpha for an adapter that stores none: the one given, or the recipe's for the task it is named after. None where
+    the adapter's own counts, or where there is no such recipe. Raises ValueError like alpha_for_file."""
+    folder = Path(path).parent if Path(path).name.startswith("adapter_model.") else Path(path)
+    if (folder / "adapter_config.json").is_file():
+        return None
+    tasks = ("e2e",) if isinstance(config, GPT2Config) else GLUE_TASKS
+    return alpha_for_file(path, config, name) if given is None and name in tasks else given
 
 
 def keep_memory_flat() -> None:
@@ -226,7 +241,10 @@ def main(arguments: list[str] | None = None) -> int:
                                      "mixed in one batch.")
     parser.add_argument("--model", required=True, help="gpt2, roberta-base, ... or a model folder")
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=DIR",
-                        help=f"a trained adapter, any number of times; '{BASE}' is the bare GPT-2")
+                        help=f"a trained adapter, any number of times, named after its task if it stores none; '{BASE}' is "
+                        "the bare GPT-2")
+    parser.add_argument("--alpha", type=float, help="of LoRA adapters that store none, the authors' and loralib's files "
+                        "(default: the recipe's)")
     parser.add_argument("requests", help="a file of JSON lines, or - for standard input")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of to standard output; FILE.tmp until all "
                         "is answered")
@@ -241,9 +259,9 @@ def main(arguments: list[str] | None = None) -> int:
     keep_memory_flat()
     adapters = parse_adapters(options.adapter)
     directory = fetch_model(options.model, options.weights_dir)
-    bank = AdapterBank(load_pretrained(directory).to("cuda" if torch.cuda.is_available() else "cpu"))
-    for name, folder in adapters:
-        bank.add(name, folder)
+    bank = AdapterBank(load_pretrained(directory).to(device()))
+    for name, path in adapters:
+        bank.add(name, path, alpha_of(name, path, bank.model.config, options.alpha))
     predictor = Predictor(bank, load_tokenizer(directory), options.batch_size, beam_size=options.beam_size,
                           length_penalty=options.length_penalty, max_new_tokens=options.max_new_tokens)
     temporary = options.out and options.out.with_name(options.out.name + ".tmp")
@@ -254,7 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     if temporary:
         os.replace(temporary, options.out)
     if refused:
-        print(f"error: {refused} lines were refused; the others are answered", file=sys.stderr)
+        print(f"error: lines refused: {refused}; all others are answered", file=sys.stderr)
     return 1 if refused else 0
 
 

@@ -5,7 +5,7 @@ The scorer runs a Java lexer over all texts at once, lower-cases the tokens and 
     "The Vaults isn't cheap, it's £20-25 (high-end)."  ->  the vaults is n't cheap it 's # 20-25 -lrb- high-end -rrb-
 
 This is a lexer of the same behaviour, written from a description of it and from its output. At every position all
-RULES are tried; the longest match wins, and of equally long ones the first. A rule may look ahead: what it sees behind
+RULES are tried; the longest match wins, and of equally long ones the first. A rule may look ahead: what it sees after
 the token counts for the length but is read again. Case matters: "Jan." is a month, "in." is not.
 
 So that a rule need not know 60,000 characters, it is matched against the shape of the text: the same text with every
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 PUNCTUATION = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--",
                          "...", ";"])
 
-# ------------------------------------------------------------------------------------------------- shapes of characters
+# ---------------------------------------------------------------- shapes of characters
 
 LOWER, UPPER, MARK, DIGIT, SYMBOL, NOTHING, NO_BREAK = "øØ\u0301٠¬\x00\u00a0"
-KEPT = "\u00ad¢£¤¼½¾⁄⅓⅔€…"  # characters with a rule of their own
+KEPT = "\u00ad¢£¤¼½¾⁄⅓⅔€…"                                                   # characters with a rule of their own
 STAND_INS = {
     "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u3000": NO_BREAK,
     "\u0091‘‛‹": "‘", "\u0092’›": "’", "\u0093“«": "“", "\u0094”»": "”",
@@ -40,11 +40,11 @@ class Shapes(dict):
     """Code point -> shape, for str.translate; what is not asked for is not computed."""
 
     def __missing__(self, code: int) -> str:
-        self[code] = shape = self._shape(chr(code))
+        self[code] = shape = self.shape_of(chr(code))
         return shape
 
     @staticmethod
-    def _shape(character: str) -> str:
+    def shape_of(character: str) -> str:
         if " " <= character < "\x7f" or character in "\t\n" or character in KEPT:
             return character
         for group, stand_in in STAND_INS.items():
@@ -52,7 +52,7 @@ class Shapes(dict):
                 return stand_in
         category = unicodedata.category(character)
         if character > "\uffff":
-            return NOTHING  # the original sees two halves of a surrogate pair and knows neither
+            return NOTHING                                                   # two surrogates to the original, both unknown
         if category in ("Lu", "Lt"):
             return UPPER
         if category in ("Ll", "Lm", "Lo"):
@@ -66,16 +66,16 @@ class Shapes(dict):
 
 SHAPES = Shapes()
 
-# --------------------------------------------------------------------------------------------------- pieces of patterns
+# ---------------------------------------------------------------- pieces of patterns
 
 SPACE = r"[ \t\u00a0]"
 SPACE_OR_LINE = r"[ \t\n\u00a0]"
 CAPITAL = "[A-ZØ]"
-L = "[A-Za-zøØ\u0301\u00ad]"               # letter
-A = "[A-Za-z0-9øØ٠\u0301\u00ad]"           # letter or digit
+L = "[A-Za-zøØ\u0301\u00ad]"                                                 # letter
+A = "[A-Za-z0-9øØ٠\u0301\u00ad]"                                             # letter or digit
 D = "[0-9٠]"
 APOSTROPHE = "['’]"
-WORD = rf"{L}{A}*(?:[.!?]{L}{A}*)*"        # centre.It
+WORD = rf"{L}{A}*(?:[.!?]{L}{A}*)*"                                          # centre.It
 NUMBER = rf"(?:{D}*(?:[.,:\u00ad]{D}+)+|{D}+)"
 TAG = r"""</?[A-Za-z][A-Za-z0-9:._-]*(?: +[A-Za-z][A-Za-z0-9:._-]*(?: *= *(?:'[^'\n]*'|"[^"\n]*"))?)* */?>"""
 
@@ -106,26 +106,26 @@ NUMBER_ABBREVIATION = "(?i:" + any_of("art ca figs? nos? op pp prop") + r")\."
 ACRONYM = (r"(?:[A-Za-z](?:\.[A-Za-z])+|(?:Canada|Sino|Korean|EU|Japan|[Nn]on)-U\.S|U\.S\.-(?:U\.K|U\.S\.S\.R))")
 
 # Words with an apostrophe inside that stay whole, and what may stand between hyphens
-ELISION = rf"[dDoOlL]{APOSTROPHE}{A}{{2,}}"                                          # d'Italia, o'clock
+ELISION = rf"[dDoOlL]{APOSTROPHE}{A}{{2,}}"                                  # d'Italia, o'clock
 WHOLE_WITH_APOSTROPHE = "|".join((
-    rf"[A-HJ-XZn]{APOSTROPHE}[A-Za-zøØ]{{2,}}", ELISION,                             # T'Pau
-    rf"[A-Za-zøØ]+[aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][A-Za-zøØ]*",                  # ma'am
+    rf"[A-HJ-XZn]{APOSTROPHE}[A-Za-zøØ]{{2,}}", ELISION,                     # T'Pau
+    rf"[A-Za-zøØ]+[aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][A-Za-zøØ]*",          # ma'am
     rf"{APOSTROPHE}(?i:n{APOSTROPHE}?|em|till?|cause)|{APOSTROPHE}[2-9]0s|(?i:cap{APOSTROPHE}n|c{APOSTROPHE}est)",
     rf"[dDjJlL]{APOSTROPHE}|[yY]{APOSTROPHE}(?=[A-Za-z])|(?:somethin|Dunkin|ol){APOSTROPHE}",
     r"(?i:c'mon|e'er|li'l)|cont'd\.|nor'easter|s'mores|ev'ry|nat'l",
 ))
 PART = rf"(?:[dDoOlL]{APOSTROPHE})?{A}+"
-COMPOUND = rf"{PART}(?:[-_‐]{PART})+"                                                # family-friendly, Jeanne-d'Arc
+COMPOUND = rf"{PART}(?:[-_‐]{PART})+"                                        # family-friendly, Jeanne-d'Arc
 LOOSE_COMPOUND = r"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:[A-Za-z](?:\.[A-Za-z])+\.|[A-Za-z0-9\u00ad]+))+"  # i.e.kid-friendly
 URL_END = any_of("com net org edu gov mil info biz")
 PATH = r"/[^ \t\n\u00a0\"<>|(){}]+[^ \t\n\u00a0\"<>|.!?(){},;:'-]"
 
 
-# ------------------------------------------------------------------------------------------------------------ the rules
+# ---------------------------------------------------------------- the rules
 
 @dataclass(frozen=True)
 class Rule:
-    """`pattern` matches the token as group 1 and, behind it, what the rule looks ahead to. `emit` writes the tokens."""
+    """`pattern` matches the token as group 1 and, after it, what the rule looks ahead to. `emit` writes the tokens."""
     pattern: re.Pattern
     emit: Callable[[str], list[str]]
 
@@ -248,10 +248,10 @@ RULES = (
 )
 
 
-# ------------------------------------------------------------------------------------------------------------ the lexer
+# ---------------------------------------------------------------- the lexer
 
 # Pieces of text that always have the same tokens, with what must be known of what follows. All end in a space or line
-# end. A rule looks beyond that only behind a tag, a period or a number: without these the piece alone decides; with a
+# end. A rule looks beyond that only after a tag, a period or a number: without these the piece alone decides; with a
 # period or number so does the next character if it is a letter, unless a single letter with a period is among them.
 INSIDE = r" \t\n\u00a0\x00<"
 PIECE = re.compile(rf"([^{INSIDE}.0-9٠]+[ \n])")
@@ -266,20 +266,20 @@ def tokenize(text: str) -> Iterator[str]:
     while position < len(text):
         piece = PIECE.match(shape, position) or PIECE_BEFORE_LETTER.match(shape, position)
         if not piece:
-            tokens, position = _next_tokens(text, shape, position)
+            tokens, position = next_tokens(text, shape, position)
             yield from tokens
             continue
         key = text[position:piece.end()]
         if key not in known:
             known[key] = []
             while position < piece.end(1):
-                tokens, position = _next_tokens(text, shape, position)
+                tokens, position = next_tokens(text, shape, position)
                 known[key] += tokens
         yield from known[key]
         position = piece.end(1)
 
 
-def _next_tokens(text: str, shape: str, position: int) -> tuple[list[str], int]:
+def next_tokens(text: str, shape: str, position: int) -> tuple[list[str], int]:
     """What the rule with the longest match at this position emits, and where to go on."""
     character = shape[position]
     if character in " \t\n\u00a0\x00":

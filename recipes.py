@@ -40,10 +40,10 @@ class Recipe:
     length_penalty: float = 0.9
 
 
-GLUE = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
+TABLE_9_TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
 MNLI_START = ("mrpc", "rte", "stsb")                                        # appendix D.1: started from MNLI's adapter
 SIBLING = {"wnli": "rte"}                                                    # not in the paper: takes the row of its like
-# RoBERTa, LoRA r = 8 on q and v; columns in the order of GLUE above
+# RoBERTa, LoRA r = 8 on q and v; columns in the order of TABLE_9_TASKS
 BASE = {"lr": (5e-4, 5e-4, 4e-4, 4e-4, 4e-4, 5e-4, 5e-4, 4e-4), "epochs": (30, 60, 30, 80, 25, 25, 80, 40)}
 BASE_BATCH = {"paper": (16, 16, 16, 32, 32, 16, 32, 16),
               "repo": (128, 128, 128, 64, 256, 128, 256, 128)}              # per device x GPUs of the scripts
@@ -59,7 +59,7 @@ LARGE = {
 # its numbers. RoBERTa, full: the middle of the search space of Liu et al. 2019, Table 10. What was published without
 # hyperparameters has none of these sources: there the numbers are this project's choice.
 LL, OWN = "Li and Liang 2021, Table 5", "this project's choice"
-METHODS = {
+METHOD_CHANGES = {
     ("gpt2", "full"): {"source": LL, "lr": 5e-5, "batch_size": 10, "epochs": 5},
     ("gpt2", "last-layers"): {"source": LL, "lr": 5e-5, "batch_size": 10, "epochs": 5},
     ("gpt2", "prefix"): {"source": LL, "lr": 8e-5, "batch_size": 10, "epochs": 5, "rank": 5},
@@ -75,7 +75,7 @@ METHODS = {
     ("roberta", "prefix"): {"source": OWN, "lr": 1e-3, "rank": 16},
     ("roberta", "head"): {"source": OWN, "lr": 1e-3},
 }
-LARGE_ADAPTER = 37                                                           # from here on a rank is nearer 224 than 6
+LARGE_ADAPTER = 37                                                           # the middle of 6 and 224 on a logarithmic scale
 
 
 def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, column: str, rank: int | None = None) -> Recipe:
@@ -103,7 +103,7 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
     kind = "gpt2" if isinstance(config, GPT2Config) else "roberta"
     if (kind, method) == ("gpt2", "adapter-l") and (rank or 0) >= LARGE_ADAPTER:
         method = "adapter-l, large"
-    changes = dict(METHODS.get((kind, method), {}))
+    changes = dict(METHOD_CHANGES.get((kind, method), {}))
     if changes:
         changes["source"] = f"{changes['source']}; the rest: {recipe.source}"
     return replace(recipe, **changes)
@@ -111,7 +111,7 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
 
 def roberta_recipe(size: str, task: str, column: str) -> Recipe:
     """LoRA on a GLUE task, size "base" or "large": a column of Table 9 or a script of the authors."""
-    index = GLUE.index(SIBLING.get(task, task))
+    index = TABLE_9_TASKS.index(SIBLING.get(task, task))
     source = f"LoRA paper, Table 9, {size}" if column == "paper" else f"microsoft/LoRA, roberta_{size}_{task}.sh"
     if size == "large":
         row = {name: values[index] for name, values in LARGE[column].items()}
@@ -148,7 +148,7 @@ def recipe_table() -> str:
     large = replace(base, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
     lines = ["LoRA, paper / authors' scripts where they disagree (`--recipe paper` or `repo`; each number is an option, or "
              "a field of recipes.py)."]
-    models = {"GPT-2": (GPT2Config(), ("e2e",)), "RoBERTa base": (base, GLUE), "RoBERTa large": (large, GLUE)}
+    models = {"GPT-2": (GPT2Config(), ("e2e",)), "RoBERTa base": (base, TABLE_9_TASKS), "RoBERTa large": (large, TABLE_9_TASKS)}
     for model, (config, tasks) in models.items():
         columns = {task: lora_cells(config, task) for task in tasks}
         fixed = [name for name, shown in columns[tasks[0]].items() if all(cells[name] == shown for cells in columns.values())]
@@ -160,7 +160,7 @@ def recipe_table() -> str:
             lines += [f"| {task} | {' | '.join(columns[task][name] for name in varied)} |" for task in tasks]
     lines += ["\n**The other methods**: what differs from LoRA's recipe.\n",
               "| model | method | lr | batch_size | epochs | rank | source |", "|" + "---|" * 7]
-    for (kind, method), row in METHODS.items():
+    for (kind, method), row in METHOD_CHANGES.items():
         cells = [f"{row[key]:g}" if key in row else "–" for key in ("lr", "batch_size", "epochs", "rank")]
         lines.append(f"| {kind} | {method} | {' | '.join(cells)} | {row['source']} |")
     return "\n".join(lines)

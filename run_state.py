@@ -22,7 +22,6 @@ import shutil
 import signal
 import sys
 import threading
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,7 @@ import parallel
 from baselines import trained_parameters
 from cli import Interrupted
 from download import lock_file
-from weight_files import check_finite, fsync_folder, read_json, write_json, written_whole
+from weight_files import check_finite, compare_checksums, fsync_folder, read_json, write_json, written_whole
 
 STATES = ("last.pt", "last.prev.pt")                                         # the newest first
 
@@ -144,13 +143,9 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
 
 
 def read_state(path: Path) -> dict:
-    """A saved state. Raises FileNotFoundError, or ValueError for a file that is damaged: torch.load alone would take
-    changed bytes for numbers, so the checksums inside the file are compared first."""
+    """A saved state. Raises FileNotFoundError, or ValueError for a file that is damaged."""
     try:
-        with zipfile.ZipFile(path) as records:
-            damaged = records.testzip()
-        if damaged:
-            raise ValueError(f"checksum of {damaged}")
+        compare_checksums(path)
         state = torch.load(path, weights_only=True, map_location="cpu")
         return {name: state[name] for name in ("trained", "optimizer", "progress", "log_bytes")}
     except OSError:
@@ -214,8 +209,8 @@ def forget_earlier_state(folder: Path) -> None:
 # ---------------------------------------------------------------- signals
 
 class Interruptions:
-    """Ctrl-C and SIGTERM while a run goes on: the first is raised as cli.Interrupted, at once or, inside `held`, at its end;
-    others change nothing. Only a second Ctrl-C does not wait, and is a bare KeyboardInterrupt.
+    """Ctrl-C and SIGTERM while a run goes on. The first of them is raised as cli.Interrupted: at once, or, if it comes inside
+    `held`, when that ends. Later ones change nothing, but for a second Ctrl-C: it is raised at once, as KeyboardInterrupt.
 
     first: this is the first of a run's processes. The others only take note, and end when it leaves them."""
 

@@ -50,29 +50,29 @@ def stem(word: str) -> str:
         return EXCEPTIONS[word]
     if len(word) <= 2:
         return word
-    word = _mark_consonant_y(word.removeprefix("'"))
-    r1, r2 = _regions(word)
-    word = _strip_plural(re.sub("(?:'s'|'s|')$", "", word))
+    word = mark_consonant_y(word.removeprefix("'"))
+    r1, r2 = regions(word)
+    word = strip_plural(re.sub("(?:'s'|'s|')$", "", word))
     if word in FINISHED_AFTER_PLURAL:
         return word
-    word = _strip_past_and_participle(word, r1)
+    word = strip_past_and_participle(word, r1)
     if len(word) > 2 and word[-1] in "yY" and word[-2] not in VOWELS:
         word = word[:-1] + "i"
-    word = _shorten_derivation(word, r1)
-    word = _shorten_second_derivation(word, r1, r2)
-    word = _strip_last_derivation(word, r2)
-    word = _strip_final_e_or_l(word, r1, r2)
+    word = shorten_derivation(word, r1)
+    word = shorten_second_derivation(word, r1, r2)
+    word = strip_last_derivation(word, r2)
+    word = strip_final_e_or_l(word, r1, r2)
     return word.replace("Y", "y")
 
 
-def _mark_consonant_y(word: str) -> str:
+def mark_consonant_y(word: str) -> str:
     """Write Y for a y that is a consonant: at the beginning and after a vowel."""
     if word.startswith("y"):
         word = "Y" + word[1:]
     return re.sub(f"([{VOWELS}])y", r"\1Y", word)
 
 
-def _regions(word: str) -> tuple[int, int]:
+def regions(word: str) -> tuple[int, int]:
     """Where R1 and R2 begin."""
     first = R1_PREFIX.match(word) or REGION.match(word)
     r1 = first.end() if first else len(word)
@@ -80,32 +80,32 @@ def _regions(word: str) -> tuple[int, int]:
     return r1, second.end() if second else len(word)
 
 
-def _has_vowel(text: str) -> bool:
+def has_vowel(text: str) -> bool:
     return any(letter in VOWELS for letter in text)
 
 
-def _longest_suffix(word: str, suffixes: Iterable[str]) -> str:
+def longest_suffix(word: str, suffixes: Iterable[str]) -> str:
     return max((suffix for suffix in suffixes if word.endswith(suffix)), key=len, default="")
 
 
-def _strip_plural(word: str) -> str:
+def strip_plural(word: str) -> str:
     """Step 1a: sses -> ss, ties -> tie, cries -> cri, gaps -> gap."""
     if word.endswith("sses"):
         return word[:-2]
     if word.endswith(("ied", "ies")):
         return word[:-2] if len(word) > 4 else word[:-1]
-    if word.endswith("s") and not word.endswith(("us", "ss")) and _has_vowel(word[:-2]):
+    if word.endswith("s") and not word.endswith(("us", "ss")) and has_vowel(word[:-2]):
         return word[:-1]
     return word
 
 
-def _strip_past_and_participle(word: str, r1: int) -> str:
+def strip_past_and_participle(word: str, r1: int) -> str:
     """Step 1b: agreed -> agree, hopping -> hop, hoping -> hope, rated -> rate."""
-    suffix = _longest_suffix(word, ("eed", "eedly", "ed", "edly", "ing", "ingly"))
+    suffix = longest_suffix(word, ("eed", "eedly", "ed", "edly", "ing", "ingly"))
     rest = word.removesuffix(suffix)
     if suffix.startswith("ee"):
         return rest + "ee" if len(rest) >= r1 else word
-    if not suffix or not _has_vowel(rest):
+    if not suffix or not has_vowel(rest):
         return word
     if rest.endswith(("at", "bl", "iz")):
         return rest + "e"
@@ -116,9 +116,9 @@ def _strip_past_and_participle(word: str, r1: int) -> str:
     return rest
 
 
-def _shorten_derivation(word: str, r1: int) -> str:
+def shorten_derivation(word: str, r1: int) -> str:
     """Step 2: relational -> relate, friendli -> friend."""
-    suffix = _longest_suffix(word, STEP_2)
+    suffix = longest_suffix(word, STEP_2)
     rest = word.removesuffix(suffix)
     if not suffix or len(rest) < r1:
         return word
@@ -127,25 +127,25 @@ def _shorten_derivation(word: str, r1: int) -> str:
     return rest + STEP_2[suffix]
 
 
-def _shorten_second_derivation(word: str, r1: int, r2: int) -> str:
+def shorten_second_derivation(word: str, r1: int, r2: int) -> str:
     """Step 3: formalize -> formal, goodness -> good."""
-    suffix = _longest_suffix(word, STEP_3)
+    suffix = longest_suffix(word, STEP_3)
     rest = word.removesuffix(suffix)
     if not suffix or len(rest) < (r2 if suffix == "ative" else r1):
         return word
     return rest + STEP_3[suffix]
 
 
-def _strip_last_derivation(word: str, r2: int) -> str:
+def strip_last_derivation(word: str, r2: int) -> str:
     """Step 4: adjustment -> adjust, adoption -> adopt."""
-    suffix = _longest_suffix(word, STEP_4)
+    suffix = longest_suffix(word, STEP_4)
     rest = word.removesuffix(suffix)
     if not suffix or len(rest) < r2 or suffix == "ion" and not rest.endswith(("s", "t")):
         return word
     return rest
 
 
-def _strip_final_e_or_l(word: str, r1: int, r2: int) -> str:
+def strip_final_e_or_l(word: str, r1: int, r2: int) -> str:
     """Step 5: probate -> probat, but rate -> rate; controll -> control."""
     rest = word[:-1]
     if word.endswith("e"):

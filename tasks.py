@@ -62,7 +62,7 @@ class PairTask:
 
     def __init__(self, settings: dict, tokenizer: Tokenizer, config: RobertaConfig, data_dir: Path):
         self.name, self.glue, self.tokenizer = settings["task"], GLUE_TASKS[settings["task"]], tokenizer
-        self.max_length = min(settings["max_length"], config.max_position_embeddings - config.pad_token_id - 1)
+        self.max_length = min(settings["max_length"], config.longest_input)
         self.main_metric, self.higher_is_better = self.glue.metrics[0], True
         self.dev_splits = [split for split in self.glue.splits if split.startswith("dev")]
         self.cut = 0

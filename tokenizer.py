@@ -1,5 +1,5 @@
 """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), by which GPT-2 and RoBERTa cut text; only their ids differ.
-And how every reader here reads the lines of a file.
+And how merges.txt and the data files are read line by line.
 
 Left out: training a BPE, and control tokens inside running text ("</s>" in a sentence is five ordinary characters).
 """
@@ -75,7 +75,7 @@ class Tokenizer:
 
     @functools.cached_property
     def bpe(self):
-        """Made at the first text: who finds all data tokenised (token_cache.py) needs none."""
+        """Made at the first text: not needed where all data is found tokenised (token_cache.py)."""
         import tiktoken
         return tiktoken.Encoding("byte-level BPE", pat_str=WORDS, mergeable_ranks=self.ranks, special_tokens={})
 

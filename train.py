@@ -45,23 +45,30 @@ from weight_files import write_json
 
 LOG_EVERY = 10                                                               # steps per line of log.jsonl
 LORA_ONLY = ("alpha", "targets", "dropout", "lora_init", "bias")
+E2E_ONLY = ("text", "beam_size", "length_penalty", "label_smoothing")
 
 
 # ---------------------------------------------------------------- what to run
 
 def resolve(options: argparse.Namespace, recipe: Recipe) -> dict:
     """Every setting of the run: what was given, and the recipe for the rest."""
-    settings = vars(options) | {"recipe": options.recipe or "paper"}
+    settings = vars(options) | {"recipe": options.recipe or "paper", "targets": options.targets or ["q", "v"],
+                                "bias": options.bias or "none", "text": options.text or "pretokenised"}
     for field in fields(Recipe):
         if settings.get(field.name) is None:
             settings[field.name] = getattr(recipe, field.name)
-    elsewhere = ("max_length",) if options.task == "e2e" else ("text", "beam_size", "length_penalty", "label_smoothing")
+    left_out = {"seed", "out_dir", "resume", "overwrite", "save_every", "eval_only", "adapter", *without_meaning(options)}
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+def without_meaning(options: argparse.Namespace) -> dict[str, str]:
+    """The options that mean nothing for this task or method: name -> which of the two."""
+    found = dict.fromkeys(("max_length",) if options.task == "e2e" else E2E_ONLY, f"task {options.task}")
     if options.method != "lora":
-        elsewhere += LORA_ONLY
+        found |= dict.fromkeys(LORA_ONLY, f"method {options.method}")
     if options.method not in WITH_RANK:
-        elsewhere += ("rank",)
-    return {name: value for name, value in settings.items()
-            if name not in ("seed", "out_dir", "resume", "overwrite", "save_every", "eval_only", "adapter", *elsewhere)}
+        found["rank"] = f"method {options.method}"
+    return found
 
 
 # ---------------------------------------------------------------- the loop
@@ -266,7 +273,8 @@ def run_metrics(trainer: Trainer, final: dict) -> dict:
 
 def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, dict, Recipe]:
     """The base model, the task with its samples, the resolved settings, and the recipe they come from."""
-    directory, data_dir = fetch_model(options.model, options.weights_dir), fetch_task(options.task, options.data_dir)
+    directory = fetch_model(options.model, options.weights_dir)
+    data_dir = fetch_task(options.task, options.data_dir, options.text)
     labels = None if options.task == "e2e" else len(GLUE_TASKS[options.task].labels or ("score",))
     model = load_pretrained(directory, num_labels=labels, dropout=options.model_dropout, seed=seed)
     recipe = recipe_for(model.config, options.task, options.method, options.recipe or "paper", options.rank)
@@ -284,7 +292,7 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
                  seed=seed)
     if settings["init_adapter"]:
         print(start_from(model, settings["method"], settings["init_adapter"]))
-    dtype, why = choose_precision(settings["precision"], model, device())
+    dtype, why = choose_precision(settings["precision"], model, parallel.device())
     hold_frozen_in(model, dtype)
     config = {"seed": seed, **settings, "frozen_in": shown(dtype), "base": model.fingerprint, "data": task.fingerprints}
     with contextlib.ExitStack() as held:
@@ -297,7 +305,7 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
         if resuming and (folder / "metrics.json").exists():
             print(f"{folder} is finished: nothing to resume")
             return
-        trainer = Trainer(model.to(device()), task, settings, seed, folder, interruptions)
+        trainer = Trainer(model.to(parallel.device()), task, settings, seed, folder, interruptions)
         report_start(trainer, recipe)
         print(f"precision: frozen weights in {shown(dtype)} ({why}), what trains in fp32", flush=True)
         if resuming:
@@ -322,10 +330,12 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
             alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
         load_trained(model, options.adapter, alpha, options.task)
         source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
-        hold_frozen_in(model, choose_precision(options.precision, model, device())[0])
+    else:
+        model.requires_grad_(False)
+    hold_frozen_in(model, choose_precision(options.precision, model, parallel.device())[0])
     folder = Path(options.out_dir) / settings["task"] / "eval" / source
     folder.mkdir(parents=True, exist_ok=True)
-    scores = task.evaluate(model.to(device()).eval())
+    scores = task.evaluate(model.to(parallel.device()).eval())
     scores |= task.finish(model, folder)
     write_json({"task": options.task, "model": options.model, "adapter": options.adapter, "scores": scores,
                 "base_fingerprint": base, "data_fingerprints": task.fingerprints}, folder / "metrics.json")
@@ -335,10 +345,6 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
 
 def shown(dtype: torch.dtype) -> str:
     return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def report_start(trainer: Trainer, recipe: Recipe) -> None:
@@ -365,6 +371,9 @@ def report_end(metrics: dict, folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
+    for name, what in without_meaning(options).items():
+        if getattr(options, name) is not None and parallel.is_first():
+            print(f"--{name.replace('_', '-')} means nothing for {what}: it is not used", file=sys.stderr)
     if options.eval_only:
         if parallel.is_first():
             evaluate_adapter(options)

@@ -23,6 +23,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from kept import cache_dir
+
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
           "BOOL": torch.bool}
@@ -134,7 +136,7 @@ def written_whole(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
         cause = error.__context__ if isinstance(error, RuntimeError) else error          # torch.save hides it behind its own
         if not isinstance(cause, OSError):
             raise
-        raise OSError(f"{path}: {cause.strerror or cause}; what stood there is unchanged: make room and try again") from None
+        raise OSError(f"{path}: {cause.strerror or cause}; what stood there is kept: make room and try again") from None
 
 
 def fsync_folder(folder: Path) -> None:
@@ -156,19 +158,25 @@ def check_finite(tensors: dict[str, Tensor], source: str | Path, advice: str = "
                              f"{tensor.numel()}, expected finite ones; {advice}")
 
 
+def compare_checksums(path: Path) -> None:
+    """Raises ValueError for a file of torch.save in which a checksum does not match: torch.load alone would take changed
+    bytes for numbers."""
+    with zipfile.ZipFile(path) as records:
+        damaged = records.testzip()
+    if damaged:
+        raise ValueError(f"checksum of {damaged}")
+
+
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """A `.bin` state dict; only tensors and plain containers are unpickled (`weights_only`), so no code can run.
 
-    Raises ValueError for what is no such file, for one whose checksums do not match (torch.load does not compare them),
-    and for tensors that are more than the file holds.
+    Raises ValueError for what is no such file, for one whose checksums do not match, and for tensors that are more than the
+    file holds.
     """
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
-            with zipfile.ZipFile(path) as records:
-                damaged = records.testzip()
-            if damaged:
-                raise ValueError(f"checksum of {damaged}")
+            compare_checksums(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:                                               # torch raises a different one for each fault
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
@@ -225,11 +233,6 @@ def read_weights(directory: Path) -> tuple[dict[str, Tensor], str]:
         return read_pickle(directory / "pytorch_model.bin"), "pytorch_model.bin"
     raise FileNotFoundError(f"{directory}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin; put "
                             "the weights of the Hugging Face model there")
-
-
-def cache_dir() -> Path:
-    """The folder for downloads, under the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora"
 
 
 def find_model(name_or_directory: str | Path, weights_dir: str | Path | None = None) -> Path | None:

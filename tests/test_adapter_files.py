@@ -326,6 +326,19 @@ def test_a_merged_export_is_a_model_of_transformers(repository, tmp_path, kind):
     assert theirs.vocab_size <= ours.config.vocab_size
 
 
+def test_an_export_that_fails_leaves_the_model_unmerged(repository, tmp_path, monkeypatch):
+    model = fill_B(L.add_lora(make_base("gpt2"), 3, 7))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+
+    def full_disk(*_, **options):
+        raise OSError("no space left on device")
+    monkeypatch.setattr(export, "write_safetensors", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        export.export_merged(model, tmp_path, repository / "toy" / "gpt2")
+    assert not any(layer.merged for layer in L.lora_layers(model).values())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
 def test_the_export_command_writes_every_format(repository, tmp_path, capsys):
     source = repository / "toy" / "gpt2"
     model = fill_B(L.add_lora(M.load_pretrained(source), 3, 7))

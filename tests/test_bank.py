@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import bank as K
+import export
 import lora as L
 import model as M
 import weight_files as W
@@ -214,7 +215,7 @@ def test_memory_grows_by_the_adapters_alone(kind):
 def test_reading_an_adapter_copies_no_base(kind, tmp_path, monkeypatch):
     L.save_adapter(make_adapted(kind, "three"), tmp_path)
     base, seen = make_base(kind), []
-    monkeypatch.setattr(K, "load_adapter", lambda model, directory: seen.append(model) or L.load_adapter(model, directory))
+    monkeypatch.setattr(K, "load_adapter", lambda model, *options: seen.append(model) or L.load_adapter(model, *options))
     K.read_bank_adapter(base, tmp_path)
     shared = {parameter.data_ptr() for parameter in base.parameters()}
     assert all(parameter.data_ptr() in shared for name, parameter in seen[0].named_parameters() if L.is_base(name))
@@ -255,6 +256,36 @@ def test_refusals_name_what_there_is(kind, tmp_path):
         K.AdapterBank(broken)
     hook.remove()
     assert list(bank.adapters) == ["base", "three"] and not ran
+
+
+@BOTH
+@pytest.mark.parametrize("alpha", [5, 12])
+def test_a_file_without_alpha_takes_the_one_given(kind, tmp_path, alpha):
+    """loralib's state dict of the same matrices and head: the folder's logits with the folder's alpha, others with another."""
+    model, bank, (ids, mask) = make_adapted(kind, "one"), K.AdapterBank(make_base(kind)), rows(2)
+    L.save_adapter(model, tmp_path / "folder")
+    export.export_loralib(model, tmp_path / "one.pt")
+    with pytest.raises(ValueError, match=r"adapter 'file': .*one.pt: the file holds no alpha.*\(the bank holds base\)"):
+        bank.add("file", tmp_path / "one.pt")
+    bank.add("file", tmp_path / "one.pt", alpha=alpha)
+    bank.add("folder", tmp_path / "folder")
+    bank.add("scaled", tmp_path / "folder", alpha=alpha)                     # in place of the stored one
+    file, folder, scaled = (bank.logits([name] * 2, ids, mask) for name in ("file", "folder", "scaled"))
+    assert all(torch.equal(a, b) for a, b in zip(file, scaled, strict=True))
+    assert all(torch.equal(a, b) == (alpha == 5) for a, b in zip(file, folder, strict=True))
+
+
+@BOTH
+@pytest.mark.parametrize("mask, message", [
+    ([[1, 1, 1, 1], [0, 0, 1, 1]], "attention_mask has a 0 before a 1: a bank takes padding on the right only"),
+    ([[1, 1, 0, 1], [1, 1, 1, 1]], "attention_mask has a 0 before a 1"),
+    ([[1, 1, 1, 1], [0, 0, 0, 0]], "row 1 of the batch has no token, expected a 1 in every row of attention_mask")])
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool])
+def test_a_mask_that_would_misplace_logits_is_refused(kind, mask, message, dtype):
+    bank, ids = K.AdapterBank(make_base(kind)), torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    with pytest.raises(ValueError, match=message) as refusal:
+        bank.logits(["base", "base"], ids, torch.tensor(mask, dtype=dtype))
+    assert "\n" not in str(refusal.value) and not bank.hooks
 
 
 def test_a_missing_head_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from adapter_files import read_folder
 from adapter_writing import loralib_tensors
 from beam_search import Settings
 from decode import n_best
-from names import METHODS
+from names import METHODS, WITH_RANK
 
 ADDING = ("adapter-h", "adapter-l", "prefix")
 RANK = 3
@@ -398,6 +398,8 @@ def test_what_makes_no_sense_is_refused():
         B.apply_method(make_base("gpt2"), "prefix", rank=33)
     with pytest.raises(RuntimeError, match="has a method already"):
         B.apply_method(make_trained("gpt2", "adapter-h"), "prefix", rank=2)
+    with pytest.raises(RuntimeError, match="has another method already: load the base again"):
+        B.apply_method(make_trained("gpt2", "adapter-h"), "lora", rank=2, alpha=3)
 
 
 # ---------------------------------------------------------------- the commands
@@ -434,8 +436,9 @@ def run(repository, toy_data, tmp_path):
         kind = "gpt2" if task == "e2e" else "roberta"
         arguments = ["--model", str(repository / "toy" / kind), "--task", task, "--data-dir", str(toy_data), "--method", method,
                      "--out-dir", str(tmp_path / out), "--limit-train", "24", "--limit-eval", "6", "--batch-size", "8",
-                     "--lr", "0.003", "--rank", "3", "--alpha", "7", *options]
-        train.main([*arguments, *(["--beam-size", "2"] if task == "e2e" else [])])
+                     "--lr", "0.003", *options, *(["--beam-size", "2"] if task == "e2e" else []),
+                     *(["--rank", "3"] if method in WITH_RANK else []), *(["--alpha", "7"] if method == "lora" else [])]
+        train.main(arguments)
         (metrics,) = (tmp_path / out).rglob("metrics.json")
         return metrics.parent
     return run

@@ -475,10 +475,16 @@ def test_tasks_are_found_or_fetched_whole(offline, monkeypatch, write_glue):
     monkeypatch.setenv("LORA_DATA", str(offline))
     assert data.fetch_task("mnli") == offline
     with pytest.raises(OSError, match=r"would download .*glue/RTE"):
-        data.fetch_task("rte")
+        data.fetch_task("rte", text="official")                              # a word about E2E
     write_glue("rte", "train", "x")
     with pytest.raises(FileNotFoundError, match=r"RTE/dev.tsv is missing: put the file there, or move away"):
         data.fetch_task("rte")
+    with pytest.raises(FileNotFoundError, match=r"trainset.csv is missing: put the file there, from the challenge's release"):
+        data.fetch_task("e2e", text="official")
+    (offline / "e2e" / "official").mkdir(parents=True)
+    for file in data.E2E_FILES.values():
+        (offline / "e2e" / "official" / file).write_text("mr,ref\n", encoding="utf-8")
+    assert data.fetch_task("e2e", text="official") == offline                # SPLIT.txt are not asked for
     with pytest.raises(OSError, match=r"would download .*cache/lora/data/e2e"):
         monkeypatch.delenv("LORA_DATA")
         data.fetch_task("e2e")

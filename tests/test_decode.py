@@ -9,9 +9,9 @@ import torch
 
 import decode
 from beam_search import Settings
-from data import read_e2e
-from decode import best_text, clean, decode_e2e, end_tokens, generate, main, n_best, penalty_table
-from eval_metrics import read_hypotheses, read_references
+from data import encode_e2e, read_e2e
+from decode import best_text, clean, decode_e2e, e2e_prompt, end_tokens, generate, main, n_best, penalty_table
+from eval_metrics import read_pair
 from lora import add_lora, lora_layers, merge, save_adapter, unmerge
 from model import GPT2, GPT2Config, init_weights, load_pretrained
 from tokenizer import load_tokenizer
@@ -44,7 +44,7 @@ def without(token: int, prompts: list[list[int]]) -> list[list[int]]:
 
 
 def frequent_tokens(model: GPT2, prompts: list[list[int]], max_new_tokens: int) -> tuple[int, ...]:
-    """Two tokens that the model often writes behind the first place, so that as end tokens they stop beams at all lengths."""
+    """Two tokens that the model often writes after the first place, so that as end tokens they stop beams at all lengths."""
     settings = Settings(4, max_new_tokens=max_new_tokens, no_repeat_ngram_size=2, eos_ids=())
     counts = Counter(token for texts in n_best(model, prompts, settings) for text in texts for token in set(text.tokens[1:]))
     return tuple(token for token, _ in counts.most_common(2))
@@ -359,6 +359,15 @@ def test_end_tokens_of_gpt2(shared):
     assert set(end_tokens(load_tokenizer(shared / "data" / "hub" / "gpt2"))) == {50256, 628}
 
 
+def test_the_prompt_ends_where_the_text_begins(toy_model):
+    _, tokenizer, prompts, pairs = toy_model
+    records = list(dict.fromkeys(mr for mr, _ in pairs))
+    assert [e2e_prompt(tokenizer, mr) for mr in records] == prompts
+    for mr, reference in pairs:
+        sample, context_length = encode_e2e(tokenizer, mr, reference)
+        assert e2e_prompt(tokenizer, mr) == sample[:context_length]
+
+
 def test_every_record_is_decoded_once(toy_model, monkeypatch):
     model, tokenizer, prompts, pairs = toy_model
     decoded = []
@@ -388,7 +397,7 @@ def test_the_command_writes_the_scorers_files(toy_model, toy_data, repository, t
                "--beam-size", "3", "--max-new-tokens", "10", "--limit", str(len(prompts))]
     assert main([*options, "--out", str(out), "--adapter", str(tmp_path / "adapter"), "--compare-penalties"]) == 0
     assert "length ratio" in capsys.readouterr().out
-    hypotheses, references = read_hypotheses(out), read_references(f"{out}.references")
+    references, hypotheses = read_pair(f"{out}.references", out)
     assert references == decode_e2e(adapted, tokenizer, pairs, beam_size=3, max_new_tokens=10)[0]
     assert hypotheses == decode_e2e(adapted, tokenizer, pairs, beam_size=3, max_new_tokens=10)[1][0.9]
     assert hypotheses != decode_e2e(model, tokenizer, pairs, beam_size=3, max_new_tokens=10)[1][0.9]

@@ -477,7 +477,7 @@ def test_e2e_is_fetched_and_appears_at_once(tasks, tmp_path, shared):
 def test_known_hashes_are_those_of_the_reference_files(shared):
     published = dict(reversed(line.split(None, 1)) for line in
                      (shared / "data" / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
-    for file, sha256 in download.E2E_FILES.items():
+    for file, sha256 in download.E2E_SHA256.items():
         assert published[f"./e2e/{file}"] == sha256
     for file, sha256 in download.MRPC_SOURCES.items():
         assert published[f"./glue/MRPC/{file}"] == sha256

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import SHARED
 
+import data
 import eval_metrics as E
 import meteor
 import meteor_resources
@@ -78,7 +79,25 @@ def test_published_scores_of_tgen(shared, evaluations):
         {"BLEU": 0.6593, "NIST": 8.6094, "METEOR": 0.4483, "ROUGE_L": 0.685, "CIDEr": 2.2338}
 
 
-# ---------------------------------------------------------------------------------------------------------- functions
+def test_the_two_forms_of_e2es_texts_do_not_compare(shared, repository):
+    """README.md's figures: the first reference of a test record as its hypothesis, the others as its references."""
+    records = {text: {} for text in ("pretokenised", "official")}
+    for text, found in records.items():
+        for mr, reference in data.read_e2e("test", shared / "data", text):
+            found.setdefault(mr, []).append(reference)
+    forms = [[references for references in found.values() if len(references) > 1] for found in records.values()]
+    ours, theirs = forms
+    assert len(ours) == len(theirs) == 616
+
+    def bleu(hypotheses, references):
+        scores = E.score([group[1:] for group in references], [group[0] for group in hypotheses], ["BLEU"])
+        return f"{100 * scores['BLEU']:.1f}"
+    shown = " ".join((repository / "README.md").read_text("utf-8").split())
+    assert f"BLEU is {bleu(ours, ours)} if all texts are pre-tokenised, {bleu(theirs, theirs)} if all are as published" in shown
+    assert f"and {bleu(ours, theirs)} or {bleu(theirs, ours)} if one side is of the other form" in shown
+
+
+# ---------------------------------------------------------------- functions
 
 REFERENCES = [["The Owl isn't cheap.", "The Owl is dear."], ["A pub by the river", "By the river is a pub"], ["Near the mill"]]
 HYPOTHESES = ["The Owl is not cheap.", "A pub by the river", "It is near the old mill"]
@@ -141,7 +160,7 @@ def test_the_message_of_missing_word_lists_names_one_command(monkeypatch):
         meteor_resources.resource_paths()
 
 
-# -------------------------------------------------------------------------------------------------------------- files
+# ---------------------------------------------------------------- files
 
 def write(folder: Path, references: bytes, hypotheses: bytes) -> list[str]:
     (folder / "refs.txt").write_bytes(references)
@@ -194,7 +213,7 @@ def test_files_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch, capsys,
     assert message.format(f"{tmp_path}{os.sep}") in errors
 
 
-# -------------------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------- the command
 
 def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
     """The command in this process: exit status, stdout, stderr."""
@@ -246,7 +265,7 @@ def test_the_command_says_what_is_missing(monkeypatch, capsys, tmp_path):
     assert (status, output, errors) == (1, "", "error: METEOR needs the word lists: run pip install\n")
 
 
-# ------------------------------------------------------------------------------------------------------------- GLUE
+# ---------------------------------------------------------------- GLUE
 
 @pytest.mark.parametrize("seed", range(5))
 def test_glue_scores_equal_scikit_learn_and_scipy(seed):

@@ -212,7 +212,7 @@ def test_a_full_disk_keeps_the_state_that_was_there(tmp_path):
     before = {name: (tmp_path / name).read_bytes() for name in run_state.STATES}
     (tmp_path / "last.pt.tmp").symlink_to("/dev/full")
     model, optimizer = small_run()
-    with pytest.raises(OSError, match=r"last.pt: No space left on device; what stood there is unchanged: make room"):
+    with pytest.raises(OSError, match=r"last.pt: No space left on device; what stood there is kept: make room"):
         run_state.save_state(tmp_path, model, optimizer, advance(model, optimizer, 3))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(OSError, match=r"x.json: No space left on device"):
@@ -294,7 +294,7 @@ def test_a_run_that_ended_before_its_first_save_starts_afresh(run, whole, monkey
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_disk_that_fills_up_ends_the_run_with_the_older_state(run, whole, monkeypatch, tmp_path):
     stop_before_step(monkeypatch, 8, lambda trainer: (trainer.folder / "last.pt.tmp").symlink_to("/dev/full"))
-    with pytest.raises(OSError, match=r"last.pt: No space left on device; what stood there is unchanged: make room and try "
+    with pytest.raises(OSError, match=r"last.pt: No space left on device; what stood there is kept: make room and try "
                                       r"again; the state of step 6 is kept in .*: --resume goes on from there"):
         run("mrpc")
     monkeypatch.undo()

@@ -52,6 +52,12 @@ def test_dropout_zeroes_a_share_and_scales_the_rest_alike_in_both_directions(p):
     assert (columns - p).abs().max() < 0.16 and abs(torch.corrcoef(kept[:, :4].float().T) - torch.eye(4)).max() < 0.3
 
 
+def test_dropout_just_below_1_keeps_numbers_finite():
+    """0.999995 times 65,536 rounds to all of them."""
+    kept = fused.dropout(torch.ones(400_000), 0.999995)
+    assert kept.isfinite().all() and set(kept.unique().tolist()) <= {0.0, 65536.0}
+
+
 def test_dropout_follows_the_seed_and_is_off_in_eval_mode():
     x, layer = torch.ones(9, 7), fused.Dropout(0.3)
     first, second = (torch.manual_seed(seed) and layer(x) for seed in (4, 4))

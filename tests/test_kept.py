@@ -35,6 +35,14 @@ def test_other_texts_and_another_version_are_computed_anew(counted):
     assert len(calls) == 6
 
 
+def test_another_python_computes_anew(counted, monkeypatch):
+    calls, upper = counted
+    for version in ("3.10", "3.14"):
+        monkeypatch.setattr(kept.sys, "version", version)
+        kept.kept_lines(TEXTS, [], upper)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("damage", [b"", b"no zlib", None])
 def test_a_damaged_file_is_replaced(counted, damage):
     calls, upper = counted

@@ -4,6 +4,8 @@ import json
 import random
 import re
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from conftest import SHARED
@@ -35,9 +37,9 @@ def one_scan(recorded) -> None:
     texts = ["near close to the owl pub mill a inexpensive dishes for"]
     texts += [text for references, _, _ in PUBLISHED for text in references]
     texts += [text for pair in recorded for text in pair["refs"]]
-    near = meteor.paraphrases_near([" ".join(meteor.normalize(text)) for text in texts], cache=False)
+    near = meteor.paraphrases_near([" ".join(meteor.normalize(text)) for text in texts])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meteor, "paraphrases_near", lambda references, cache: near)
+        patch.setattr(meteor, "paraphrases_near", lambda references: near)
         yield
 
 
@@ -69,10 +71,15 @@ def test_java_hash(text, value):
     assert meteor_alignment.java_hash(text) == value
 
 
+def score(references: list[list[str]], hypotheses: list[str]) -> meteor.MeteorScores:
+    with ThreadPoolExecutor(1) as background:
+        return meteor.begin(references, hypotheses, background)()
+
+
 def matches_of(hypothesis: str, reference: str) -> set[tuple[str, str, int]]:
     words, other = hypothesis.split(), reference.split()
     (matcher,) = meteor.prepare([[other]], [words])
-    matcher.find_phrases(meteor.find_paraphrases([[other]], [words], cache=False))
+    matcher.find_phrases(meteor.find_paraphrases([[other]], [words]))
     return {(" ".join(words[m.hyp_start:m.hyp_end]), " ".join(other[m.ref_start:m.ref_end]), m.module)
             for m in sum(matcher.matches(other), [])}
 
@@ -86,7 +93,7 @@ def test_the_four_kinds_of_match(one_scan):
 
 def slow_search(starting_at: list[list[Match]]) -> list[Match]:
     """The original's search, one object a path, with nothing left out."""
-    fixed = meteor_alignment._fixed_matches(starting_at)
+    fixed = meteor_alignment.fixed_matches(starting_at)
     start = {"matches": {j: starting_at[j][0] for j in fixed}, "m1": 0, "m2": 0, "chunks": 0, "idx": 0, "last": -1,
              "distance": 0}
     start["used1"] = {i for m in start["matches"].values() for i in range(m.hyp_start, m.hyp_end)}
@@ -163,7 +170,7 @@ def test_skipped_references_never_change_the_statistics(one_scan):
     hypotheses += references[0][:1] + references[1][3:4]                     # two that are equal to a reference
     references[-1] = references[1]
     references[-2] = references[0] * 2                                       # and one with equal references
-    paraphrases = meteor.find_paraphrases(references, hypotheses, cache=False)
+    paraphrases = meteor.find_paraphrases(references, hypotheses)
     tight = 0
     for texts, words, matcher in zip(references, hypotheses, meteor.prepare(references, hypotheses), strict=True):
         matcher.find_phrases(paraphrases)
@@ -198,7 +205,7 @@ def test_all_matches_are_found(one_scan):
     generator = random.Random(8)
     references, hypotheses = ([[generator.choice(WORDS) for _ in range(generator.randrange(1, 16))] for _ in range(40)]
                               for _ in range(2))
-    paraphrases = meteor.find_paraphrases([references], hypotheses, cache=False)
+    paraphrases = meteor.find_paraphrases([references], hypotheses)
     vocabulary, kinds = meteor_alignment.Vocabulary(WORDS), set()
     for words in hypotheses:
         matcher = meteor_alignment.Matcher(words, references[:20], vocabulary)
@@ -210,34 +217,39 @@ def test_all_matches_are_found(one_scan):
     assert {(EXACT, 1, 1), (STEM, 1, 1), (SYNONYM, 1, 1), (PARAPHRASE, 1, 2), (PARAPHRASE, 2, 1)} <= kinds
 
 
-@pytest.mark.parametrize("references, hypothesis, score", PUBLISHED)
-def test_values_published_for_these_sentences(one_scan, references, hypothesis, score):
-    digits = len(str(score)) - 2
-    assert round(meteor.meteor([references], [hypothesis], cache=False).system, digits) == score
+@pytest.mark.parametrize("references, hypothesis, published", PUBLISHED)
+def test_values_published_for_these_sentences(one_scan, references, hypothesis, published):
+    digits = len(str(published)) - 2
+    assert round(score([references], [hypothesis]).system, digits) == published
 
 
 def test_a_set_is_scored_by_its_sums_and_perfect_matches_add_no_chunk(one_scan):
     references, hypotheses = [["the owl sleeps here"], ["a pub near the mill"]], ["the owl sleeps here", "the mill has a pub"]
-    scores = meteor.meteor(references, hypotheses, cache=False)
+    scores = score(references, hypotheses)
     sums = [a + b for a, b in zip(*scores.statistics, strict=True)]
     sums[20] -= 1
     assert scores.segments[0] == 1 and scores.system == meteor.score_of(sums) != sum(scores.segments) / 2
-    assert meteor.meteor(references[:1], hypotheses[:1], cache=False).system == 1
+    assert score(references[:1], hypotheses[:1]).system == 1
 
 
 def test_of_equally_good_references_the_first_counts(one_scan):
-    scores = meteor.meteor([["quiet here", "so very far away"]], ["pub"], cache=False)
+    scores = score([["quiet here", "so very far away"]], ["pub"])
     assert scores.segments == [0] and scores.statistics[0][:2] == [1, 2]
 
 
-def test_kept_paraphrases_change_nothing(monkeypatch, tmp_path):
-    """With a table of our own: pairs are found in both directions, and a damaged or unwritable cache does no harm."""
+@pytest.fixture
+def own_table(monkeypatch, tmp_path) -> Path:
+    """A small table in the place of the real one, and an empty cache."""
     pairs = [("close to", "near"), ("far", "far away"), ("near", "close to"), ("owl", "bird"), ("mill", "old mill")]
     table = tmp_path / "table.gz"
     table.write_bytes(gzip.compress("".join(f"0.5\n{a}\n{b}\n" for a, b in pairs).encode()))
     monkeypatch.setattr(meteor_resources, "resource_paths", lambda: (None, table))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return table
 
+
+def test_kept_paraphrases_change_nothing(own_table, monkeypatch):
+    """Pairs are found in both directions, and a damaged or unwritable cache does no harm."""
     def find():
         near = meteor_resources.paraphrases_near(["close to the owl", "an old mill"])
         return meteor_resources.select_paraphrases(near, ["close to the owl", "an old mill"], ["near the mill and far away"])
@@ -246,7 +258,7 @@ def test_kept_paraphrases_change_nothing(monkeypatch, tmp_path):
     assert find() == expected
     file, = kept.folder().iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr(meteor_resources, "_scan_table", None)                 # the second time the table stays closed
+        patch.setattr(meteor_resources, "scan_table", None)                  # the second time the table stays closed
         assert find() == expected
     for damage in (b"", b"no zlib", zlib.compress(b"x")[:-1]):
         file.write_bytes(damage)
@@ -254,6 +266,27 @@ def test_kept_paraphrases_change_nothing(monkeypatch, tmp_path):
         assert file.read_bytes() != damage
     monkeypatch.setenv("XDG_CACHE_HOME", str(file))                          # a file: nothing can be written there
     assert find() == expected
+
+
+def test_paraphrases_are_kept_for_this_code_only(own_table, monkeypatch, tmp_path):
+    """Another version of the file that finds them finds them anew."""
+    for version in (b"old", b"new"):
+        source = tmp_path / version.decode()
+        source.write_bytes(version)
+        monkeypatch.setattr(meteor_resources, "__file__", str(source))
+        monkeypatch.setattr(meteor_resources, "scan_table", lambda table, references, version=version: version)
+        assert meteor_resources.paraphrases_near(["close to the owl"]) == version
+
+
+@pytest.mark.parametrize("damage", [
+    lambda whole: whole[:len(whole) // 2], lambda whole: whole[:-1], lambda whole: whole[:5], lambda whole: b"",
+    lambda whole: whole[:-8] + bytes(8)], ids=["half", "all but a byte", "header", "nothing", "other checksum"])
+def test_a_table_that_is_not_whole_is_an_error_and_nothing_is_kept(own_table, damage):
+    """Fewer pairs would lower METEOR without a word."""
+    own_table.write_bytes(damage(own_table.read_bytes()))
+    with pytest.raises(ValueError, match=r"table\.gz: .+, expected a whole gzip file: run  pip install --force-reinstall"):
+        meteor_resources.paraphrases_near(["close to the owl", "an old mill"])
+    assert not kept.folder().exists()
 
 
 def test_every_recorded_text_is_normalised_alike(shared):
@@ -266,6 +299,6 @@ def test_every_recorded_text_is_normalised_alike(shared):
 
 
 def test_every_recorded_pair_has_the_same_statistics(shared, recorded, one_scan):
-    scores = meteor.meteor([pair["refs"] for pair in recorded], [pair["hyp"] for pair in recorded], cache=False)
+    scores = score([pair["refs"] for pair in recorded], [pair["hyp"] for pair in recorded])
     assert len(recorded) == 600
     assert scores.statistics == [[int(float(number)) for number in pair["stats"].split()] for pair in recorded]

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import data
+import export
 import lora as L
 import model as M
 import predict
 import train
+import weight_files as W
 from bank import AdapterBank
-from decode import decode_e2e
+from decode import decode_e2e, e2e_prompt
 from experiments.bench_requests import differing, write_adapters
 
 
@@ -95,6 +97,74 @@ def test_generated_text_is_that_of_decode_and_the_base_goes_on_with_plain_text(r
     assert answers[1::2] != answers[::2] and {answer["adapter"] for answer in answers[1::2]} == {"base"}
 
 
+def test_an_adapter_without_a_task_has_the_task_it_is_named_after(repository, adapters, tmp_path):
+    """GPT-2's frame of E2E, as RoBERTa's labels: a folder as PEFT writes it, whose file tells nothing of this project."""
+    model, tokenizer = M.load_pretrained(repository / "toy/gpt2"), data.load_tokenizer(repository / "toy/gpt2")
+    L.save_adapter(drawn(M.load_pretrained(repository / "toy/gpt2"), 6, 14), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    W.write_safetensors({name: tensor.clone() for name, tensor in W.read_safetensors(file).items()}, file)
+    bank = AdapterBank(model)
+    for name, folder in (("e2e", tmp_path), ("other", tmp_path), ("named", adapters["e2e"])):
+        bank.add(name, folder)
+    assert [bank[name].task for name in ("e2e", "other", "named")] == ["", "", "e2e"]
+    predictor, mr = predict.Predictor(bank, tokenizer), "name : The Winter Otter | type : schooner"
+    ids = {name: predictor.read(json.dumps({"adapter": name, "text": mr}).encode()).ids for name in bank.adapters}
+    assert ids["e2e"] == ids["named"] == e2e_prompt(tokenizer, mr) and ids["e2e"][-1] == tokenizer.eos_id
+    assert ids["other"] == ids["base"] == tokenizer.encode(mr)
+
+
+def test_options_of_generation_are_those_of_decode_where_none_is_given(repository, monkeypatch):
+    """The bank is asked for what was given and for the room that read() reserves; the rest is generate's to say."""
+    bank, asked = AdapterBank(M.load_pretrained(repository / "toy/gpt2")), {}
+    monkeypatch.setattr(AdapterBank, "generate", lambda self, names, prompts, **options: asked.update(options) or [[5]])
+    predictor = predict.Predictor(bank, data.load_tokenizer(repository / "toy/gpt2"))
+    predictor.answer([predict.Request("base", [5, 6], {})])
+    assert asked.keys() == {"eos_ids", "batch_size", "max_new_tokens"}
+
+
+def test_a_roberta_file_without_alpha_takes_the_one_given_and_a_folder_keeps_its_own(repository, adapters, toy_data, tmp_path):
+    """The paper and the scripts have different alphas for RoBERTa, so the command asks; 9 is what `mnli` was saved with."""
+    model = L.load_adapter(M.load_pretrained(repository / "toy/roberta", num_labels=3), adapters["mnli"])
+    export.export_loralib(model, tmp_path / "mnli.pt")
+    mixed = [(name, example) for name, example in mixed_requests(toy_data, 12) if name != "stsb"]
+    lines = [{"adapter": name, "text": [example.text, example.pair]} for name, example in mixed]
+    files, names = adapters | {"mnli": tmp_path / "mnli.pt"}, ("mrpc", "mnli")
+    _, expected = run(repository, adapters, "roberta", lines, tmp_path, names=names)
+    assert run(repository, files, "roberta", lines, tmp_path, "--alpha", "9", names=names) == (0, expected)
+    _, other = run(repository, files, "roberta", lines, tmp_path, "--alpha", "90", names=names)
+    assert [answer == known for answer, known in zip(other, expected, strict=True)] == [name == "mrpc" for name, _ in mixed]
+    with pytest.raises(ValueError, match="mnli.pt: the file holds no alpha; the paper has 8, the authors' scripts 16: give"):
+        run(repository, files, "roberta", lines, tmp_path, names=names)
+    for own in (adapters["mnli"], adapters["mnli"] / "adapter_model.safetensors"):
+        assert predict.alpha_of("mnli", own, model.config, 90.0) is None
+
+
+def test_a_gpt2_file_without_alpha_takes_the_recipes(repository, tmp_path, capsys):
+    """32 in the paper and in the scripts. Under a name that is no task there is no recipe, and the alpha must be given."""
+    model = drawn(M.load_pretrained(repository / "toy/gpt2"), 4, 32)
+    export.export_loralib(model, tmp_path / "file.pt")
+    L.save_adapter(model, tmp_path / "folder")
+    mr, short = "name : The Winter Otter | type : schooner", ["--max-new-tokens", "8", "--beam-size", "2"]
+    answers = {}
+    for place in ("folder", "file.pt"):
+        status, answers[place] = run(repository, {"e2e": tmp_path / place}, "gpt2", [{"adapter": "e2e", "text": mr}], tmp_path,
+                                     *short, names=["e2e"])
+        assert status == 0
+    assert answers["folder"] == answers["file.pt"]
+    assert "32 is taken from the recipe 'paper'" in capsys.readouterr().err
+    files, lines = {"mine": tmp_path / "file.pt"}, [{"adapter": "mine", "text": mr}]
+    with pytest.raises(ValueError, match="adapter 'mine': .*the file holds no alpha.*give the alpha"):
+        run(repository, files, "gpt2", lines, tmp_path, *short, names=["mine"])
+    assert run(repository, files, "gpt2", lines, tmp_path, *short, "--alpha", "32", names=["mine"])[0] == 0
+
+
+@pytest.mark.parametrize("pair", ["mrpc", "=x", "mrpc="])
+def test_a_pair_that_lacks_a_part_is_refused(pair):
+    assert predict.parse_adapters(["a=b", "c=d=e"]) == [("a", "b"), ("c", "d=e")]
+    with pytest.raises(ValueError, match=f"--adapter {pair}: expected NAME=DIR"):
+        predict.parse_adapters([pair])
+
+
 BAD = [                                                                      # line, what is said of it
     (b"\n", "not JSON"), (b'{"adapter": "mrpc"\n', "not JSON"), (b'"mrpc"\n', "found a JSON str, expected an object"),
     (b'{"adapter": "mrpc", "text": ["\xff", "b"]}\n', "not JSON in UTF-8"),
@@ -119,7 +189,7 @@ def test_bad_lines_are_reported_with_their_number_and_stop_nothing(repository, a
     lines = [line for bad, _ in BAD for line in (good, bad)] + [good]
     status, answers = run(repository, adapters, "roberta", lines, tmp_path, "--batch-size", "2")
     said = capsys.readouterr().err
-    assert status == 1 and len(answers) == len(lines) and f"error: {len(BAD)} lines were refused" in said
+    assert status == 1 and len(answers) == len(lines) and f"error: lines refused: {len(BAD)}; all others are answered" in said
     for index, (_, message) in enumerate(BAD):
         number = 2 * index + 2
         assert answers[number - 1].keys() == {"line", "error"} and answers[number - 1]["line"] == number

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from ptb_tokenizer import PUNCTUATION, SHAPES, _next_tokens, ptb_words, tokenize
+from ptb_tokenizer import PUNCTUATION, SHAPES, next_tokens, ptb_words, tokenize
 
 # every pair was read off the original's output
 TOKENS = {
@@ -53,13 +53,13 @@ ATOMS = """a A I . , - ' ’ " 5 20 1/2 £ The the It in. Inc. Jan. U.S. U.S p.m
 
 
 def test_remembered_pieces_have_the_tokens_of_the_rules():
-    """The same pieces of text again and again, each time with something else behind them."""
+    """The same pieces of text again and again, each time with something else after them."""
     generator = random.Random(6)
     for _ in range(150):
         text = "".join(generator.choice(ATOMS) + generator.choice(["", "", " ", " ", "\n", "  "]) for _ in range(60)) * 2
         expected, position, shape = [], 0, text.translate(SHAPES)
         while position < len(text):
-            tokens, position = _next_tokens(text, shape, position)
+            tokens, position = next_tokens(text, shape, position)
             expected += tokens
         assert list(tokenize(text)) == expected
 

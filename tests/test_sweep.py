@@ -29,6 +29,7 @@ def test_every_row_is_a_command_that_train_reads_to_the_end(name, setting):
     for row in plan["rows"]:
         parsed = train.parse_arguments(row["command"].split())
         assert parsed.task == setting.partition("-")[2]
+        assert all(getattr(parsed, option) is None for option in train.without_meaning(parsed))
     assert len({row["folder"] for row in plan["rows"]}) == len(plan["rows"])
 
 

@@ -66,12 +66,14 @@ def test_a_folder_that_cannot_be_written_is_no_error(cache):
 
 def write_often(file):
     for number in range(30):
-        token_cache.write_samples(file, [([number] * 500, 1)], 0)
+        with token_cache.file_to_keep(file) as new:
+            token_cache.write_samples(new, [([number] * 500, 1)], 0)
 
 
 def test_processes_that_write_the_same_entry_leave_a_whole_one(tmp_path):
     file = tmp_path / "entry.npz"
-    token_cache.write_samples(file, SAMPLES, 0)
+    with token_cache.file_to_keep(file) as new:
+        token_cache.write_samples(new, SAMPLES, 0)
     with multiprocessing.get_context("fork").Pool(3) as pool:
         working = pool.map_async(write_often, [file] * 3)
         while not working.ready():

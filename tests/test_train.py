@@ -1,5 +1,6 @@
 """train.py and tasks.py on the toy models: the loss by hand, the schedule, the run folder, resuming, and bad input."""
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -25,7 +26,10 @@ def run(repository, toy_data, tmp_path):
         kind = "gpt2" if task == "e2e" else "roberta"
         arguments = ["--model", str(model or repository / "toy" / kind), "--task", task, "--data-dir", str(toy_data),
                      "--out-dir", str(tmp_path / out), "--limit-train", "60", "--limit-eval", "12", "--batch-size", "8",
-                     "--lr", "0.003", "--rank", "3", "--alpha", "7", "--dropout", "0.1", *options]
+                     "--lr", "0.003"]
+        if "--method" not in options:
+            arguments += ["--rank", "3", "--alpha", "7", "--dropout", "0.1"]
+        arguments += options
         if task == "e2e":
             arguments += ["--beam-size", "2"]
         train.main(arguments)
@@ -154,6 +158,14 @@ def test_the_saved_adapter_is_the_chosen_epoch_and_loads_onto_the_base(run, repo
     assert len((folder / "predictions.txt").read_text(encoding="utf-8").splitlines()) == 12
 
 
+@pytest.mark.parametrize("task", ["e2e", "mrpc"])
+def test_the_base_alone_is_scored_in_the_precision_asked_for(run, task, monkeypatch):
+    held, hold = [], train.hold_frozen_in
+    monkeypatch.setattr(train, "hold_frozen_in", lambda model, dtype: held.append(dtype) or hold(model, dtype))
+    run(task, "--eval-only", "--precision", "bf16")
+    assert held == [torch.bfloat16]
+
+
 def test_eval_only_gives_the_scores_of_the_run(run, tmp_path, repository, toy_data):
     metrics = read_metrics(run("e2e", "--max-steps", "4"))
     adapter_folder = next(tmp_path.rglob("adapter"))
@@ -163,6 +175,31 @@ def test_eval_only_gives_the_scores_of_the_run(run, tmp_path, repository, toy_da
     assert scores.keys() == metrics["scores"].keys() and scores["BLEU"] == metrics["scores"]["BLEU"]
     with pytest.raises(ValueError, match="trained for task 'e2e', expected 'mrpc'|trained on base"):
         run("mrpc", "--eval-only", "--adapter", str(adapter_folder), out="wrong")
+
+
+@pytest.mark.parametrize("task, options, message", [
+    ("e2e", ("--max-length", "100"), "--max-length means nothing for task e2e: it is not used"),
+    ("mrpc", ("--length-penalty", "0.8"), "--length-penalty means nothing for task mrpc"),
+    ("mrpc", ("--text", "official"), "--text means nothing for task mrpc"),
+    ("mrpc", ("--method", "bitfit", "--rank", "3"), "--rank means nothing for method bitfit"),
+    ("mrpc", ("--method", "adapter-h", "--targets", "q", "v"), "--targets means nothing for method adapter-h")])
+def test_an_option_that_does_nothing_is_named(run, capsys, task, options, message):
+    folder = run(task, *options, "--max-steps", "1")
+    assert message in capsys.readouterr().err
+    name = re.match("--([a-z-]+)", message)[1].replace("-", "_")
+    assert name not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("options, message", [
+    (("--lr", "-1"), "--lr is -1.0; expected a number from 0"), (("--lr", "nan"), "--lr is nan"),
+    (("--alpha", "-1"), "--alpha is -1.0; expected a number above 0"), (("--rank", "0"), "--rank is 0; expected a number from"),
+    (("--warmup", "-3"), "--warmup is -3.0; expected a number from 0"),
+    (("--label-smoothing", "1"), "--label-smoothing is 1.0; expected a number from 0 to below 1"),
+    (("--resume", "--overwrite"), "argument --overwrite: not allowed with argument --resume")])
+def test_numbers_out_of_range_are_wrong_usage(run, capsys, options, message):
+    with pytest.raises(SystemExit) as error:
+        run("e2e", *options)
+    assert error.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method, learning_rate", [("full", "0.001"), ("head", "0.003"), ("bitfit", "0.003")])
