@@ -31,8 +31,8 @@ lint: $(VENV)/installed-dev
 
 dev: $(VENV)/installed-dev       ## the libraries that tests, benchmarks and plots compare with
 
-pretrain-toy: $(VENV)/installed-dev
-	$(RUN) -m toy.pretrain
+pretrain-toy: $(VENV)/installed-dev     ## both toy bases anew, in toy/; ARGS="--out DIR" puts them elsewhere
+	$(RUN) -m toy.pretrain $(ARGS)
 
 mrpc-lora: $(VENV)/installed     ## RoBERTa base on MRPC; the model and the data are downloaded on first use
 	$(RUN) train.py --model $(or $(MODEL),roberta-base) --task $(or $(TASK),mrpc) $(OPTIONS)

@@ -1,5 +1,6 @@
 """Speed against peers, measured side by side: each round runs both, in turn, and the medians of the rounds are compared.
 
+    python -m experiments.bench all --data-dir DIR --tokenizers DIR --quick        # a little of each of the next four
     python -m experiments.bench decode --data-dir DIR --tokenizer DIR     # beam search on gpt2, against transformers
     python -m experiments.bench mixed --data-dir DIR --tokenizers DIR     # many adapters in one batch (bench_mixed.py)
     python -m experiments.bench train --data-dir DIR --tokenizers DIR     # a training step, against transformers + PEFT
@@ -25,10 +26,10 @@ from beam_search import GPT2_END_TOKENS
 from data import encode_e2e, read_e2e
 from decode import generate
 from experiments import bench_bf16, bench_growth, bench_mixed, bench_requests, bench_start, bench_train
+from experiments.tables import markdown
 from model import GPT2, GPT2Config, init_weights
 from tokenizer import load_tokenizer
 
-TABLES = {"train": bench_train.table, "start": bench_start.table, "bf16": bench_bf16.table}
 PAD = 628                                                                    # an end token that no E2E prompt contains
 
 
@@ -96,9 +97,61 @@ def bench_decode(options: argparse.Namespace) -> dict:
                       "max_new_tokens": options.max_new_tokens, "threads": options.threads, "torch": torch.__version__}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+# ---------------------------------------------------------------- one command for all
+
+FULL = {"train": [], "decode": [], "start": [],
+        "mixed": "--batches 8 --adapters 32 --populations distinct skewed --rounds 3".split()}
+QUICK = {"train": "--models gpt2 --rounds 3".split(), "decode": "--prompts 4 --max-new-tokens 16 --rounds 1".split(),
+         "start": ["--rounds", "1"],
+         "mixed": "--models gpt2 --batches 8 --adapters 8 --populations distinct --rounds 1 --ways merged mixed peft".split()}
+
+
+def bench_all(options: argparse.Namespace) -> dict:
+    """The sections train, decode, mixed and start, one after the other in this run, and what they come to."""
+    figures = {}
+    for section, settings in (QUICK if options.quick else FULL).items():
+        tokenizers = ["--tokenizer", str(options.tokenizers / "gpt2")] if section == "decode" else [
+            "--tokenizers", str(options.tokenizers)]
+        scored = ["--score", *map(str, options.score)] if section == "start" and options.score else []
+        figures[section] = run(parse_arguments([section, "--data-dir", str(options.data_dir), *tokenizers, *scored, *settings]))
+    print(table_of_all(figures))
+    return figures
+
+
+def table_of_all(figures: dict) -> str:
+    """What, ours, the peer's, and how many times as fast: medians, as the sections have them."""
+    rows = []
+    trained = {(point["model"], point["precision"], point["way"]): point for point in figures["train"]["points"]}
+    for (model, precision, way), point in trained.items():
+        if way == "ours":
+            rows.append((f"LoRA step, {model}, {precision}", f"{point['milliseconds']:,.0f} ms",
+                         f"{trained[model, precision, 'peer']['milliseconds']:,.0f} ms",
+                         f"{point['against_peer_same_precision']:.2f}"))
+    seconds = figures["decode"]["seconds_per_prompt"]
+    rows.append(("beam search, a prompt", f"{seconds['hf']:.2f} s", f"{seconds['transformers']:.2f} s",
+                 f"{statistics.median(figures['decode']['ratios']):.2f}"))
+    for point in figures["mixed"]["points"]:
+        times = point["milliseconds"]
+        rows.append((f"adapters by row, {point['model']}, {point['section']}, batch {point['batch']}, {point['population']}",
+                     f"{times['mixed']:,.0f} ms", f"{times['peft']:,.0f} ms", f"{point['peft_by_mixed'][0]:.2f}"))
+    for what, taken in figures["start"]["seconds"].items():
+        is_peer = what.startswith("import transformers")
+        rows.append((what, "–" if is_peer else f"{taken:.2f} s", f"{taken:.2f} s" if is_peer else "–", "–"))
+    return "\n".join(markdown(["", "ours", "transformers, PEFT", "times as fast"], rows)) + "\n"
+
+
+TABLES = {"train": bench_train.table, "start": bench_start.table, "bf16": bench_bf16.table, "all": table_of_all}
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="experiments.bench", description=__doc__.splitlines()[0])
     sections = parser.add_subparsers(dest="section", required=True)
+    everything = sections.add_parser("all", help="train, decode, mixed and start, one after the other")
+    everything.add_argument("--data-dir", required=True, type=Path, help="folder with glue/MRPC and e2e/")
+    everything.add_argument("--tokenizers", required=True, type=Path, help="folder with roberta-base/ and gpt2/")
+    everything.add_argument("--score", nargs=2, type=Path, metavar=("REFS", "HYPS"), help="files for eval_metrics.py")
+    everything.add_argument("--quick", action="store_true", help="a few rounds of gpt2 alone, in about two minutes")
+    everything.add_argument("--json", type=Path, help="write the figures to this file, and the table beside it as .md")
     decode = sections.add_parser("decode", help="beam search on gpt2 with E2E prompts, against transformers' generate")
     decode.add_argument("--data-dir", required=True, help="folder with e2e/")
     decode.add_argument("--tokenizer", required=True, help="folder with gpt2's vocab.json and merges.txt")
@@ -117,8 +170,12 @@ def main() -> int:
     bench_growth.add_options(sections.add_parser("growth", help="a step's time and memory over batch, length and rank"),
                              sections.add_parser("flat", help="the memory of a long run"))
     bench_bf16.add_options(sections.add_parser("bf16", help="the toy tasks in fp32 and bf16, several seeds"))
-    options = parser.parse_args()
-    figures = {"decode": bench_decode, "mixed": bench_mixed.bench_mixed,
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> dict:
+    """One section: its figures, written where the options say."""
+    figures = {"all": bench_all, "decode": bench_decode, "mixed": bench_mixed.bench_mixed,
                "requests": bench_requests.bench_requests,
                "train": bench_train.bench_train, "start": bench_start.bench_start, "growth": bench_growth.bench_growth,
                "flat": bench_growth.bench_flat, "bf16": bench_bf16.bench_bf16}[options.section](options)
@@ -131,6 +188,11 @@ def main() -> int:
             options.json.with_suffix(".md").write_text(TABLES[options.section](figures), encoding="utf-8")
         if options.section == "growth":
             bench_growth.plot(figures, options.json.with_suffix(".png"))
+    return figures
+
+
+def main(arguments: list[str] | None = None) -> int:
+    run(parse_arguments(arguments))
     return 0
 
 

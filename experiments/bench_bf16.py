@@ -1,6 +1,6 @@
 """Whether bf16 costs quality: the toy tasks trained in fp32 and in bf16, several seeds of each, scores side by side.
 
-    python -m experiments.bench bf16 --json results/bench/bf16.json        # half an hour on a CPU that only emulates bf16
+    python -m experiments.bench bf16 --json results/bench/bf16.json        # an hour or more on a CPU that only emulates bf16
 
 The runs are those of train.py with the frozen weights in one or the other; everything else is equal, so that a seed's two
 runs see the same batches. Accuracy for the pairs; for the text the loss on the validation set, in nats per token, and BLEU of

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+import parallel
 import run_state
 import train
 from baselines import apply_method
@@ -92,8 +93,8 @@ class Ours:
         model, task, settings, _ = train.prepare(options, seed=0)
         apply_method(model, settings["method"], seed=0,
                      **{name: settings[name] for name in ("rank", *train.LORA_ONLY) if name in settings})
-        hold_frozen_in(model, choose_precision(settings["precision"], model, train.device())[0])
-        self.trainer = train.Trainer(model.to(train.device()), task, settings, 0, Path(job["scratch"]),
+        hold_frozen_in(model, choose_precision(settings["precision"], model, parallel.device())[0])
+        self.trainer = train.Trainer(model.to(parallel.device()), task, settings, 0, Path(job["scratch"]),
                                      run_state.Interruptions())
         if "length" in job:                                                  # samples of one length instead of the real ones
             task.train = [(list(range(100, 100 + job["length"])), job["length"] // 2)] * job["batch"]
@@ -113,7 +114,7 @@ class Peer:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         torch.manual_seed(0)
-        self.device, self.autocast = train.device(), job["precision"] == "bf16"
+        self.device, self.autocast = parallel.device(), job["precision"] == "bf16"
         self.is_gpt2 = job["task"] == "e2e"
         if self.is_gpt2:
             model = transformers.AutoModelForCausalLM.from_pretrained(job["folder"])
@@ -158,7 +159,7 @@ class Limit:
 
     def __init__(self, job: dict):
         dtype = torch.bfloat16 if job["precision"] == "bf16" else torch.float32
-        self.matrices = [torch.randn(LIMIT_SIZE, LIMIT_SIZE, device=train.device()).to(dtype) for _ in range(2)]
+        self.matrices = [torch.randn(LIMIT_SIZE, LIMIT_SIZE, device=parallel.device()).to(dtype) for _ in range(2)]
 
     def step(self, number: int) -> float:
         return torch.mm(*self.matrices)[0, 0].item()

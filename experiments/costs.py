@@ -19,7 +19,7 @@ from pathlib import Path
 import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHOWN = ("demo", "tour", "counts", "recipes", "pretrain-mini")               # what they print is worth keeping
+SHOWN = ("demo", "tour", "counts", "recipes", "pretrain-mini", "pretrain-toy")           # what they print is worth keeping
 
 
 def disk_mib(folder: Path) -> float:
@@ -39,7 +39,7 @@ def cost(target: str, variables: list[str]) -> tuple[dict, str]:
         raise ValueError(f"make {target} ended with status {os.waitstatus_to_exitcode(status)}: see its output above")
     peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {"seconds": time.perf_counter() - started, "processor_seconds": usage.ru_utime + usage.ru_stime,
-            "peak_mib": peak, "disk_mib": max(0.0, disk_mib(REPOSITORY) - before)}, output
+            "peak_mib": peak, "disk_mib": max(0.0, disk_mib(REPOSITORY) - before), "variables": variables}, output
 
 
 def main(arguments: list[str] | None = None) -> int:

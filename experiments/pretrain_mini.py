@@ -75,7 +75,7 @@ def corpus(data_dir: Path, more: list[str]) -> list[tuple[str, ...]]:
 def packed_rows(rows: list[tuple[str, ...]], tokenizer: Tokenizer, kind: str, seed: int) -> list[list[int]]:
     """All texts in a random order, the two of a pair one after the other, cut into rows of LENGTH tokens.
 
-    GPT-2: an end token behind every text. RoBERTa: <s> text </s></s> text </s></s> ... </s>, as its pairs stand.
+    GPT-2: an end token after every text. RoBERTa: <s> text </s></s> text </s></s> ... </s>, as its pairs stand.
     """
     random.Random(seed).shuffle(rows)
     between = [tokenizer.eos_id] * (2 if kind == "roberta" else 1)

@@ -1,24 +1,35 @@
-"""Keep README.md true to the code: where its links into files point, and how many minutes a file takes to read.
+"""Keep README.md true to the code and to results/: where its links into files point, how many minutes a file takes to read,
+what a make target takes.
 
     python -m experiments.readme          rewrites both in place; a test says when it is time to
 
 A link [`name`](file.py#L12) points to where the file defines `name` (a function, Class.method, a constant), or, if it
 defines no such thing, to the one line that holds this text. A row that begins | [`file.py`](file.py) | 15 | has the minutes
-of a calm reader, twenty lines to the minute.
+of a calm reader, twenty lines to the minute. A row that begins | `make target` | has what results/costs.json holds of it; for
+the paper's runs, which need the pretrained weights, it is computed from a measured step of results/bench/train.json.
 
 Left out: everything else in README.md; tests/test_readme.py checks what can be checked of it.
 """
 import argparse
 import ast
+import json
+import math
 import re
 from pathlib import Path
 
 import cli
+from baselines import formula_counts
+from experiments.bench_train import MODELS
+from recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\[`([^`]+)`\]\(([\w/]+\.py)#L\d+\)")
 ROW = re.compile(r"^\| \[`([\w/]+\.py)`\]\(\1\) \| \d+ \|", re.MULTILINE)
 LINES_PER_MINUTE, STEP = 20, 5
+COST = re.compile(r"^\| `make ([\w-]+)` \| (.+?) \| .+ \|$", re.MULTILINE)
+PAPER_RUNS = {"mrpc-lora": ("roberta-base", "mrpc", 3668), "mnli-lora": ("roberta-base", "mnli", 392_702),
+              "e2e-lora": ("gpt2-medium", "e2e", 42_061), "e2e-lora-small": ("gpt2", "e2e", 42_061)}     # training samples
+A100 = 312e12 * 0.3                                                          # bf16 operations a second, and the share of it
 
 
 def definitions(source: str) -> dict[str, int]:
@@ -52,15 +63,69 @@ def minutes(file: str) -> int:
     return max(STEP, STEP * round(length / LINES_PER_MINUTE / STEP))
 
 
+def duration(seconds: float) -> str:
+    """In days, hours, minutes or seconds, whichever needs no more than two or three digits."""
+    if seconds < 120:
+        return f"{seconds:.{1 if seconds < 1 else 0}f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
+
+
+def size(mib: float) -> str:
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:,.0f} MiB" if mib >= 1 else "under 1 MiB"
+
+
+def results(name: str) -> dict:
+    return json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+
+
+def paper_run_cells(model: str, task: str, samples: int) -> list[str]:
+    """As cost_cells, for a run with the pretrained weights: the recipe's steps, each as long as the measured one."""
+    config, _, batch = MODELS[model]
+    recipe = recipe_for(config, task, "lora", "paper")
+    if batch != recipe.batch_size:
+        raise ValueError(f"the step of {model} was measured at batch {batch}, expected the recipe's {recipe.batch_size}")
+    steps = math.ceil(samples / recipe.batch_size) * recipe.epochs
+    (step,) = (point for point in results("bench/train.json")["points"] if (point["model"], point["way"]) == (model, "ours"))
+    seconds, operations = step["milliseconds"] / 1e3, step["gflop"] * 1e9
+    weights = formula_counts(config, "full")["trainable"] * 4 / 2**20        # fp32
+    return [f"{steps:,} steps of {seconds:.1f} s, {duration(steps * seconds)} (computed)", f"{step['peak_mib']:,.0f} MiB",
+            f"{size(weights)} of weights (computed)", f"over {duration(steps * operations / A100)} (computed)"]
+
+
+def cost_cells(target: str) -> list[str]:
+    """Time, peak memory, disk, and time on a GPU of a make target. Raises ValueError for one that was not measured."""
+    if target in PAPER_RUNS:
+        return paper_run_cells(*PAPER_RUNS[target])
+    found = results("costs.json").get(target)
+    if found is None:
+        raise ValueError(f"results/costs.json has no {target}: run python -m experiments.costs {target}")
+    time = duration(found["seconds"])
+    if target == "pretrain-toy":                                             # measured over its first steps only
+        printed = (ROOT / "results" / "output" / "pretrain-toy.txt").read_text(encoding="utf-8")
+        time = f"{duration(whole_seconds(printed))} (computed)"
+    return [time, f"{found['peak_mib']:,.0f} MiB", size(found["disk_mib"]), "–"]
+
+
+def whole_seconds(printed: str) -> float:
+    """What both models' steps of toy/pretrain.py would take, from what it printed of the first of them."""
+    runs = re.findall(r"(\d+) of (\d+) steps\n(?:.*\n)*?step \1/\1 loss \S+ (\d+) s", printed.replace(",", ""))
+    if len(runs) != 2:
+        raise ValueError(f"found {len(runs)} finished runs in results/output/pretrain-toy.txt, expected those of both models")
+    return sum(int(seconds) * int(steps) / int(done) for done, steps, seconds in runs)
+
+
 def refreshed(text: str) -> str:
-    """README.md with the lines and minutes as they are now."""
+    """README.md with lines, minutes and costs as they are now."""
+    text = COST.sub(lambda row: f"| {' | '.join([f'`make {row[1]}`', row[2], *cost_cells(row[1])])} |", text)
     text = LINK.sub(lambda link: f"[`{link[1]}`]({link[2]}#L{line_of(link[1], link[2])})", text)
     return ROW.sub(lambda row: f"| [`{row[1]}`]({row[1]}) | {minutes(row[1])} |", text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="experiments.readme", description="Bring README.md's links into the code and its reading "
-                            "times up to date.").parse_args(arguments)
+    argparse.ArgumentParser(prog="experiments.readme", description="Bring README.md's links into the code, its reading "
+                            "times and its costs up to date.").parse_args(arguments)
     path = ROOT / "README.md"
     old = path.read_text(encoding="utf-8")
     new = refreshed(old)

@@ -74,7 +74,7 @@ def logits_of(model: GPT2, prompts: list[list[int]]) -> Tensor:
 
 
 def texts_of(model: GPT2, tokenizer: Tokenizer, prompts: list[list[int]]) -> list[str]:
-    """What the model writes behind each prompt, greedily."""
+    """What the model writes after each prompt, greedily."""
     found = generate(model, prompts, search="greedy", no_repeat_ngram_size=0, max_new_tokens=80, eos_ids=(tokenizer.eos_id,))
     return [tokenizer.decode(ids).strip() for ids in found]
 

@@ -264,9 +264,11 @@ def make_base(kind: str, args: argparse.Namespace) -> None:
     documents = list(pretraining_documents(args.documents, args.seed, tuple(args.genres or recipe.genres)))
     rows = encode_rows(tokenizer, vocabulary, documents, kind)
     model, save = start_model(kind, len(vocabulary), directory, args.seed)
-    steps = args.max_steps or steps_of(rows, args.batch_size, args.epochs or recipe.epochs)
+    all_steps = steps_of(rows, args.batch_size, args.epochs or recipe.epochs)
+    steps = args.max_steps or all_steps
     print(f"{kind}: {len(documents):,} documents, {sum(map(len, rows)):,} tokens, "
-          f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, {steps:,} steps", flush=True)
+          f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters, {steps:,} of {all_steps:,} steps",
+          flush=True)
     pretrain(model, causal_loss if kind == "gpt2" else masked_loss, rows, recipe.learning_rate, args.batch_size, steps,
              args.seed, save)
 
