@@ -39,7 +39,7 @@ from data import GLUE_TASKS, collate_pairs, fetch_model
 from decode import clean, e2e_prompt, end_tokens
 from model import GPT2, GPT2Config, RobertaConfig, load_pretrained
 from parallel import device
-from recipes import alpha_for_file
+from recipes import alpha_for_file, lacks_alpha
 from tokenizer import Tokenizer, load_tokenizer, shorten
 from weight_files import unique_keys
 
@@ -221,8 +221,7 @@ def parse_adapters(pairs: list[str]) -> list[tuple[str, str]]:
 def alpha_of(name: str, path: str, config: GPT2Config | RobertaConfig, given: float | None) -> float | None:
     """The alpha for an adapter that stores none: the one given, or the recipe's for the task it is named after. None where
     the adapter's own counts, or where there is no such recipe. Raises ValueError like alpha_for_file."""
-    folder = Path(path).parent if Path(path).name.startswith("adapter_model.") else Path(path)
-    if (folder / "adapter_config.json").is_file():
+    if not lacks_alpha(path):
         return None
     tasks = ("e2e",) if isinstance(config, GPT2Config) else GLUE_TASKS
     return alpha_for_file(path, config, name) if given is None and name in tasks else given

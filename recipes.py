@@ -130,7 +130,7 @@ def alpha_for_file(path: str | Path, config: GPT2Config | RobertaConfig, task: s
     column: the recipe that the user named, if any. Without it paper and scripts must agree: the released RoBERTa weights
     are of the scripts' 16, and with the paper's 8 they lose 20 points of MNLI. Raises ValueError where they disagree.
     """
-    if not Path(path).is_file() or Path(path).name.startswith("adapter_model."):
+    if not lacks_alpha(path):
         return None
     found = {name: recipe_for(config, task, "lora", name) for name in ((column,) if column else ("paper", "repo"))}
     if len({recipe.alpha for recipe in found.values()}) > 1:
@@ -140,6 +140,11 @@ def alpha_for_file(path: str | Path, config: GPT2Config | RobertaConfig, task: s
     print(f"{path}: the file holds no alpha; {recipe.alpha:g} is taken from the recipe '{name}' ({recipe.source})",
           file=sys.stderr)
     return recipe.alpha
+
+
+def lacks_alpha(path: str | Path) -> bool:
+    """Whether it is a bare state dict, loralib's or the authors', and not a folder or the weights in one."""
+    return Path(path).is_file() and not Path(path).name.startswith("adapter_model.")
 
 
 def recipe_table() -> str:

@@ -1,7 +1,7 @@
 """Keep README.md true to the code and to results/: where its links into files point, how many minutes a file takes to read,
 what a make target takes.
 
-    python -m experiments.readme          rewrites both in place; a test says when it is time to
+    python -m experiments.readme          rewrites them in place; a test says when it is time to
 
 A link [`name`](file.py#L12) points to where the file defines `name` (a function, Class.method, a constant), or, if it
 defines no such thing, to the one line that holds this text. A row that begins | [`file.py`](file.py) | 15 | has the minutes
