@@ -39,6 +39,10 @@ class GPT2Config:
     resid_pdrop: float = 0.1
     initializer_range: float = 0.02
 
+    @property
+    def hidden_size(self) -> int:
+        return self.n_embd
+
 
 @dataclass(frozen=True)
 class RobertaConfig:

@@ -292,9 +292,9 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
                  seed=seed)
     if settings["init_adapter"]:
         print(start_from(model, settings["method"], settings["init_adapter"]))
-    dtype, why = choose_precision(settings["precision"], model, parallel.device())
-    hold_frozen_in(model, dtype)
-    config = {"seed": seed, **settings, "frozen_in": shown(dtype), "base": model.fingerprint, "data": task.fingerprints}
+    frozen_in, why = choose_precision(settings["precision"], model, parallel.device())
+    hold_frozen_in(model, frozen_in)
+    config = {"seed": seed, **settings, "frozen_in": frozen_in, "base": model.fingerprint, "data": task.fingerprints}
     with contextlib.ExitStack() as held:
         if parallel.is_first():
             held.enter_context(run_state.only_run_in(folder))
@@ -307,7 +307,7 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
             return
         trainer = Trainer(model.to(parallel.device()), task, settings, seed, folder, interruptions)
         report_start(trainer, recipe)
-        print(f"precision: frozen weights in {shown(dtype)} ({why}), what trains in fp32", flush=True)
+        print(f"precision: frozen weights in {frozen_in} ({why}), what trains in fp32", flush=True)
         if resuming:
             parallel.one_after_the_other(trainer.restore)
         trainer.train(options.save_every)
@@ -341,10 +341,6 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
                 "base_fingerprint": base, "data_fingerprints": task.fingerprints}, folder / "metrics.json")
     print("scores: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float)))
     print(f"wrote {folder / 'metrics.json'}")
-
-
-def shown(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
 
 
 def report_start(trainer: Trainer, recipe: Recipe) -> None:

@@ -112,6 +112,7 @@ def sampled_cross_entropy(model: nn.Module, hidden_states: Tensor, targets: Tens
         embedding = model.encoder.roberta.embeddings.word_embeddings
         logits = F.linear(model.features(hidden_states), embedding(tokens), model.bias[tokens])
     column = torch.searchsorted(tokens, targets)                             # (N,)
+    logits = logits.float()                                                  # bf16 under autocast (toy.pretrain)
     weighted = (logits + log_weight).scatter(1, column[:, None], logits.gather(1, column[:, None]))
     return F.cross_entropy(weighted, column)
 

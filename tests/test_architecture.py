@@ -30,7 +30,6 @@ SAYS_NOT_WHAT_IS_LEFT_OUT = {
     "tasks": "gives train.py its losses and scores; train.py says what of training is left out",
 }
 SAID_ELSEWHERE = {                                                           # functions without a docstring
-    "precision.multiplies_bf16_fast": "answers in words",
     "run_state.run_folder": "the module's docstring draws the folder",
     "train.report_end": "prints what metrics.json holds",
     "train.report_start": "prints what config.json holds",

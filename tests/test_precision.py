@@ -21,7 +21,7 @@ def with_method(repository, kind, method, **options):
 @pytest.mark.parametrize("method", FROZEN_BASE)
 def test_the_frozen_base_turns_bf16_and_the_rest_stays_fp32(repository, method):
     model = with_method(repository, "roberta", method)
-    precision.hold_frozen_in(model, torch.bfloat16)
+    precision.hold_frozen_in(model, "bf16")
     for name, parameter in model.named_parameters():
         assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16), name
     ids = torch.tensor([[0, 7, 8, 9, 2], [0, 11, 12, 13, 2]])
@@ -35,7 +35,7 @@ def test_the_frozen_base_turns_bf16_and_the_rest_stays_fp32(repository, method):
 def test_bf16_is_near_fp32(repository, method):
     ids = torch.randint(5, 400, (3, 12))
     logits, states = [], {}
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in ("fp32", "bf16"):
         model = with_method(repository, "gpt2", method)
         if states:
             model.load_state_dict(states)
@@ -57,19 +57,43 @@ def test_bf16_is_refused_where_the_base_trains_and_auto_takes_fp32(repository, m
     model = with_method(repository, "gpt2", method, **options)
     with pytest.raises(ValueError, match="--precision bf16, but this method trains .* of the base"):
         precision.choose_precision("bf16", model, "cpu")
-    assert precision.choose_precision("auto", model, "cpu") == (torch.float32, "weights of the base train")
+    assert precision.choose_precision("auto", model, "cpu") == ("fp32", "weights of the base train")
 
 
-@pytest.mark.parametrize("found, dtype, why", [({"amx_bf16": True}, torch.bfloat16, "amx_bf16"),
-                                               ({"avx512_bf16": True}, torch.bfloat16, "avx512_bf16"),
-                                               ({"avx2": True, "amx_bf16": False}, torch.float32, "neither AMX nor AVX512")])
-def test_auto_follows_the_processor(repository, monkeypatch, found, dtype, why):
+def wide_gpt2():
+    model = M.GPT2(M.GPT2Config(vocab_size=50, n_positions=8, n_embd=precision.LEAST_WIDTH, n_layer=1, n_head=4))
+    baselines.apply_method(model, "lora", rank=3, alpha=7)
+    return model
+
+
+@pytest.mark.parametrize("found, expected, why", [({"amx_bf16": True}, "bf16", "amx_bf16"),
+                                                  ({"avx512_bf16": True}, "bf16", "avx512_bf16"),
+                                                  ({"avx2": True, "amx_bf16": False}, "fp32", "neither AMX nor AVX512")])
+def test_auto_follows_the_processor(monkeypatch, found, expected, why):
+    monkeypatch.delenv("LORA_PRECISION", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
-    model = with_method(repository, "gpt2", "lora")
-    chosen, reason = precision.choose_precision("auto", model, "cpu")
-    assert chosen == dtype and why in reason
-    assert precision.choose_precision("fp32", model, "cpu")[0] == torch.float32
-    assert precision.choose_precision("bf16", model, "cpu")[0] == torch.bfloat16
+    chosen, reason = precision.choose_precision("auto", wide_gpt2(), "cpu")
+    assert chosen == expected and why in reason
+    assert precision.choose_precision("fp32", wide_gpt2(), "cpu") == ("fp32", "asked for")
+    asked, reason = precision.choose_precision("bf16", wide_gpt2(), "cpu")
+    assert asked == "bf16" and ("only emulates it" in reason) == (expected == "fp32")
+
+
+def test_auto_leaves_a_narrow_model_in_fp32_on_every_processor(repository, monkeypatch):
+    monkeypatch.delenv("LORA_PRECISION", raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    chosen, reason = precision.choose_precision("auto", with_method(repository, "gpt2", "lora"), "cpu")
+    assert chosen == "fp32" and f"below a hidden size of {precision.LEAST_WIDTH}, this model has 128" in reason
+
+
+def test_the_environment_may_name_the_format_of_auto(repository, monkeypatch):
+    monkeypatch.setenv("LORA_PRECISION", "bf16")
+    assert precision.choose_precision("auto", with_method(repository, "gpt2", "lora"), "cpu")[0] == "bf16"
+    assert precision.choose_precision("fp32", with_method(repository, "gpt2", "lora"), "cpu")[0] == "fp32"
+    assert precision.choose_precision("auto", with_method(repository, "gpt2", "full"), "cpu")[0] == "fp32"
+    monkeypatch.setenv("LORA_PRECISION", "fp8")
+    with pytest.raises(ValueError, match=r"\$LORA_PRECISION is 'fp8', expected fp32 or bf16"):
+        precision.choose_precision("auto", with_method(repository, "gpt2", "lora"), "cpu")
 
 
 @pytest.mark.parametrize("task, kind", [("mrpc", "roberta"), ("e2e", "gpt2")])

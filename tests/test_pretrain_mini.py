@@ -70,7 +70,9 @@ def test_packed_rows_hold_every_text_in_its_form_and_are_of_one_length(kind, rep
     assert packed_rows(list(rows), tokenizer, kind, seed=2) != packed_rows(list(rows), tokenizer, kind, seed=1)
 
 
-def test_the_command_makes_bases_that_load_with_the_vocabulary_given(tmp_path, repository, monkeypatch, capsys):
+@pytest.mark.parametrize("units", [{}, {"avx512_bf16": True}], ids=["fp32", "bf16"])
+def test_the_command_makes_bases_that_load_with_the_vocabulary_given(tmp_path, repository, monkeypatch, capsys, units):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     write_glue(tmp_path)
     path = tmp_path / "glue" / "CoLA" / "train.tsv"
     path.write_text(path.read_text(encoding="utf-8") * 800, encoding="utf-8")

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cli
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
+from precision import multiplies_bf16_fast
 from toy.world import GENRES, pretraining_documents
 from weight_files import write_safetensors
 
@@ -172,9 +173,9 @@ def masked_loss(model: MaskedLM, batch: list[list[int]], generator: torch.Genera
 
 @contextlib.contextmanager
 def fast_products():
-    """On CPUs with AVX512-BF16, matrix products in bfloat16, nearly twice as fast as fp32, and attention in fp32, because
+    """On CPUs with units for it, matrix products in bfloat16, nearly twice as fast as fp32, and attention in fp32, because
     its backward pass is several times slower in bfloat16. Elsewhere fp32 throughout: bfloat16 would be the slower one."""
-    if not torch.cpu._is_avx512_bf16_supported():
+    if not multiplies_bf16_fast("cpu")[0]:
         yield
         return
     attention = F.scaled_dot_product_attention
