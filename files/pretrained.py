@@ -1,0 +1,141 @@
+"""The folder of a pretrained model, checked: what its config.json says, and tensors that fit the model built from it.
+
+model.py builds the model; here stands what can be wrong with the files. A family of models says of itself, in attributes of
+its class, what this needs to know: config_class, prefix (of its tensors' names), head (the prefix of the task head's, or
+None), ignored (names that nothing is computed with) and required (settings under which it computes what the files mean).
+Left out: reading the bytes (weight_files.py), and names that must be downloaded (download.py).
+"""
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from weight_files import FLOATS, check_finite, find_model, read_json, read_weights
+
+LIMITS = {"n_layer": 1000, "num_hidden_layers": 1000, "num_labels": 100_000}  # before anything is built from a file's word
+
+
+def find_folder(name_or_directory: str | Path) -> Path:
+    """The folder of a model that is found locally. Raises FileNotFoundError with what to do."""
+    directory = find_model(name_or_directory)
+    if directory is None:
+        raise FileNotFoundError(f"no model '{name_or_directory}': neither a folder with config.json nor a model in the "
+                                f"cache; fetch it with `python data.py {name_or_directory}` or give its folder "
+                                "(`make demo` needs no download)")
+    return directory
+
+
+# ---------------------------------------------------------------- config.json
+
+def read_config(directory: Path, families: dict[str, type], num_labels: int | None = None, dropout: float | None = None):
+    """(model_type, configuration) of a folder, with num_labels and dropout in place of its own where they are given.
+
+    families: the models that there are, by model_type. Raises ValueError for another, or one that computes otherwise.
+    """
+    content = read_json(directory / "config.json")
+    kind = content.get("model_type")
+    if not isinstance(kind, str) or kind not in families:
+        raise ValueError(f"{directory / 'config.json'}: model_type is {kind!r}, expected one of {', '.join(families)}")
+    for key, value in families[kind].required.items():
+        if content.get(key, value) != value:
+            raise ValueError(f"{directory / 'config.json'}: {key} is {content[key]!r}, this model computes {value!r} only")
+    if families[kind].head is not None:
+        names = content.get("id2label")
+        content["num_labels"] = num_labels or (len(names) if isinstance(names, dict) else 0) or content.get("num_labels", 2)
+    if dropout is not None:
+        content.update(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout,
+                       hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    config_class = families[kind].config_class
+    config = config_class(**{f.name: content[f.name] for f in fields(config_class) if f.name in content})
+    check_config(config, directory / "config.json")
+    return kind, config
+
+
+def check_config(config, source: Path) -> None:
+    """Raises ValueError for a setting that no model can have, before any memory is taken for it."""
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if name.endswith(("_pdrop", "_prob", "_epsilon", "_eps", "_range")):
+            fits, expected = type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1"
+        elif value is None and name == "n_inner":
+            continue
+        else:
+            least, most = 0 if name == "pad_token_id" else 1, LIMITS.get(name, 10_000_000)
+            fits, expected = type(value) is int and least <= value <= most, f"a whole number from {least} to {most:,}"
+        if not fits:
+            raise ValueError(f"{source}: {name} is {str(value)[:60]!r}, expected {expected}")
+    if config.hidden_size % config.num_heads:
+        raise ValueError(f"{source}: {config.num_heads} heads cannot share {config.hidden_size} numbers evenly")
+    if not getattr(config, "pad_token_id", 0) < min(config.vocab_size, config.longest_input + 1) or config.longest_input < 1:
+        raise ValueError(f"{source}: pad_token_id is {config.pad_token_id}, expected a token and a position before the last")
+
+
+# ---------------------------------------------------------------- tensors
+
+def read_base(directory: Path, model: nn.Module, seed: int) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a folder's weight file as fp32, under the names of `model`, and a line that says what was read. A head
+    that the file lacks starts fresh from `seed`. Raises ValueError for what does not fit the model exactly."""
+    stored, file_name = read_weights(directory)
+    source = directory / file_name
+    names = {name: name if name.startswith((model.prefix, model.head or model.prefix)) else model.prefix + name
+             for name in stored if not model.ignored.fullmatch(name)}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"{source}: holds tensors both with and without the prefix '{model.prefix}'")
+    tensors = {names[name]: stored[name] for name in names}
+    token_embedding = tensors.get("transformer.wte.weight")
+    if model.head is None and "lm_head.weight" in stored and (token_embedding is None or not torch.equal(
+            stored["lm_head.weight"], token_embedding)):
+        raise ValueError(f"{source}: lm_head.weight differs from the token embedding; only tied heads load")
+    fresh = model.head is not None and not any(name.startswith(model.head) for name in tensors)
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if not (fresh and name.startswith(model.head))}
+    check_names(tensors, wanted, source)
+    check_finite(tensors, source)
+    stored_as = "/".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
+    if fresh:
+        tensors |= fresh_head(model, seed)
+    count = sum(tensor.numel() for tensor in tensors.values())
+    report = f"{source}: {len(names)} tensors ({stored_as}), {len(stored) - len(names)} ignored, {count:,} parameters"
+    if fresh:
+        report += f"; no classifier in the file: fresh head for {model.config.num_labels} labels, seed {seed}"
+    return {name: tensor.float() for name, tensor in tensors.items()}, report
+
+
+def check_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -> None:
+    """Raises ValueError that names the first tensor that is missing, unexpected, misshapen or no number."""
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or unexpected:
+        found = [f"{len(names)} {word} (first: '{names[0]}')" for word, names in
+                 (("tensors missing", missing), ("unexpected", unexpected)) if names]
+        raise ValueError(f"{source}: {' and '.join(found)}; expected the {len(wanted)} tensors of the model that "
+                         "config.json describes: use the weights and the config of one model")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise ValueError(f"{source}: tensor '{name}' has shape {list(tensor.shape)}, config.json asks for "
+                             f"{list(wanted[name].shape)}: use the weights and the config of one model")
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{source}: tensor '{name}' is {tensor.dtype}, expected fp32, fp16 or bf16 weights")
+
+
+def fresh_head(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """An untrained task head for a model on any device: weights N(0, initializer_range), biases 0."""
+    generator, std = torch.Generator().manual_seed(seed), model.config.initializer_range
+    return {name: torch.empty(parameter.shape).normal_(0.0, std, generator=generator) if name.endswith("weight") else
+            torch.zeros(parameter.shape) for name, parameter in model.named_parameters() if name.startswith(model.head)}
+
+
+def init_weights(model: nn.Module, seed: int) -> None:
+    """Fresh weights: N(0, initializer_range), biases 0, LayerNorm 1 and 0; GPT-2's residual projections are smaller by
+    sqrt(2 * layers) (Radford et al. 2019, section 2.3)."""
+    generator, std = torch.Generator().manual_seed(seed), model.config.initializer_range
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.fill_(1.0)
+            elif getattr(module, "weight", None) is not None:
+                residual = (2 * model.config.num_layers) ** 0.5 if name.endswith("c_proj") else 1.0
+                module.weight.normal_(0.0, std / residual, generator=generator)
+                if getattr(module, "padding_idx", None) is not None:
+                    module.weight[module.padding_idx].zero_()
+            if getattr(module, "bias", None) is not None:
+                module.bias.zero_()

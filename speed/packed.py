@@ -1,0 +1,51 @@
+"""No padding: sequences of different lengths end to end in one tensor (N, ...), N their tokens together.
+
+Only attention needs to know where a sequence ends. Ordered by length, the sequences form groups of equal ones, and attention
+runs group by group; everything else sees N tokens. Plain form: model.Padded.
+
+In bf16 N is rounded up to a multiple of TOKENS_AT_A_TIME by filling tokens, a sequence of their own that nobody looks at:
+oneDNN compiles a kernel for every new N, in nearly every step, and keeps it in memory.
+"""
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from speed.attention import attention
+
+TOKENS_AT_A_TIME = 32
+
+
+class Packed:
+    """The `attend` of sequences that stand end to end in the order of their lengths; see model.Padded."""
+
+    def __init__(self, lengths: Sequence[int], causal: bool, device: torch.device | str = "cpu"):
+        self.groups = [(len(list(run)), length) for length, run in groupby(lengths)]     # (n, t): n sequences of t tokens
+        self.longest, self.causal, self.attention = max(lengths), causal, attention
+        self.positions = torch.cat([torch.arange(t).repeat(n) for n, t in self.groups]).to(device)       # (N,)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
+        """(N, H, D) each -> (N, H, D)."""
+        sizes = [n * t for n, t in self.groups]
+        contexts = []
+        for group, *parts in zip(self.groups, *(x.split(sizes) for x in (query, key, value)), strict=True):
+            q, k, v = (x.unflatten(0, group).transpose(1, 2) for x in parts)             # (n t, H, D) -> (n, H, t, D)
+            contexts.append(self.attention(q, k, v, None, self.causal, p).transpose(1, 2).flatten(0, 1))
+        return torch.cat(contexts)
+
+
+def pack(sequences: Sequence[list[int]], causal: bool, device: torch.device | str = "cpu", multiple: int = 1
+         ) -> tuple[Tensor, Packed]:
+    """Sequences in the order of their lengths -> their ids end to end, (N,), and their `attend`. multiple: N is filled up to
+    a multiple of it, behind the sequences' own tokens."""
+    ids = [token for sequence in sequences for token in sequence]
+    lengths = list(map(len, sequences))
+    if missing := -len(ids) % multiple:
+        ids, lengths = ids + [0] * missing, [*lengths, missing]
+    return torch.tensor(ids, device=device), Packed(lengths, causal, device)
+
+
+def round_up(rows: Tensor, multiple: int) -> Tensor:
+    """Indices (M,) -> as many as the next multiple, the last one repeated."""
+    return torch.cat([rows, rows[-1:].expand(-len(rows) % multiple)])
