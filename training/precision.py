@@ -9,23 +9,25 @@ The rule of "auto" looks at the model and the kind of processor alone, never at 
 spends its time between the products, so bf16 starts to pay at a hidden size of LEAST_WIDTH (results/bench/formats.json).
 """
 import os
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from lora import is_base
+from lora import base_fingerprint, is_base
+from weight_files import read_json
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEAST_WIDTH = 512
 
 
-def choose_precision(asked: str, model: nn.Module, device: str) -> tuple[str, str]:
+def choose_precision(asked: str, model: nn.Module, device: str, of_the_run: str | None = None) -> tuple[str, str]:
     """What the frozen weights of a model with its method applied are to be held in, "fp32" or "bf16", and why.
 
-    asked: auto, fp32 or bf16; for auto, $LORA_PRECISION may name the format. Raises ValueError for bf16 where weights of the
-    base train.
+    asked: auto, fp32 or bf16. auto: of_the_run, where a run is resumed or its adapter scored; else what $LORA_PRECISION names;
+    else the rule above. Raises ValueError for bf16 where weights of the base train.
     """
-    trained_base = next((name for name, parameter in model.named_parameters() if parameter.requires_grad and is_base(name)), "")
+    trained_base = next((name for name, parameter in model.named_parameters() if parameter.requires_grad and is_base(model, name)), "")
     if asked == "bf16" and trained_base:
         raise ValueError(f"--precision bf16, but this method trains '{trained_base}' of the base, whose small updates "
                          "bf16 would lose: choose --precision fp32, or a method that leaves the base frozen")
@@ -34,6 +36,8 @@ def choose_precision(asked: str, model: nn.Module, device: str) -> tuple[str, st
         return asked, "asked for" if asked == "fp32" or fast else f"asked for; {why} and only emulates it, which is slow"
     if trained_base:
         return "fp32", "weights of the base train"
+    if of_the_run is not None:
+        return of_the_run, "as the run that trained it"
     if forced := os.environ.get("LORA_PRECISION"):
         if forced not in FORMATS:
             raise ValueError(f"$LORA_PRECISION is '{forced}', expected fp32 or bf16, or unset it")
@@ -42,6 +46,15 @@ def choose_precision(asked: str, model: nn.Module, device: str) -> tuple[str, st
     if fast and width < LEAST_WIDTH:
         return "fp32", f"{why}, but bf16 gains nothing below a hidden size of {LEAST_WIDTH}, this model has {width}"
     return ("bf16" if fast else "fp32"), why
+
+
+def format_of_run(adapter: str | Path) -> str | None:
+    """The format in which the run behind an adapter held its frozen weights, by the config.json beside the adapter's folder;
+    None for an adapter that no run folder holds."""
+    path = Path(adapter).resolve()
+    config = (path if path.is_dir() else path.parent).parent / "config.json"
+    found = read_json(config).get("frozen_in") if config.is_file() else None
+    return found if found in FORMATS else None
 
 
 def multiplies_bf16_fast(device: str) -> tuple[bool, str]:
@@ -62,8 +75,9 @@ def hold_frozen_in(model: nn.Module, precision: str) -> None:
 
     What was loaded is a view of the mapped file, which stays in memory as long as one view lives: what stays fp32 is copied.
     """
+    model.fingerprint = base_fingerprint(model)                              # of the numbers before they are rounded
     for name, parameter in model.named_parameters():
-        if is_base(name) and not parameter.requires_grad:
+        if is_base(model, name) and not parameter.requires_grad:
             parameter.data = parameter.data.to(FORMATS[precision])
         elif precision != "fp32":
             parameter.data = parameter.data.clone()

@@ -1,12 +1,61 @@
-"""The options of train.py. What is given as None here comes from the recipe of the model, task and method (recipes.py).
-
-Needs no torch: --help and a wrong option are answered at once, not after the seconds that importing it takes. Left out:
-what an option means together with a recipe (train.resolve).
+"""The options of train.py, and the settings of a run: what was given, and for the rest the recipe of the model, task and
+method (recipes.py). Left out: what only the model can tell, such as ranks that its matrices do not have.
 """
 import argparse
 import math
+from dataclasses import asdict, dataclass, fields
 
-from names import METHODS, TARGETS, TASKS
+from lora import TARGETS
+from methods import METHODS, WITH_RANK
+from names import TASKS
+from training.processes import DEVICE_HELP
+from training.recipes import Recipe
+
+LORA_ONLY = ("alpha", "targets", "dropout", "lora_init", "bias")
+E2E_ONLY = ("text", "beam_size", "length_penalty", "label_smoothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Recipe):
+    """Every setting of a run, resolved: the hyperparameters of its recipe and what they are used on. None: the model's own, no
+    limit, or a setting that means nothing for this task or method."""
+    model: str
+    task: str
+    method: str
+    recipe: str                         # paper or repo
+    precision: str                      # auto, fp32 or bf16: of the frozen weights
+    device: str
+    init_adapter: str | None
+    targets: list[str] | None
+    bias: str | None
+    max_steps: int | None
+    text: str | None                    # E2E's form, pretokenised or official
+    data_dir: str | None
+    weights_dir: str | None
+    limit_train: int | None
+    limit_eval: int | None
+
+    def of_method(self) -> dict:
+        """The settings that apply_method takes, as far as they mean something."""
+        return {name: getattr(self, name) for name in ("rank", *LORA_ONLY) if getattr(self, name) is not None}
+
+
+def resolve(options: argparse.Namespace, recipe: Recipe) -> Settings:
+    """Every setting of the run: what was given, and the recipe for the rest."""
+    defaults = asdict(recipe) | {"recipe": "paper", "targets": ["q", "v"], "bias": "none", "text": "pretokenised"}
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    values = defaults | given | dict.fromkeys(without_meaning(options))
+    return Settings(**{field.name: values.get(field.name) for field in fields(Settings)})
+
+
+def without_meaning(options: argparse.Namespace) -> dict[str, str]:
+    """The options that mean nothing for this task or method: name -> which of the two."""
+    found = dict.fromkeys(("max_length",) if options.task == "e2e" else E2E_ONLY, f"task {options.task}")
+    if options.method != "lora":
+        found |= dict.fromkeys(LORA_ONLY, f"method {options.method}")
+    if options.method not in WITH_RANK:
+        found["rank"] = f"method {options.method}"
+    return found
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -31,7 +80,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
                       help="biases of the base that train too: none (default), those of the adapted layers, all")
     training = parser.add_argument_group("training")
     training.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"],
-                          help="of the frozen weights; auto: bf16 where this machine multiplies it fast")
+                          help="of the frozen weights; auto: bf16 where this machine multiplies it fast and the model is wide "
+                          "enough to gain")
+    training.add_argument("--device", default="auto", help=DEVICE_HELP)
     training.add_argument("--lr", type=float)
     training.add_argument("--batch-size", type=int)
     training.add_argument("--epochs", type=int)

@@ -4,7 +4,8 @@ PairTask: a GLUE task on RoBERTa, cross-entropy over the labels, or squared erro
 GenerationTask: E2E on GPT-2, cross-entropy on the reference and its end token, given the meaning representation (MR).
 
 Both offer the same few names to train.py: train_lengths, loss, terms, evaluate, main_metric, higher_is_better, summary,
-finish, and fingerprints, hashes of the samples that it trains on and is scored on.
+finish, and fingerprints, hashes of the samples that it trains on and is scored on. Batches stand end to end
+(speed/packed.py). Left out: what of a batch an optimizer makes (train.py).
 """
 import hashlib
 import itertools
@@ -19,19 +20,21 @@ from tqdm import tqdm
 
 import data
 from data import GLUE_TASKS
-from decode import decode_e2e
 from eval_metrics import glue_scores, score, write_hypotheses, write_references
-from fused import Packing, target_loss
+from generation.e2e import decode_e2e
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
+from speed.loss import target_loss
+from speed.packed import TOKENS_AT_A_TIME, pack, round_up
 from token_cache import cached_samples
 from tokenizer import Tokenizer
+from training.options import Settings
 
 EVAL_BATCH_SIZE = 32
 
 
-def make_task(settings: dict, tokenizer: Tokenizer, config: GPT2Config | RobertaConfig, data_dir: Path):
+def make_task(settings: Settings, tokenizer: Tokenizer, config: GPT2Config | RobertaConfig, data_dir: Path):
     """The task object for the settings of a run; reads and tokenises its files."""
-    kind = GenerationTask if settings["task"] == "e2e" else PairTask
+    kind = GenerationTask if settings.task == "e2e" else PairTask
     return kind(settings, tokenizer, config, data_dir)
 
 
@@ -51,8 +54,9 @@ def length_of(sample: tuple[list[int], float]) -> int:
     return len(sample[0])
 
 
-def device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def tokens_at_a_time(model: nn.Module) -> int:
+    """To what multiple a batch's tokens are filled up: bf16 products are compiled for every number of rows anew."""
+    return TOKENS_AT_A_TIME if next(model.parameters()).dtype == torch.bfloat16 else 1
 
 
 # ---------------------------------------------------------------- GLUE
@@ -60,14 +64,14 @@ def device_of(model: nn.Module) -> torch.device:
 class PairTask:
     """A GLUE task: one sentence or two, and a label or a score."""
 
-    def __init__(self, settings: dict, tokenizer: Tokenizer, config: RobertaConfig, data_dir: Path):
-        self.name, self.glue, self.tokenizer = settings["task"], GLUE_TASKS[settings["task"]], tokenizer
-        self.max_length = min(settings["max_length"], config.longest_input)
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, config: RobertaConfig, data_dir: Path):
+        self.name, self.glue, self.tokenizer = settings.task, GLUE_TASKS[settings.task], tokenizer
+        self.max_length = min(settings.max_length, config.longest_input)
         self.main_metric, self.higher_is_better = self.glue.metrics[0], True
         self.dev_splits = [split for split in self.glue.splits if split.startswith("dev")]
-        self.cut = 0
-        self.train = self.encode("train", data_dir, settings["limit_train"])
-        self.dev = {split: self.encode(split, data_dir, settings["limit_eval"]) for split in self.dev_splits}
+        self.cut, self.predictions = 0, {}                                   # predictions: of the last evaluation, by split
+        self.train = self.encode("train", data_dir, settings.limit_train)
+        self.dev = {split: self.encode(split, data_dir, settings.limit_eval) for split in self.dev_splits}
         self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.dev)}
         self.train_lengths = [len(ids) for ids, _ in self.train]
         sizes = ", ".join(f"{len(samples):,} {split}" for split, samples in self.dev.items())
@@ -89,11 +93,12 @@ class PairTask:
 
     def logits_and_labels(self, model: RobertaClassifier, samples: list) -> tuple[Tensor, Tensor]:
         """Logits (B, L) and labels (B,) of samples in the order of their lengths."""
-        device, lengths = device_of(model), [len(ids) for ids, _ in samples]
-        input_ids, groups = data.pack([ids for ids, _ in samples])
-        firsts = torch.tensor([0, *itertools.accumulate(lengths[:-1])])      # the rows of <s>, all that the head reads
-        labels = torch.tensor([label for _, label in samples], dtype=torch.float if self.glue.labels is None else torch.long)
-        return model(input_ids.to(device), packing=Packing(groups, firsts.to(device))), labels.to(device)
+        device, sequences = next(model.parameters()).device, [ids for ids, _ in samples]
+        input_ids, attend = pack(sequences, model.causal, device, tokens_at_a_time(model))               # (N,)
+        firsts = torch.tensor([0, *itertools.accumulate(map(len, sequences[:-1]))], device=device)       # (B,), of <s>
+        labels = torch.tensor([label for _, label in samples], device=device,
+                              dtype=torch.float if self.glue.labels is None else torch.long)
+        return model.classifier(model.hidden_states(input_ids, attend, wanted=firsts)), labels
 
     def loss(self, model: RobertaClassifier, indices: Sequence[int]) -> Tensor:
         """Summed loss of the training samples `indices`."""
@@ -127,15 +132,16 @@ class PairTask:
         for split in self.dev_splits:
             suffix = "_mismatched" if split == "dev_mismatched" else ""
             predictions, loss = self.predict(model, self.dev[split])
+            self.predictions[split] = predictions
             labels = [label for _, label in self.dev[split]]
             scores |= {name + suffix: value for name, value in glue_scores(self.name, predictions, labels).items()}
             scores["loss" + suffix] = loss
         return scores
 
-    def finish(self, model: RobertaClassifier, folder: Path) -> dict:
-        """Write the predictions on the development set; the scores stand in the chosen epoch already."""
-        for split in self.dev_splits:
-            predictions, _ = self.predict(model, self.dev[split])
+    def finish(self, model: RobertaClassifier, folder: Path) -> dict[str, float]:
+        """Evaluate once more and write the predictions on the development set."""
+        scores = self.evaluate(model)
+        for split, predictions in self.predictions.items():
             lines = ["index\tprediction\tlabel"]
             for index, (prediction, (_, label)) in enumerate(zip(predictions, self.dev[split], strict=True)):
                 shown = [f"{value:.4f}" if self.glue.labels is None else self.glue.labels[value]
@@ -146,7 +152,7 @@ class PairTask:
             if len(set(predictions)) == 1 and len(predictions) > 1:
                 print(f"warning: every prediction on {split} is the same: this run has collapsed; try a lower --lr or "
                       "another --seed", file=sys.stderr)
-        return {}
+        return scores
 
 
 # ---------------------------------------------------------------- E2E
@@ -154,11 +160,11 @@ class PairTask:
 class GenerationTask:
     """E2E: from a meaning representation to a sentence. A sample is MR, end token, reference, end token."""
 
-    def __init__(self, settings: dict, tokenizer: Tokenizer, config: GPT2Config, data_dir: Path):
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, config: GPT2Config, data_dir: Path):
         self.settings, self.tokenizer, self.config = settings, tokenizer, config
         self.main_metric, self.higher_is_better = "loss", False
-        text, limit_eval = settings["text"], settings["limit_eval"]
-        self.train = self.encode("train", data_dir, text, settings["limit_train"])
+        text, limit_eval = settings.text, settings.limit_eval
+        self.train = self.encode("train", data_dir, text, settings.limit_train)
         self.valid = self.encode("valid", data_dir, text, limit_eval)
         self.test = data.read_e2e("test", data_dir, text)
         self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.valid, self.test, limit_eval)}
@@ -181,17 +187,17 @@ class GenerationTask:
 
     def summed_loss(self, model: GPT2, samples: list, smoothing: float) -> tuple[Tensor, int]:
         """Loss of samples in the order of their lengths, summed over their target tokens, and the number of these."""
-        input_ids, groups = data.pack([ids[:-1] for ids, _ in samples])      # (N,)
-        targets = torch.cat([data.targets_of(*sample) for sample in samples])            # (N,), -100 where there is none
-        rows = (targets >= 0).nonzero().squeeze(1)                           # (M,)
-        device = device_of(model)
-        hidden_states = model.hidden_states(input_ids.to(device), packing=Packing(groups, rows.to(device)))  # (M, C)
-        return target_loss(hidden_states, model.transformer.wte.weight, targets[rows].to(device), smoothing), len(rows)
+        device, multiple = next(model.parameters()).device, tokens_at_a_time(model)
+        input_ids, attend = pack([ids[:-1] for ids, _ in samples], model.causal, device, multiple)       # (N,)
+        targets = torch.cat([data.targets_of(*sample) for sample in samples]).to(device)     # (N,), -100 where there is none
+        wanted = (targets >= 0).nonzero().squeeze(1)                         # (M,)
+        hidden_states = model.hidden_states(input_ids, attend, round_up(wanted, multiple))   # (M, C), or a few rows more
+        return target_loss(hidden_states, model.transformer.wte.weight, targets[wanted], smoothing), len(wanted)
 
     def loss(self, model: GPT2, indices: Sequence[int]) -> Tensor:
         """Smoothed loss of the training samples `indices`, summed over their target tokens."""
         samples = sorted((self.train[index] for index in indices), key=length_of)
-        return self.summed_loss(model, samples, self.settings["label_smoothing"])[0]
+        return self.summed_loss(model, samples, self.settings.label_smoothing)[0]
 
     def terms(self, indices: Sequence[int]) -> int:
         """The number of target tokens of these samples."""
@@ -211,12 +217,12 @@ class GenerationTask:
         return decode_and_score(model, self.tokenizer, self.test, self.settings, folder)
 
 
-def decode_and_score(model: GPT2, tokenizer: Tokenizer, pairs: list[tuple[str, str]], settings: dict, folder: Path) -> dict:
+def decode_and_score(model: GPT2, tokenizer: Tokenizer, pairs: list[tuple[str, str]], settings: Settings, folder: Path) -> dict:
     """Decode each distinct MR of `pairs` (the first limit_eval of them) once, write predictions.txt and references.txt
     in the scorer's format, and return the five scores and which reference text they stand on."""
-    penalty = settings["length_penalty"]
-    references, hypotheses = decode_e2e(model, tokenizer, pairs, (penalty,), settings["limit_eval"],
-                                        beam_size=settings["beam_size"])
+    penalty = settings.length_penalty
+    references, hypotheses = decode_e2e(model, tokenizer, pairs, (penalty,), settings.limit_eval,
+                                        beam_size=settings.beam_size)
     write_hypotheses(hypotheses[penalty], folder / "predictions.txt")
     write_references(references, folder / "references.txt")
-    return score(references, hypotheses[penalty]) | {"reference_text": settings["text"]}
+    return score(references, hypotheses[penalty]) | {"reference_text": settings.text}

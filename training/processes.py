@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
+DEVICE_HELP = "auto (default: the GPU if there is one), cpu, cuda, cuda:N or mps"
 PATIENCE = timedelta(days=7)                                                 # the others wait while the first evaluates
 
 
-def rank() -> int:
-    return int(os.environ.get("RANK", 0))
+def process_number() -> int:
+    return int(os.environ.get("RANK", 0))                                    # torchrun's name for it
 
 
 def world_size() -> int:
@@ -32,28 +33,38 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    return rank() == 0
+    return process_number() == 0
 
 
-def device() -> str:
-    """Where this process computes."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def resolve_device(asked: str) -> str:
+    """Where this process computes: auto, cpu, cuda, cuda:N or mps. auto: a GPU where there is one, each process of several
+    its own; mps only if asked for. Raises ValueError for what this machine does not have."""
+    if asked == "auto":
+        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    kind, _, index = asked.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ValueError(f"--device is '{asked}', expected auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {asked}: torch finds {torch.cuda.device_count() or 'no'} CUDA device here; give --device cpu "
+                         "or install a torch that was built for your GPU and driver")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device mps: torch finds no Apple GPU here; give --device cpu")
+    return asked
 
 
-def start() -> None:
-    """Join the processes that torchrun has started, each on a GPU of its own where there are GPUs; only the first reports
-    on stdout."""
+def start(device: str) -> None:
+    """Join the processes that torchrun has started; only the first reports on stdout."""
     if world_size() > 1 and not torch.distributed.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
         if not is_first():
             sys.stdout = open(os.devnull, "w")
 
 
 def share(batch: Sequence[int]) -> Sequence[int]:
     """This process's samples of a batch, every n-th: some get none if a batch has fewer samples."""
-    return batch[rank()::world_size()]
+    return batch[process_number()::world_size()]
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
@@ -74,7 +85,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
 def one_after_the_other(do: Callable[[], T]) -> T:
     """do() in every process, in turn, the first first: for what reads files that the first prepares."""
     for turn in range(world_size()):
-        if turn == rank():
+        if turn == process_number():
             result = do()
         if world_size() > 1:
             torch.distributed.barrier()

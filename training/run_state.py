@@ -29,27 +29,30 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import parallel
-from baselines import trained_parameters
 from cli import Interrupted
 from download import lock_file
+from methods import trained_parameters
+from training import processes
+from training.options import Settings
 from weight_files import check_finite, compare_checksums, fsync_folder, read_json, write_json, written_whole
 
+MAY_CHANGE = ("precision", "device")                                         # frozen_in is what counts; a GPU may be another
 STATES = ("last.pt", "last.prev.pt")                                         # the newest first
 
 
 # ---------------------------------------------------------------- the folder
 
-def run_folder(settings: dict, out_dir: str, seed: int) -> Path:
-    method = settings["method"]
-    if "rank" in settings:
-        method += f"_r{settings['rank']}"
-    if method.startswith("lora"):
-        method += f"_alpha{settings['alpha']:g}_{''.join(settings['targets'])}"
-        method += "" if settings["bias"] == "none" else f"_bias-{settings['bias']}"
-    method += "_init" if settings["init_adapter"] else ""                    # another experiment than one without
-    model = Path(settings["model"]).as_posix().strip("./").replace("/", "-")
-    return Path(out_dir) / settings["task"] / model / f"{method}_lr{settings['lr']:g}" / f"seed{seed}"
+def run_folder(settings: Settings, out_dir: str, seed: int) -> Path:
+    """The folder of the drawing above: what a sweep varies is in its name, all else in config.json."""
+    method = settings.method
+    if settings.rank is not None:
+        method += f"_r{settings.rank}"
+    if settings.method == "lora":
+        method += f"_alpha{settings.alpha:g}_{''.join(settings.targets)}"
+        method += "" if settings.bias == "none" else f"_bias-{settings.bias}"
+    method += "_init" if settings.init_adapter else ""                       # another experiment than one without
+    model = Path(settings.model).as_posix().strip("./").replace("/", "-")
+    return Path(out_dir) / settings.task / model / f"{method}_lr{settings.lr:g}" / f"seed{seed}"
 
 
 @contextmanager
@@ -79,21 +82,27 @@ def only_run_in(folder: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
+def saved_format(folder: Path) -> str | None:
+    """What the frozen weights of the run in this folder are held in, fp32 or bf16; None where there is no run."""
+    path = folder / "config.json"
+    return read_json(path).get("frozen_in") if path.is_file() else None
+
+
 def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
     """Prepare the run's folder, which this process holds; True if there is a saved state to resume from.
 
-    config: the seed, every setting, and fingerprints of base and data. Raises ValueError for a run that is there already,
-    and for one to resume whose settings, base or data are others.
+    config: the seed, every setting, the format of the frozen weights, and fingerprints of base and data. Raises ValueError for
+    a run that is there already, and for one to resume whose settings, base or data are others.
     """
     versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads(),
-                "processes": parallel.world_size()}
+                "processes": processes.world_size()}
     if (folder / "config.json").exists() and not overwrite:
         if not resume:
             raise ValueError(f"{folder} holds a run already: give --resume to go on with it, --overwrite to replace it, or "
                              "another --out-dir")
         earlier = read_json(folder / "config.json")
         for name, value in config.items():
-            if earlier.get(name) != value:
+            if earlier.get(name) != value and name not in MAY_CHANGE:
                 raise ValueError(f"{folder} was started with {name} = {earlier.get(name)}, not {value}: resume with the "
                                  "same settings, or give another --out-dir")
         for name, value in versions.items():
