@@ -20,11 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from adapter_files import HEAD, LAYERS, MODULES, Adapter, read_adapter, target_slice
+from adapter_files import HEAD, LAYERS, MODULES, TARGETS, Adapter, read_adapter, target_slice
 from adapter_writing import write_peft
 from fused import Dropout, linear
 from model import GPT2, Conv1D, RobertaClassifier
-from names import TARGETS
 
 GAUSSIAN_STD = 0.02                                                          # the authors' first release; the paper gives none
 

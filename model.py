@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from files.published import find_model
+from files.text import read_json
+from files.weights import FLOATS, check_finite, read_weights
 from fused import Dropout, Packing, attention, gelu_tanh, linear, merge_heads, per_group, rows_of, split_heads, take
 from kv_cache import KVCache
-from weight_files import FLOATS, check_finite, find_model, read_json, read_weights
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,10 @@ from torch import nn
 
 import parallel
 from baselines import trained_parameters
-from cli import Interrupted
-from download import lock_file
-from weight_files import check_finite, compare_checksums, fsync_folder, read_json, write_json, written_whole
+from files.cli import Interrupted
+from files.text import read_json, write_json
+from files.weights import check_finite, compare_checksums
+from files.writing import fsync_folder, lock_file, written_whole
 
 STATES = ("last.pt", "last.prev.pt")                                         # the newest first
 

@@ -9,12 +9,6 @@ a folder (run_state.py) with its settings, log, adapter and state to resume from
 
 Left out: hyperparameter search.
 """
-import cli
-from train_options import parse_arguments
-
-if __name__ == "__main__":
-    cli.check_usage(parse_arguments)                                         # before torch is imported, which takes seconds
-
 import argparse
 import contextlib
 import json
@@ -31,17 +25,19 @@ from tqdm import tqdm
 
 import parallel
 import run_state
-from baselines import apply_method, load_trained, parameter_counts, reload_trained, save_trained, start_from
-from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches
+from baselines import WITH_RANK, apply_method, load_trained, parameter_counts, reload_trained, save_trained, start_from
+from data import GLUE_TASKS, fetch_task, length_grouped_batches
+from files import cli
+from files.published import fetch_model
+from files.text import write_json
+from files.tokenizer import load_tokenizer
 from lora import base_fingerprint
 from model import load_pretrained
-from names import WITH_RANK
 from optimizer import Schedule, make_optimizer
 from precision import choose_precision, hold_frozen_in
 from recipes import Recipe, alpha_for_file, recipe_for
 from tasks import make_task
-from tokenizer import load_tokenizer
-from weight_files import write_json
+from train_options import parse_arguments
 
 LOG_EVERY = 10                                                               # steps per line of log.jsonl
 LORA_ONLY = ("alpha", "targets", "dropout", "lora_init", "bias")

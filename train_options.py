@@ -1,12 +1,13 @@
 """The options of train.py. What is given as None here comes from the recipe of the model, task and method (recipes.py).
 
-Needs no torch: --help and a wrong option are answered at once, not after the seconds that importing it takes. Left out:
-what an option means together with a recipe (train.resolve).
+Left out: what an option means together with a recipe (train.resolve).
 """
 import argparse
 import math
 
-from names import METHODS, TARGETS, TASKS
+from adapter_files import TARGETS
+from baselines import METHODS
+from data import TASKS
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -33,10 +33,10 @@ from xml.etree import ElementTree
 
 import torch
 
-import cli
+from files import cli
+from files.text import write_json
 from run_state import read_state
 from toy.world import write_tasks
-from weight_files import write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CASES = [("mrpc", "lora"), ("e2e", "full"), ("mrpc", "full"), ("e2e", "lora")]

@@ -25,17 +25,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import tokenizer as TK
 import torch
 
 import baselines
 import data
-import download
 import eval_metrics
 import lora
 import model as M
-import token_cache
-import tokenizer as TK
-import weight_files as W
+from files import cache, download
+from files import weights as W
+from files.text import write_json
 
 SECONDS = 5                                                                  # a file of a few KB takes milliseconds
 BYTES = 300 << 20                                                            # growth of the peak over a whole kind
@@ -273,7 +273,7 @@ def write_model(folder: Path, kind: str) -> M.GPT2 | M.RobertaClassifier:
     config = M.GPT2Config(**GPT2) if kind == "gpt2" else M.RobertaConfig(**ROBERTA)
     model = M.GPT2(config) if kind == "gpt2" else M.RobertaClassifier(config)
     M.init_weights(model, seed=0)
-    W.write_json({"model_type": kind, **(GPT2 if kind == "gpt2" else ROBERTA)}, folder / "config.json")
+    write_json({"model_type": kind, **(GPT2 if kind == "gpt2" else ROBERTA)}, folder / "config.json")
     W.write_safetensors(model.state_dict(), folder / "model.safetensors")
     return model.eval()
 

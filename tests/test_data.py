@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import data
-from names import GLUE, TASKS
+from data import GLUE, TASKS
 
 ODD_TEXTS = ["", " ", "  ", "\t\n", "a", " a", "I'll we've they'RE 'twas it's", "naïve Café — „quoted“ 3½ ²", "汉字かな한국어",
              "👩‍👩‍👧‍👦 🇩🇪", "a\u0301 e\u0308",

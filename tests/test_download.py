@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import data
-import download
+from files import download
 
 CONTENT = bytes(range(256)) * 4000                                           # 1,024,000 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

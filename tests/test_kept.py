@@ -1,7 +1,7 @@
 """kept.py: the second time nothing is computed, and no state of the disk changes a result."""
 import pytest
 
-import kept
+from files import cache
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 import data
 import tasks
-import token_cache
+from files import cache
 
 SAMPLES = [([5, 6, 7], 2), ([8], 0), ([9, 50256], 1)]
 
