@@ -287,7 +287,7 @@ def run_tests() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run([sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "-o", "junit_family=xunit1",
-                        *(f"tests/{name}" for name in TESTS)], cwd=REPOSITORY, check=False)
+                        *(str(next((REPOSITORY / "tests").rglob(name))) for name in TESTS)], cwd=REPOSITORY, check=False)
         cases = ElementTree.parse(report).getroot().iter("testcase")
         rows: dict[tuple[str, str], dict] = {}
         for case in cases:

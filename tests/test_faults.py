@@ -19,7 +19,7 @@ import run_state
 import tasks
 import train
 from experiments.faults import ForkedRun, arguments_for, differences, kill_and_compare, run_folder_in, undisturbed, wait_for
-from files import cli
+from files import cli, writing
 from files import weights as W
 from files.text import write_json
 from files.writing import fsync_folder
@@ -137,7 +137,7 @@ def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypa
             return call
         monkeypatch.setattr(os, "replace", crashing(calls["os.replace"]))
         monkeypatch.setattr(os, "fsync", crashing(calls["os.fsync"]))
-        monkeypatch.setattr(W, "fsync_folder", crashing(calls["fsync_folder"]))
+        monkeypatch.setattr(writing, "fsync_folder", crashing(calls["fsync_folder"]))
         monkeypatch.setattr(torch, "save", crashing(calls["torch.save"], lambda state, file: file.write(b"half a state")))
         monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)     # a dead process tidies nothing up
         crashed = False
