@@ -16,22 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor, nn
 
 from files import cli
 from files.published import fetch_command, fetch_data, require_file
 from files.text import read_csv, read_lines, read_tsv, shorten
 from files.tokenizer import Tokenizer, load_tokenizer  # noqa: F401, load_tokenizer is found here, too
 
-# ---------------------------------------------------------------- samples and batches
-
 
 def encode_e2e(tokenizer: Tokenizer, mr: str, reference: str) -> tuple[list[int], int]:
-    """The authors' sample: BPE(mr) <|endoftext|> BPE(" " + reference) <|endoftext|>, and the length of its context.
-
-    The context ends with the first <|endoftext|>, from which the first token of the reference is predicted.
-    """
+    """The authors' sample: BPE(mr) <|endoftext|> BPE(" " + reference) <|endoftext|>, and the length of its context, which ends
+    with the first <|endoftext|>: from there the first token of the reference is predicted."""
     context = [*tokenizer.pieces(mr), tokenizer.eos_id]
     return [*context, *tokenizer.pieces(" " + reference), tokenizer.eos_id], len(context)
 
@@ -49,8 +44,8 @@ def pack(sequences: Sequence[list[int]]) -> tuple[Tensor, tuple[tuple[int, int],
 
 def collate_pairs(ids_list: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Encoded texts -> input_ids (B, T) padded on the right and attention_mask (B, T), 1 on tokens, 0 on padding."""
-    input_ids = pad_sequence([torch.tensor(ids) for ids in ids_list], batch_first=True, padding_value=pad_id)    # (B, T)
-    lengths = torch.tensor([len(ids) for ids in ids_list])                    # (B,)
+    rows, lengths = [torch.tensor(ids) for ids in ids_list], torch.tensor([len(ids) for ids in ids_list])
+    input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)          # (B, T)
     return input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
 
 
@@ -63,8 +58,9 @@ def length_grouped_batches(lengths: Sequence[int], batch_size: int, seed: int, e
     if batch_size < 1:
         raise ValueError(f"found batch size {batch_size}, expected at least 1")
     shuffler = random.Random(f"seed {seed}, epoch {epoch}")
-    order, pool, batches = list(range(len(lengths))), 64 * batch_size, []
+    order, batches = list(range(len(lengths))), []
     shuffler.shuffle(order)
+    pool = 64 * batch_size
     for start in range(0, len(order), pool):
         indices = sorted(order[start:start + pool], key=lengths.__getitem__)
         batches += [indices[first:first + batch_size] for first in range(0, len(indices), batch_size)]
