@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from files.text import read_json, write_json
+from files.weights import check_finite, read_pickle, read_safetensors, write_safetensors
 from model import GPT2Config, RobertaConfig
-from names import TARGETS
-from weight_files import check_finite, read_json, read_pickle, read_safetensors, write_json, write_safetensors
 
 LAYERS = {GPT2Config: "transformer.h", RobertaConfig: "roberta.encoder.layer"}
 MODULES = {                                                                  # target -> its linear layer inside a block
@@ -34,6 +34,7 @@ MODULES = {                                                                  # t
                     "o": "attention.output.dense", "fc": "intermediate.dense", "proj": "output.dense"},
 }
 FUSED = {"q": 0, "k": 1, "v": 2}                                             # the thirds of GPT-2's c_attn output
+TARGETS = ("q", "k", "v", "o", "fc", "proj", "qkv")                          # Table 5 names q k v o
 HEAD = "classifier."
 PEFT_PREFIX = "base_model.model."
 OWN_SECTION = "lora_from_scratch"                                            # our key in the file's metadata

@@ -12,6 +12,7 @@ from adapter_files import (
     LAYERS,
     MODULES,
     PEFT_PREFIX,
+    TARGETS,
     Adapter,
     layer_shape,
     n_layers,
@@ -20,7 +21,6 @@ from adapter_files import (
     write_folder,
 )
 from model import GPT2Config, RobertaConfig
-from names import TARGETS
 
 
 def write_peft(adapter: Adapter, directory: str | Path, config: GPT2Config | RobertaConfig, base_name: str = "") -> None:

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import cli
 import lora
 from adapter_files import (
     HEAD,
     LAYERS,
     MODULES,
+    TARGETS,
     Adapter,
     check_own,
     layer_shape,
@@ -41,10 +41,12 @@ from adapter_files import (
     target_slice,
     write_folder,
 )
+from files import cli
+from files.weights import check_finite
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, split_heads
-from names import METHODS, TARGETS, WITH_RANK
-from weight_files import check_finite
 
+METHODS = ("lora", "full", "last-layers", "bitfit", "adapter-h", "adapter-l", "prefix", "head")
+WITH_RANK = ("lora", "adapter-h", "adapter-l", "prefix")                     # rank: also a bottleneck's or prefix's size
 LAST_LAYERS = 2
 
 

@@ -18,17 +18,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import cli
 from baselines import load_trained
 from beam_search import GPT2_END_TOKENS, SEARCHES, AuthorsSearch, HfSearch, Hypothesis, OnePath, Settings
-from data import encode_e2e, fetch_model, fetch_task, read_e2e
+from data import encode_e2e, fetch_task, read_e2e
 from eval_metrics import evaluate, write_hypotheses, write_references
+from files import cli
+from files.published import fetch_model
+from files.text import write_json
+from files.tokenizer import Tokenizer, load_tokenizer
 from kv_cache import lay_out_for_decoding
 from model import GPT2, load_pretrained
 from parallel import device
 from recipes import alpha_for_file
-from tokenizer import Tokenizer, load_tokenizer
-from weight_files import write_json
 
 CACHE_BYTES = 2**30                                                          # for keys, values and logits of a batch
 

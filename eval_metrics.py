@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-import cli
 import meteor
 import nlg_metrics
 import ptb_tokenizer
-from kept import kept_lines
+from files import cli
+from files.cache import kept_lines
 from nlg_metrics import VARIANTS
 from ptb_tokenizer import ptb_words
 

@@ -17,14 +17,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import cli
 import lora
 from adapter_files import HEAD
 from adapter_writing import loralib_tensors
 from baselines import load_trained, read_trained
-from data import fetch_model
+from files import cli
+from files.published import fetch_model
+from files.text import read_json, write_json
+from files.weights import write_safetensors
+from files.writing import written_whole
 from model import GPT2, RobertaClassifier, load_pretrained, read_config
-from weight_files import read_json, write_json, write_safetensors, written_whole
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 

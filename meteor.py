@@ -30,7 +30,7 @@ from functools import lru_cache
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from kept import kept_lines
+from files.cache import kept_lines
 from meteor_alignment import (
     EXACT,
     MODULE_WEIGHTS,
@@ -272,7 +272,7 @@ def begin(references: list[list[str]], hypotheses: list[str], background: Execut
 
     Returns as soon as `background` has the paraphrase table to read, so that other scores can be computed meanwhile. The
     function that is returned does the rest and gives the scores. What concerns the references alone is kept on disk
-    (kept.py). Raises FileNotFoundError if METEOR's word lists are not installed, ValueError if the table is damaged.
+    (files/cache.py). Raises FileNotFoundError if METEOR's word lists are not installed, ValueError if the table is damaged.
     """
     reference_words, hypothesis_words = normalize_set(references, hypotheses)
     paraphrases = background.submit(find_paraphrases, reference_words, hypothesis_words)

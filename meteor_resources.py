@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kept import kept
+from files.cache import kept
 
 PACKAGE = "pycocoevalcap==1.2"
 LONGEST_PHRASE = 7                                                           # words, in the paraphrase table
@@ -112,7 +112,7 @@ def paraphrases_near(references: list[str]) -> bytes:
     """All pairs of the paraphrase table with a phrase in the references, as lines: phrase, paraphrase, phrase, ...
 
     The references are normalised texts. A few pairs more may be among them (two phrases can share a fingerprint);
-    none is missing. They are kept on disk (kept.py). Raises ValueError if the table is damaged.
+    none is missing. They are kept on disk (files/cache.py). Raises ValueError if the table is damaged.
     """
     table = resource_paths()[1]
     with table.open("rb") as file:

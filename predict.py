@@ -33,15 +33,16 @@ from typing import BinaryIO
 import torch
 from tqdm import tqdm
 
-import cli
 from bank import BASE, AdapterBank
-from data import GLUE_TASKS, collate_pairs, fetch_model
+from data import GLUE_TASKS, collate_pairs
 from decode import clean, e2e_prompt, end_tokens
+from files import cli
+from files.published import fetch_model
+from files.text import shorten, unique_keys
+from files.tokenizer import Tokenizer, load_tokenizer
 from model import GPT2, GPT2Config, RobertaConfig, load_pretrained
 from parallel import device
 from recipes import alpha_for_file, lacks_alpha
-from tokenizer import Tokenizer, load_tokenizer, shorten
-from weight_files import unique_keys
 
 WINDOW = 16                                                                  # batches that are read and sorted together
 M_MMAP_THRESHOLD = -3                                                        # glibc's malloc.h

@@ -23,8 +23,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import cli
-from data import GLUE_TASKS, fetch_model, fetch_task, length_grouped_batches, load_tokenizer
+from data import GLUE_TASKS, fetch_task, length_grouped_batches, load_tokenizer
+from files import cli
+from files.published import fetch_model
+from files.text import write_json
 from lora import base_fingerprint
 from methods import apply_method, load_trained, reload_trained, save_trained, start_from
 from model import load_pretrained
@@ -36,7 +38,6 @@ from training.precision import choose_precision, format_of_run, hold_frozen_in
 from training.recipes import Recipe, alpha_for_file, recipe_for
 from training.report import report_end, report_scores, report_start, run_metrics
 from training.tasks import make_task
-from weight_files import write_json
 
 LOG_EVERY = 10                                                               # steps per line of log.jsonl
 

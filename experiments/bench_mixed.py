@@ -24,12 +24,13 @@ from torch import Tensor
 
 from bank import AdapterBank, BankAdapter, pack_rows, read_bank_adapter
 from data import collate_pairs, encode_e2e, read_e2e, read_glue
+from files.text import read_json, write_json
+from files.tokenizer import load_tokenizer
+from files.weights import read_safetensors, write_safetensors
 from fused import Packing
 from kv_cache import KVCache, lay_out_for_decoding
 from lora import add_lora, load_adapter, merge, save_adapter
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
-from tokenizer import load_tokenizer
-from weight_files import read_json, read_safetensors, write_json, write_safetensors
 
 MODELS = {"roberta-base": (RobertaClassifier, RobertaConfig, 8), "gpt2": (GPT2, GPT2Config, 4)}
 POPULATIONS = ("distinct", "uniform", "skewed", "identical")

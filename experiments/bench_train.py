@@ -31,9 +31,10 @@ import run_state
 import train
 from baselines import apply_method
 from experiments.sweep import processor
+from files.text import write_json
+from files.weights import write_safetensors
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
 from precision import choose_precision, hold_frozen_in
-from weight_files import write_json, write_safetensors
 
 MODELS = {                                                                   # configuration, task, batch size of the paper
     "gpt2": (GPT2Config(), "e2e", 8),

@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 
 from experiments.tables import main_metric, markdown, runs_of, values_of
-from weight_files import read_json
+from files.text import read_json
 
 
 def scores(found: list[dict]) -> list[float]:

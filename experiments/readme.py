@@ -17,9 +17,9 @@ import math
 import re
 from pathlib import Path
 
-import cli
 from baselines import formula_counts
 from experiments.bench_train import MODELS
+from files import cli
 from recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,6 @@ import shutil
 import statistics
 from pathlib import Path
 
-import cli
 from adapter_files import read_adapter
 from baselines import SIZES, formula_counts
 from experiments import claims, latency, plots, published, subspace
@@ -30,8 +29,9 @@ from experiments.tables import (
     trained_count,
     values_of,
 )
+from files import cli
+from files.text import read_json, write_json
 from model import load_pretrained
-from weight_files import read_json, write_json
 
 HEAD = """# What was run
 

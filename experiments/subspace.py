@@ -22,12 +22,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import cli
 from adapter_files import LAYERS, MODULES, Adapter, read_adapter, target_slice
 from baselines import SIZES
+from files import cli
+from files.published import find_model
+from files.text import write_json
 from lora import check_adapter
 from model import GPT2Config, RobertaConfig, load_pretrained, read_config
-from weight_files import find_model, write_json
 
 NAMES = {"gpt2": "GPT-2 S", "gpt2-medium": "GPT-2 M", "gpt2-large": "GPT-2 L", "roberta-base": "RoBERTa base",
          "roberta-large": "RoBERTa large"}                                   # without a folder: sizes alone

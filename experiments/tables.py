@@ -10,7 +10,7 @@ import statistics
 from pathlib import Path
 
 from data import GLUE_TASKS
-from weight_files import read_json
+from files.text import read_json
 
 TEXT_SCORES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 AS_IT_IS = ("NIST", "CIDEr", "loss")                                         # all other scores are shown in percent

@@ -11,8 +11,8 @@ import adapter_files as A
 import export
 import lora as L
 import model as M
-import weight_files as W
 from adapter_writing import loralib_tensors
+from files import weights as W
 from recipes import alpha_for_file
 
 peft = pytest.importorskip("peft")

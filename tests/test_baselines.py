@@ -15,9 +15,9 @@ import model as M
 import train
 from adapter_files import read_folder
 from adapter_writing import loralib_tensors
+from baselines import METHODS, WITH_RANK
 from beam_search import Settings
 from decode import n_best
-from names import METHODS, WITH_RANK
 
 ADDING = ("adapter-h", "adapter-l", "prefix")
 RANK = 3

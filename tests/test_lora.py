@@ -7,8 +7,8 @@ from torch import nn
 
 import lora as L
 import model as M
-import weight_files as W
 from adapter_files import read_folder, write_folder
+from files import weights as W
 
 GPT2 = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40,
         "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}

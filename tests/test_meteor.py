@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import SHARED
 
-import kept
 import meteor
 import meteor_alignment
 import meteor_resources
+from files import cache
 from meteor_alignment import EXACT, PARAPHRASE, STEM, SYNONYM, Match
 
 PUBLISHED = [
@@ -256,7 +256,7 @@ def test_kept_paraphrases_change_nothing(own_table, monkeypatch):
 
     expected = [("close to", "near"), ("near", "close to"), ("mill", "old mill")]
     assert find() == expected
-    file, = kept.folder().iterdir()
+    file, = cache.folder().iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(meteor_resources, "scan_table", None)                  # the second time the table stays closed
         assert find() == expected
@@ -286,7 +286,7 @@ def test_a_table_that_is_not_whole_is_an_error_and_nothing_is_kept(own_table, da
     own_table.write_bytes(damage(own_table.read_bytes()))
     with pytest.raises(ValueError, match=r"table\.gz: .+, expected a whole gzip file: run  pip install --force-reinstall"):
         meteor_resources.paraphrases_near(["close to the owl", "an old mill"])
-    assert not kept.folder().exists()
+    assert not cache.folder().exists()
 
 
 def test_every_recorded_text_is_normalised_alike(shared):

@@ -14,10 +14,10 @@ import lora as L
 import model as M
 import predict
 import train
-import weight_files as W
 from bank import AdapterBank
 from decode import decode_e2e, e2e_prompt
 from experiments.bench_requests import differing, write_adapters
+from files import weights as W
 
 
 def drawn(model, rank, alpha, targets=("q", "v")):

@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from experiments import pretrain_mini
 from experiments.pretrain_mini import LENGTH, corpus, main, packed_rows, sampled_cross_entropy, texts_of
+from files.tokenizer import load_tokenizer
 from model import init_weights, load_pretrained
-from tokenizer import load_tokenizer
 from toy.pretrain import build, full_cross_entropy
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import cli
 from adapter_files import read_adapter
 from experiments import subspace
+from files import cli
 from lora import add_lora, lora_layers, save_adapter
 from model import load_pretrained
 

@@ -8,11 +8,11 @@ import pytest
 
 import train
 from adapter_files import layer_shape
+from baselines import METHODS
 from experiments import sweep, tables
+from files.text import write_json
 from model import GPT2Config
-from names import METHODS
 from recipes import recipe_for
-from weight_files import write_json
 
 PLANS = [(name, setting) for name, experiment in sweep.EXPERIMENTS.items() for setting in experiment.settings]
 

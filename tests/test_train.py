@@ -15,7 +15,7 @@ import lora
 import model as M
 import tasks
 import train
-import weight_files as W
+from files import weights as W
 from tests import plain
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 
 from lora import TARGETS
 from methods import METHODS, WITH_RANK
-from names import TASKS
+from data import TASKS
 from training.processes import DEVICE_HELP
 from training.recipes import Recipe
 

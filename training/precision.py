@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lora import base_fingerprint, is_base
-from weight_files import read_json
+from files.text import read_json
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEAST_WIDTH = 512

@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import cli
+from files import cli
 from model import GPT2Config, RobertaConfig
 
 

@@ -29,12 +29,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cli import Interrupted
-from download import lock_file
+from files.cli import Interrupted
+from files.text import read_json, write_json
+from files.weights import check_finite, compare_checksums
+from files.writing import fsync_folder, lock_file, written_whole
 from methods import trained_parameters
 from training import processes
 from training.options import Settings
-from weight_files import check_finite, compare_checksums, fsync_folder, read_json, write_json, written_whole
 
 MAY_CHANGE = ("precision", "device")                                         # frozen_in is what counts; a GPU may be another
 STATES = ("last.pt", "last.prev.pt")                                         # the newest first

@@ -25,8 +25,8 @@ from generation.e2e import decode_e2e
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from speed.loss import target_loss
 from speed.packed import TOKENS_AT_A_TIME, pack, round_up
-from token_cache import cached_samples
-from tokenizer import Tokenizer
+from files.cache import kept_samples
+from files.tokenizer import Tokenizer
 from training.options import Settings
 
 EVAL_BATCH_SIZE = 32
@@ -86,8 +86,8 @@ class PairTask:
             samples = [(self.tokenizer.encode(example.text, example.pair, self.max_length), example.label)
                        for example in examples]
             return samples, self.tokenizer.truncated - before
-        path = data.require_file(data.glue_path(self.name, split, data_dir), self.name)
-        samples, cut = cached_samples(build, path, self.tokenizer, (self.name, split, limit, self.max_length))
+        sources = (data.split_file(self.name, split, data_dir), data.__file__, __file__)
+        samples, cut = kept_samples(build, sources, self.tokenizer.fingerprint, (self.name, split, limit, self.max_length))
         self.cut += cut
         return samples
 
@@ -177,8 +177,8 @@ class GenerationTask:
         def build():
             pairs = data.read_e2e(split, data_dir, text)[:limit]
             return [data.encode_e2e(self.tokenizer, mr, reference) for mr, reference in pairs], 0
-        path = data.require_file(data.e2e_path(split, data_dir, text), "e2e")
-        samples, _ = cached_samples(build, path, self.tokenizer, (text, split, limit))
+        sources = (data.split_file("e2e", split, data_dir, text), data.__file__, __file__)
+        samples, _ = kept_samples(build, sources, self.tokenizer.fingerprint, (text, split, limit))
         for row, (ids, _) in enumerate(samples):
             if len(ids) > self.config.n_positions:
                 raise ValueError(f"e2e {split} sample {row + 1} has {len(ids)} tokens, the model takes "

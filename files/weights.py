@@ -1,56 +1,27 @@
-"""Files of weights and settings, from anywhere: checked before a number of them is used, written whole or not at all.
+"""Weights, from anywhere: checked before a number of them is used, written whole or not at all.
 
     model.safetensors          mapped into memory: an fp32 file costs no copy, and processes share its pages
     ...index.json              the same in several files, none of them outside the folder
     pytorch_model.bin, .pt     pickles, opened with weights_only=True: nothing in them is run
-    config.json                a key that stands twice is refused
 
 A file that is cut off, claims more than it holds, has overlaps or gaps, or holds NaN is an error that names file and tensor.
-Here is also where a model's folder is found. Left out: downloading (download.py), what the tensors mean (model.py).
+Left out: where a model's folder is (published.py), what the tensors mean (model.py).
 """
-import gc
 import json
 import math
-import os
-import re
-import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from kept import cache_dir
+from files.text import read_json, unique_keys
+from files.writing import written_whole
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
           "BOOL": torch.bool}
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def unique_keys(pairs: list[tuple]) -> dict:
-    """json.loads keeps the last of two equal keys; in a table of tensors that would hide one of them."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        seen = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"the name '{twice}' stands twice")
-    return content
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Make many objects without Python looking for reference cycles among them, which would take longer than making them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -117,43 +88,12 @@ def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: di
             file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-@contextmanager
-def written_whole(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the name `path` in one step once it is complete and on the disk; what stood there
-    is replaced, or moved to `keep`. After an error nothing is left of it. Raises OSError for a full disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
-        fsync_folder(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        cause = error.__context__ if isinstance(error, RuntimeError) else error          # torch.save hides it behind its own
-        if not isinstance(cause, OSError):
-            raise
-        raise OSError(f"{path}: {cause.strerror or cause}; what stood there is kept: make room and try again") from None
-
-
-def fsync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk; Windows does so by itself and opens no folders."""
-    if sys.platform != "win32":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def check_finite(tensors: dict[str, Tensor], source: str | Path, advice: str = "fetch the file again") -> None:
     """Raises ValueError with the name of the first tensor that holds NaN or infinite numbers."""
     for name, tensor in tensors.items():
-        # the sum is finite only if all are: one pass, no copy
-        if tensor.is_floating_point() and not tensor.sum(dtype=torch.float64).isfinite() and not tensor.isfinite().all():
+        # The sum is finite only if all are: one pass, no copy. One that is not may have overflowed, so all are looked at then.
+        # In fp32, because Apple's GPUs know no float64.
+        if tensor.is_floating_point() and not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
             raise ValueError(f"{source}: tensor '{name}' holds {int((~tensor.isfinite()).sum())} NaN or infinite numbers of "
                              f"{tensor.numel()}, expected finite ones; {advice}")
 
@@ -196,24 +136,6 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises ValueError for anything else, and for a key that stands twice."""
-    try:
-        with collector_paused():
-            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); fetch the file again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a JSON {type(content).__name__}, expected an object")
-    return content
-
-
-def write_json(content: dict, path: Path) -> None:
-    """Write a JSON file in one step, like write_safetensors."""
-    with written_whole(path) as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
-
-
 def read_weights(directory: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a model directory and the name of the file they came from."""
     if (directory / "model.safetensors").exists():
@@ -233,23 +155,3 @@ def read_weights(directory: Path) -> tuple[dict[str, Tensor], str]:
         return read_pickle(directory / "pytorch_model.bin"), "pytorch_model.bin"
     raise FileNotFoundError(f"{directory}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin; put "
                             "the weights of the Hugging Face model there")
-
-
-def find_model(name_or_directory: str | Path, weights_dir: str | Path | None = None) -> Path | None:
-    """The local folder of a model, or None: the path itself, WEIGHTS_DIR/name (default $LORA_WEIGHTS, else the cache),
-    or the newest snapshot in the Hugging Face cache (HF_HUB_CACHE, HF_HOME)."""
-    weights_dir = Path(weights_dir or os.environ.get("LORA_WEIGHTS") or cache_dir() / "weights")
-    for directory in (Path(name_or_directory), weights_dir / name_or_directory):
-        if (directory / "config.json").is_file():
-            return directory
-    hub = Path(os.environ.get("HF_HUB_CACHE")
-               or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub")
-    for organisation in ("", "openai-community/", "FacebookAI/"):
-        repository = hub / ("models--" + (organisation + str(name_or_directory)).replace("/", "--"))
-        reference = repository / "refs" / "main"
-        if reference.is_file():
-            revision = reference.read_text(encoding="utf-8").strip()
-            snapshot = repository / "snapshots" / revision
-            if re.fullmatch(r"\w+", revision) and (snapshot / "config.json").is_file():
-                return snapshot
-    return None

@@ -22,11 +22,6 @@ def out_of_memory(error: Exception) -> bool:
         words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")))
 
 
-def check_usage(parse_arguments: Callable[[list[str]], object]) -> None:
-    """Answer --help and wrong options now: for commands that are about to import what takes seconds."""
-    parse_arguments([word for word in sys.argv[1:] if word != "--debug"])
-
-
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` and exit with its status; what the user can mend is reported as one line that starts with "error:"."""
     debug = "--debug" in sys.argv

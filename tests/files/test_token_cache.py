@@ -1,12 +1,14 @@
-"""token_cache.py: found again by content, made again for other content or a damaged file, and written by many at once."""
+"""Tokens in cache.py: found again by content, made again for other content or a damaged file, and written by many at once."""
+import io
 import multiprocessing
+import zlib
 
 import numpy as np
 import pytest
 
 import data
 import tasks
-import token_cache
+from files import cache as kept
 
 SAMPLES = [([5, 6, 7], 2), ([8], 0), ([9, 50256], 1)]
 
@@ -20,10 +22,10 @@ def cache(tmp_path, monkeypatch, repository):
     def ask(samples=SAMPLES, settings=("train", None), text="file", count=3):
         (tmp_path / "train.txt").write_text(text, encoding="utf-8")
         before = len(built)
-        got = token_cache.cached_samples(lambda: built.append(1) or (samples, count), tmp_path / "train.txt", tokenizer,
-                                         settings)
+        got = kept.kept_samples(lambda: built.append(1) or (samples, count), [tmp_path / "train.txt"], tokenizer.fingerprint,
+                                settings)
         return got, len(built) > before
-    ask.folder, ask.tokenizer = tmp_path / "cache" / "lora" / "tokens", tokenizer
+    ask.folder, ask.tokenizer = tmp_path / "cache" / "lora" / "kept", tokenizer
     return ask
 
 
@@ -31,7 +33,7 @@ def test_the_second_time_it_is_read_and_the_same(cache):
     assert cache() == ((SAMPLES, 3), True) and cache() == ((SAMPLES, 3), False)
     scores = [([1, 2], 2.5), ([3], 0.0)]
     assert cache(scores, ("stsb",))[1] and cache(settings=("stsb",)) == ((scores, 3), False)
-    assert not list(cache.folder.glob("*.tmp"))
+    assert {path.suffix for path in cache.folder.iterdir()} == {".z"}
 
 
 def test_other_content_settings_or_tokenizer_are_other_entries(cache):
@@ -54,7 +56,9 @@ def test_a_damaged_entry_is_made_again(cache, damage):
 def test_an_entry_whose_parts_do_not_fit_is_made_again(cache):
     cache()
     (file,) = cache.folder.iterdir()
-    np.savez(file, ids=np.arange(4), ends=np.array([2, 9]), seconds=np.array([1, 1]), count=0)
+    content = io.BytesIO()
+    np.savez(content, ids=np.arange(4), ends=np.array([2, 9]), seconds=np.array([1, 1]), count=0)
+    file.write_bytes(zlib.compress(content.getvalue()))
     assert cache() == ((SAMPLES, 3), True)
 
 
@@ -66,21 +70,19 @@ def test_a_folder_that_cannot_be_written_is_no_error(cache):
 
 def write_often(file):
     for number in range(30):
-        with token_cache.file_to_keep(file) as new:
-            token_cache.write_samples(new, [([number] * 500, 1)], 0)
+        kept.store(kept.pack_samples([([number] * 500, 1)], 0), file)
 
 
 def test_processes_that_write_the_same_entry_leave_a_whole_one(tmp_path):
-    file = tmp_path / "entry.npz"
-    with token_cache.file_to_keep(file) as new:
-        token_cache.write_samples(new, SAMPLES, 0)
+    file = tmp_path / "entry.z"
+    kept.store(kept.pack_samples(SAMPLES, 0), file)
     with multiprocessing.get_context("fork").Pool(3) as pool:
         working = pool.map_async(write_often, [file] * 3)
         while not working.ready():
-            ((ids, _), *_), _ = token_cache.read_samples(file)
+            ((ids, _), *_), _ = kept.unpack_samples(file.read_bytes())
             assert ids == SAMPLES[0][0] or len(set(ids)) == 1 and len(ids) == 500
         working.get()
-    assert [path.name for path in tmp_path.iterdir()] == ["entry.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["entry.z"]
 
 
 @pytest.mark.parametrize("name, kind", [("e2e", "gpt2"), ("mrpc", "roberta")])

@@ -1,4 +1,4 @@
-"""download.py against a real HTTP server on loopback that misbehaves in every way the net has shown."""
+"""download.py and published.py against a real HTTP server on loopback that misbehaves in every way the net has shown."""
 import hashlib
 import io
 import os
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import data
-import download
+from files import download, published
+from files.published import fetch_model
 
 CONTENT = bytes(range(256)) * 4000                                           # 1,024,000 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -277,7 +278,8 @@ def test_every_kind_of_redirect_is_followed(server, tmp_path, status):
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
-FETCH = "import sys, pathlib, download; download.download(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3])"
+FETCH = ("import sys, pathlib; from files.download import download; "
+         "download(sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3])")
 
 
 def slowly(handler: Handler) -> None:
@@ -369,7 +371,7 @@ def hub(server, monkeypatch):
 
 
 def test_a_model_comes_from_the_endpoint_and_the_token_stays_there(hub, tmp_path):
-    directory = data.fetch_model("gpt2", tmp_path)
+    directory = fetch_model("gpt2", tmp_path)
     assert directory == tmp_path / "gpt2"
     assert {name: (directory / name).read_bytes() for name in files(tmp_path)} == HUB_FILES
     assert hub.seen[-2][0] == f"{hub.prefix}/config.json"                    # last, as the mark of a complete directory
@@ -377,7 +379,7 @@ def test_a_model_comes_from_the_endpoint_and_the_token_stays_there(hub, tmp_path
     assert len(hub.content.seen) == 2
     assert not any("Authorization" in headers for _, headers in hub.content.seen)
     requests = len(hub.seen)
-    assert data.fetch_model("gpt2", tmp_path) == directory and len(hub.seen) == requests
+    assert fetch_model("gpt2", tmp_path) == directory and len(hub.seen) == requests
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocab.json"])
@@ -387,7 +389,7 @@ def test_the_hubs_own_hashes_are_checked(hub, tmp_path, name):
         hub.content.answers["/blob"] = [serve()]
         hub.answers[f"{hub.prefix}/vocab.json"] = [serve(b'{"b": 0}', ETag=f'"{git_sha1(HUB_FILES[name])}"')]
     with pytest.raises(ValueError, match=rf"{name}: the content does not have the hash [0-9a-f]+ that was expected"):
-        data.fetch_model("gpt2", tmp_path)
+        fetch_model("gpt2", tmp_path)
     assert not (tmp_path / "gpt2" / name).exists() and not (tmp_path / "gpt2" / "config.json").exists()
 
 
@@ -396,7 +398,7 @@ def test_only_what_is_missing_is_fetched(hub, tmp_path):
     directory.mkdir()
     for name in ("config.json", "vocab.json", "pytorch_model.bin"):
         (directory / name).write_text("mine")
-    data.fetch_model("gpt2", tmp_path)
+    fetch_model("gpt2", tmp_path)
     assert [path for path, _ in hub.seen] == [f"{hub.prefix}/merges.txt"]
     assert (directory / "config.json").read_text() == "mine"
 
@@ -405,7 +407,7 @@ def test_a_private_repository_asks_for_a_token(hub, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     hub.answers[f"{hub.prefix}/model.safetensors"] = [refuse(401)]
     with pytest.raises(PermissionError, match=r"gpt2/resolve/main/model.safetensors: access refused .*set HF_TOKEN"):
-        data.fetch_model("gpt2", tmp_path)
+        fetch_model("gpt2", tmp_path)
     assert "Authorization" not in hub.seen[0][1]
 
 
@@ -414,7 +416,7 @@ def test_a_private_repository_asks_for_a_token(hub, tmp_path, monkeypatch):
 @pytest.fixture
 def tasks(server, monkeypatch):
     for name in ("GLUE_SERVER", "MRPC_SERVER", "E2E_SERVER"):
-        monkeypatch.setattr(download, name, server.url)
+        monkeypatch.setattr(published, name, server.url)
     return server
 
 
@@ -428,7 +430,7 @@ def make_zip(members: dict[str, bytes]) -> bytes:
 
 def offer_zip(server, monkeypatch, content: bytes) -> None:
     server.answers["/RTE.zip"] = [serve(content)]
-    monkeypatch.setitem(download.GLUE_ZIPS, "RTE", ("RTE.zip", hashlib.sha256(content).hexdigest()))
+    monkeypatch.setitem(published.GLUE_ZIPS, "RTE", ("RTE.zip", hashlib.sha256(content).hexdigest()))
 
 
 def test_a_glue_archive_is_unpacked_into_its_folder_only(tasks, tmp_path, monkeypatch):
@@ -453,7 +455,7 @@ def test_a_wrong_archive_leaves_no_task_folder(tasks, tmp_path, monkeypatch, con
 
 def test_mrpc_is_built_byte_for_byte(tasks, tmp_path, shared):
     source = shared / "data" / "glue" / "MRPC"
-    for name, file in [*((name, name) for name in download.MRPC_SOURCES), (download.MRPC_DEV_IDS[0], "dev_ids.tsv")]:
+    for name, file in [*((name, name) for name in published.MRPC_SOURCES), (published.MRPC_DEV_IDS[0], "dev_ids.tsv")]:
         tasks.answers[f"/{name}"] = [serve((source / file).read_bytes())]
     data.fetch_task("mrpc", tmp_path)
     folder = tmp_path / "glue" / "MRPC"
@@ -475,14 +477,14 @@ def test_e2e_is_fetched_and_appears_at_once(tasks, tmp_path, shared):
 
 
 def test_known_hashes_are_those_of_the_reference_files(shared):
-    published = dict(reversed(line.split(None, 1)) for line in
-                     (shared / "data" / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
-    for file, sha256 in download.E2E_SHA256.items():
-        assert published[f"./e2e/{file}"] == sha256
-    for file, sha256 in download.MRPC_SOURCES.items():
-        assert published[f"./glue/MRPC/{file}"] == sha256
-    assert published["./glue/MRPC/dev_ids.tsv"] == download.MRPC_DEV_IDS[1]
-    assert set(download.GLUE_ZIPS) | {"MRPC"} == {glue.folder for glue in data.GLUE_TASKS.values()}
+    sums = dict(reversed(line.split(None, 1)) for line in
+                (shared / "data" / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
+    for file, sha256 in published.E2E_SHA256.items():
+        assert sums[f"./e2e/{file}"] == sha256
+    for file, sha256 in published.MRPC_SOURCES.items():
+        assert sums[f"./glue/MRPC/{file}"] == sha256
+    assert sums["./glue/MRPC/dev_ids.tsv"] == published.MRPC_DEV_IDS[1]
+    assert set(published.GLUE_ZIPS) | {"MRPC"} == {glue.folder for glue in data.GLUE_TASKS.values()}
 
 
 def test_the_command_without_network_prints_one_line(server, repository, tmp_path):

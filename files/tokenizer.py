@@ -1,41 +1,16 @@
 """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), by which GPT-2 and RoBERTa cut text; only their ids differ.
-And how merges.txt and the data files are read line by line.
 
 Left out: training a BPE, and control tokens inside running text ("</s>" in a sentence is five ordinary characters).
 """
 import functools
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from weight_files import read_json
+import tiktoken
 
-
-def shorten(text: str) -> str:
-    """The text in quotes, at most 60 characters of it, odd characters escaped: for error messages."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""Number (from 1) and text of each line of a UTF-8 file, its \n or \r\n and a leading byte-order mark taken off.
-
-    Lines end at \n only: the real files hold characters that str.splitlines would also split at.
-    """
-    number = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, line {number}: byte {line[error.start]:#04x} at column {error.start + 1} is "
-                                 "not UTF-8; convert the file to UTF-8 or fetch it again") from None
-            if "\0" in text:
-                raise ValueError(f"{path}, line {number}: holds a NUL character, expected text; fetch the file again")
-            yield number, text.removesuffix("\n").removesuffix("\r")
-    if number == 0:
-        raise ValueError(f"{path}: the file is empty; fetch it again")
-
+from files.text import read_json, read_lines, shorten
 
 # No pair is merged across these borders: clitics, words, numbers and punctuation, each with the space before it.
 WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -75,8 +50,7 @@ class Tokenizer:
 
     @functools.cached_property
     def bpe(self):
-        """Made at the first text: not needed where all data is found tokenised (token_cache.py)."""
-        import tiktoken
+        """Made at the first text: not needed where all data is found tokenised (cache.py)."""
         return tiktoken.Encoding("byte-level BPE", pat_str=WORDS, mergeable_ranks=self.ranks, special_tokens={})
 
     def pieces(self, text: str) -> list[int]:

@@ -1,7 +1,7 @@
-"""kept.py: the second time nothing is computed, and no state of the disk changes a result."""
+"""cache.py: the second time nothing is computed, and no state of the disk changes a result."""
 import pytest
 
-import kept
+from files import cache
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ TEXTS = ["the owl", "", "caf\u00e9 \u2028 x", "", "lone \ud800"]
 
 def test_lines_are_computed_once(counted):
     calls, upper = counted
-    first, second = (kept.kept_lines(TEXTS, [b"version 1"], upper) for _ in range(2))
+    first, second = (cache.kept_lines(TEXTS, [b"version 1"], upper) for _ in range(2))
     assert first == second == [text.upper() for text in TEXTS]
     assert len(calls) == 1
 
@@ -30,7 +30,7 @@ def test_other_texts_and_another_version_are_computed_anew(counted):
     calls, upper = counted
     for texts, depends_on in ((["a\nb", "c"], []), (["a", "b\nc"], []), (["a", "b"], [b"1"]),
                               (["a b"], [b"1"]), (["a", "b"], [b"2"]), (["a", "b"], [b"1", b""])):
-        kept.kept_lines(texts, depends_on, upper)
+        cache.kept_lines(texts, depends_on, upper)
         assert calls[-1] == texts
     assert len(calls) == 6
 
@@ -38,19 +38,19 @@ def test_other_texts_and_another_version_are_computed_anew(counted):
 def test_another_python_computes_anew(counted, monkeypatch):
     calls, upper = counted
     for version in ("3.10", "3.14"):
-        monkeypatch.setattr(kept.sys, "version", version)
-        kept.kept_lines(TEXTS, [], upper)
+        monkeypatch.setattr(cache.sys, "version", version)
+        cache.kept_lines(TEXTS, [], upper)
     assert len(calls) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"no zlib", None])
 def test_a_damaged_file_is_replaced(counted, damage):
     calls, upper = counted
-    expected = kept.kept_lines(TEXTS, [], upper)
-    file, = kept.folder().iterdir()
+    expected = cache.kept_lines(TEXTS, [], upper)
+    file, = cache.folder().iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] if damage is None else damage)
-    assert kept.kept_lines(TEXTS, [], upper) == expected and len(calls) == 2
+    assert cache.kept_lines(TEXTS, [], upper) == expected and len(calls) == 2
     assert file.read_bytes() == whole
 
 
@@ -59,5 +59,5 @@ def test_without_a_writable_folder_nothing_is_kept(counted, monkeypatch, tmp_pat
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     for _ in range(2):
-        assert kept.kept_lines(["a"], [], upper) == ["A"]
+        assert cache.kept_lines(["a"], [], upper) == ["A"]
     assert len(calls) == 2
