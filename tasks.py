@@ -20,8 +20,9 @@ from tqdm import tqdm
 import data
 from data import GLUE_TASKS
 from decode import decode_e2e
-from eval_metrics import glue_scores, score, write_hypotheses, write_references
+from eval_metrics import glue_scores, score
 from fused import Packing, target_loss
+from metrics.texts import write_hypotheses, write_references
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from token_cache import cached_samples
 from tokenizer import Tokenizer
