@@ -154,7 +154,7 @@ def test_the_core_imports_its_own_four_libraries_and_the_standard_library(module
 @pytest.mark.parametrize("module", CORE)
 def test_the_core_does_not_know_the_toy_world(module):
     """A toy model is just a model folder and a toy task just a data folder."""
-    for number, line in enumerate((ROOT / f"{module}.py").read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8").splitlines(), 1):
         assert not re.search(r"\btoy\b", line, re.IGNORECASE), f"{module}.py, line {number}: {line.strip()}"
 
 
@@ -167,7 +167,8 @@ def test_experiments_and_toy_do_not_import_tests():
 # ---------------------------------------------------------------- sizes
 
 def test_no_core_file_is_too_long_to_be_read_in_one_go():
-    lengths = {module: len((ROOT / f"{module}.py").read_text(encoding="utf-8").splitlines()) for module in CORE}
+    lengths = {module: len((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8").splitlines())
+               for module in CORE}
     long = {module for module, length in lengths.items() if length > LONGEST_FILE}
     assert long <= set(LONG_FILES), f"more than {LONGEST_FILE} lines: {[(name, lengths[name]) for name in long]}"
     assert long == set(LONG_FILES), f"no longer an exception: {set(LONG_FILES) - long}"
