@@ -21,12 +21,13 @@ from tqdm import tqdm
 from baselines import load_trained
 from beam_search import GPT2_END_TOKENS, SEARCHES, AuthorsSearch, HfSearch, Hypothesis, OnePath, Settings
 from data import encode_e2e, fetch_task, read_e2e
-from eval_metrics import evaluate, write_hypotheses, write_references
+from eval_metrics import evaluate
 from files import cli
 from files.published import fetch_model
 from files.text import write_json
 from files.tokenizer import Tokenizer, load_tokenizer
 from kv_cache import lay_out_for_decoding
+from metrics.texts import write_hypotheses, write_references
 from model import GPT2, load_pretrained
 from parallel import device
 from recipes import alpha_for_file

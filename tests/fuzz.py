@@ -28,13 +28,13 @@ import torch
 
 import baselines
 import data
-import eval_metrics
 import lora
 import model as M
 from files import cache, published
 from files import weights as W
 from files.text import write_json
 from files.tokenizer import byte_alphabet
+from metrics.texts import LINE_END, read_pair
 
 SECONDS = 5                                                                  # a file of a few KB takes milliseconds
 BYTES = 300 << 20                                                            # growth of the peak over a whole kind
@@ -407,9 +407,9 @@ def scorer_kind(folder: Path) -> Kind:
     hypotheses.write_text("".join(f"one {n}\n" for n in range(8)), encoding="utf-8")
 
     def load() -> None:
-        groups, texts = eval_metrics.read_pair(references, hypotheses)
+        groups, texts = read_pair(references, hypotheses)
         require(len(groups) == len(texts) and all(groups), "references and hypotheses do not pair")
-        require("\n".join(texts) == "\n".join(line.strip() for line in eval_metrics.LINE_END.split(
+        require("\n".join(texts) == "\n".join(line.strip() for line in LINE_END.split(
             hypotheses.read_bytes().decode("utf-8").removeprefix("\ufeff")))[:len("\n".join(texts))], "not the file's lines")
     return Kind([references, hypotheses], damage_bytes, load)
 

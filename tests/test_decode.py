@@ -11,9 +11,9 @@ import decode
 from beam_search import Settings
 from data import encode_e2e, read_e2e
 from decode import best_text, clean, decode_e2e, e2e_prompt, end_tokens, generate, main, n_best, penalty_table
-from eval_metrics import read_pair
 from files.tokenizer import load_tokenizer
 from lora import add_lora, lora_layers, merge, save_adapter, unmerge
+from metrics.texts import read_pair
 from model import GPT2, GPT2Config, init_weights, load_pretrained
 
 

@@ -1,4 +1,4 @@
-"""eval_metrics.py against the official scores: of sentences written for this project, recorded in tests/data/nlg by
+"""eval_metrics.py against the official scores: of sentences written for this project, recorded in data/nlg by
 record_official_scores.py, and of the sets beside the repository; its files, its errors, and the GLUE scores."""
 import json
 import math
@@ -16,8 +16,7 @@ from conftest import SHARED
 
 import data
 import eval_metrics as E
-import meteor
-import meteor_resources
+from metrics import meteor_resources, texts
 
 OWN = Path(__file__).parent / "data" / "nlg"
 SETS = {"own": OWN, **{path.parent.name: path.parent for path in sorted((SHARED / "reference").glob("*/scores.json"))}}
@@ -35,7 +34,7 @@ def empty_cache(tmp_path_factory):
 def evaluations(empty_cache) -> dict:
     """Both variants of every set, computed in two processes."""
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        pairs = {name: E.read_pair(folder / "refs.txt", folder / "hyp.txt") for name, folder in SETS.items()}
+        pairs = {name: texts.read_pair(folder / "refs.txt", folder / "hyp.txt") for name, folder in SETS.items()}
         tasks = {name: (pool.submit(E.evaluate, *pair), pool.submit(E.evaluate, *pair, PERL, "perl"))
                  for name, pair in pairs.items()}
         return {name: (python.result(), perl.result()) for name, (python, perl) in tasks.items()}
@@ -145,7 +144,7 @@ def test_a_single_instance_has_no_cider():
 def test_without_meteors_word_lists_the_other_four_run(monkeypatch):
     def nowhere():
         raise FileNotFoundError("METEOR needs the word lists")
-    monkeypatch.setattr(meteor, "load_lexicon", nowhere)
+    monkeypatch.setattr(E, "load_lexicon", nowhere)
     with pytest.warns(UserWarning, match="METEOR left out: METEOR needs the word lists"):
         scores = E.score(REFERENCES, HYPOTHESES)
     assert list(scores) == list(E.METRICS) and math.isnan(scores["METEOR"])
@@ -177,22 +176,22 @@ def write(folder: Path, references: bytes, hypotheses: bytes) -> list[str]:
     (b"a b\rc\r\rd\r", b"x\ry\r")])
 def test_files_are_read_as_a_person_would(tmp_path, references, hypotheses):
     paths = write(tmp_path, references, hypotheses)
-    assert E.read_pair(*paths) == ([["a b", "c"], ["d"]], ["x", "y"])
+    assert texts.read_pair(*paths) == ([["a b", "c"], ["d"]], ["x", "y"])
 
 
 def test_a_file_of_one_group_holds_one_reference_per_instance(tmp_path):
-    assert E.read_pair(*write(tmp_path, b"a\nb\nc\n", b"x\n\nz\n")) == ([["a"], ["b"], ["c"]], ["x", "", "z"])
-    assert E.read_pair(*write(tmp_path, b"a\nb\nc\n\n", b"x\n")) == ([["a", "b", "c"]], ["x"])
+    assert texts.read_pair(*write(tmp_path, b"a\nb\nc\n", b"x\n\nz\n")) == ([["a"], ["b"], ["c"]], ["x", "", "z"])
+    assert texts.read_pair(*write(tmp_path, b"a\nb\nc\n\n", b"x\n")) == ([["a", "b", "c"]], ["x"])
 
 
 def test_written_files_are_read_back(tmp_path):
     groups, lines = [["a é", "b"], ["c"]], ["", "x"]
-    E.write_references(groups, tmp_path / "refs.txt")
-    E.write_hypotheses(lines, tmp_path / "hyp.txt")
-    assert E.read_pair(tmp_path / "refs.txt", tmp_path / "hyp.txt") == (groups, lines)
+    texts.write_references(groups, tmp_path / "refs.txt")
+    texts.write_hypotheses(lines, tmp_path / "hyp.txt")
+    assert texts.read_pair(tmp_path / "refs.txt", tmp_path / "hyp.txt") == (groups, lines)
     for bad in ([["a"], []], [["a", " "]], [["a\nb"]]):
         with pytest.raises(ValueError, match="instance|line break"):
-            E.write_references(bad, tmp_path / "refs.txt")
+            texts.write_references(bad, tmp_path / "refs.txt")
 
 
 @pytest.mark.parametrize("references, hypotheses, message", [
@@ -256,7 +255,7 @@ def test_the_command_chooses_metrics_and_variant(monkeypatch, capsys, tmp_path):
 def test_the_command_says_what_is_missing(monkeypatch, capsys, tmp_path):
     def nowhere():
         raise FileNotFoundError("METEOR needs the word lists: run  pip install")
-    monkeypatch.setattr(meteor, "load_lexicon", nowhere)
+    monkeypatch.setattr(E, "load_lexicon", nowhere)
     files = write(tmp_path, b"a b\n\nb\n", b"a\nb\n")
     status, output, errors = run(monkeypatch, capsys, *files, "--json", str(tmp_path / "s.json"))
     assert status == 0 and "METEOR:  missing" in output and "warning: METEOR left out: METEOR needs" in errors

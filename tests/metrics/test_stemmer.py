@@ -1,7 +1,7 @@
 """stemmer.py against the words that METEOR's own stemmer was asked about, and by its rules."""
 import pytest
 
-from stemmer import stem
+from metrics.stemmer import stem
 
 
 @pytest.mark.parametrize("word, expected", [

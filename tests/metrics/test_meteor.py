@@ -4,17 +4,14 @@ import json
 import random
 import re
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import SHARED
 
-import meteor
-import meteor_alignment
-import meteor_resources
 from files import cache
-from meteor_alignment import EXACT, PARAPHRASE, STEM, SYNONYM, Match
+from metrics import meteor, meteor_alignment, meteor_resources, meteor_score
+from metrics.meteor_alignment import EXACT, PARAPHRASE, STEM, SYNONYM, Match
 
 PUBLISHED = [
     (["There is a place in the city centre, Alimentum, that is not family-friendly."],
@@ -71,15 +68,9 @@ def test_java_hash(text, value):
     assert meteor_alignment.java_hash(text) == value
 
 
-def score(references: list[list[str]], hypotheses: list[str]) -> meteor.MeteorScores:
-    with ThreadPoolExecutor(1) as background:
-        return meteor.begin(references, hypotheses, background)()
-
-
 def matches_of(hypothesis: str, reference: str) -> set[tuple[str, str, int]]:
     words, other = hypothesis.split(), reference.split()
-    (matcher,) = meteor.prepare([[other]], [words])
-    matcher.find_phrases(meteor.find_paraphrases([[other]], [words]))
+    (matcher,) = meteor.matchers_of([[other]], [words])
     return {(" ".join(words[m.hyp_start:m.hyp_end]), " ".join(other[m.ref_start:m.ref_end]), m.module)
             for m in sum(matcher.matches(other), [])}
 
@@ -170,17 +161,15 @@ def test_skipped_references_never_change_the_statistics(one_scan):
     hypotheses += references[0][:1] + references[1][3:4]                     # two that are equal to a reference
     references[-1] = references[1]
     references[-2] = references[0] * 2                                       # and one with equal references
-    paraphrases = meteor.find_paraphrases(references, hypotheses)
     tight = 0
-    for texts, words, matcher in zip(references, hypotheses, meteor.prepare(references, hypotheses), strict=True):
-        matcher.find_phrases(paraphrases)
-        candidates = [meteor.statistics_of(words, text, meteor_alignment.align(matcher.matches(text)))
+    for texts, words, matcher in zip(references, hypotheses, meteor.matchers_of(references, hypotheses), strict=True):
+        candidates = [meteor_score.statistics_of(words, text, meteor_alignment.align(matcher.matches(text)))
                       for text in texts]
-        assert meteor.best_statistics(matcher, texts) == max(candidates, key=meteor.score_of)
+        assert meteor_score.best_statistics(matcher, texts) == max(candidates, key=meteor_score.score_of)
         for text, candidate in zip(texts, candidates, strict=True):
-            ceiling = meteor.Ceiling(words).of(text, matcher.reach(text))
-            assert meteor.score_of(candidate) <= ceiling + 1e-12
-            tight += 0 < ceiling <= meteor.score_of(candidate) + 1e-12
+            ceiling = meteor_score.Ceiling(matcher).of(text)
+            assert meteor_score.score_of(candidate) <= ceiling + 1e-12
+            tight += 0 < ceiling <= meteor_score.score_of(candidate) + 1e-12
     assert tight > 20
 
 
@@ -205,11 +194,10 @@ def test_all_matches_are_found(one_scan):
     generator = random.Random(8)
     references, hypotheses = ([[generator.choice(WORDS) for _ in range(generator.randrange(1, 16))] for _ in range(40)]
                               for _ in range(2))
-    paraphrases = meteor.find_paraphrases([references], hypotheses)
+    paraphrases = meteor.paraphrases_between([references], hypotheses)
     vocabulary, kinds = meteor_alignment.Vocabulary(WORDS), set()
     for words in hypotheses:
-        matcher = meteor_alignment.Matcher(words, references[:20], vocabulary)
-        matcher.find_phrases(paraphrases)
+        matcher = meteor_alignment.Matcher(words, references[:20], vocabulary, paraphrases)
         for reference in references[:20]:
             expected = plain_matches(words, reference, paraphrases)
             assert sorted(sum(matcher.matches(reference), [])) == expected
@@ -220,21 +208,21 @@ def test_all_matches_are_found(one_scan):
 @pytest.mark.parametrize("references, hypothesis, published", PUBLISHED)
 def test_values_published_for_these_sentences(one_scan, references, hypothesis, published):
     digits = len(str(published)) - 2
-    assert round(score([references], [hypothesis]).system, digits) == published
+    assert round(meteor.meteor([references], [hypothesis]).system, digits) == published
 
 
 def test_a_set_is_scored_by_its_sums_and_perfect_matches_add_no_chunk(one_scan):
     references, hypotheses = [["the owl sleeps here"], ["a pub near the mill"]], ["the owl sleeps here", "the mill has a pub"]
-    scores = score(references, hypotheses)
-    sums = [a + b for a, b in zip(*scores.statistics, strict=True)]
+    scores = meteor.meteor(references, hypotheses)
+    sums = [a + b for a, b in zip(*scores.columns["meteor_stats"], strict=True)]
     sums[20] -= 1
-    assert scores.segments[0] == 1 and scores.system == meteor.score_of(sums) != sum(scores.segments) / 2
-    assert score(references[:1], hypotheses[:1]).system == 1
+    assert scores.segments[0] == 1 and scores.system == meteor_score.score_of(sums) != sum(scores.segments) / 2
+    assert meteor.meteor(references[:1], hypotheses[:1]).system == 1
 
 
 def test_of_equally_good_references_the_first_counts(one_scan):
-    scores = score([["quiet here", "so very far away"]], ["pub"])
-    assert scores.segments == [0] and scores.statistics[0][:2] == [1, 2]
+    scores = meteor.meteor([["quiet here", "so very far away"]], ["pub"])
+    assert scores.segments == [0] and scores.columns["meteor_stats"][0][:2] == [1, 2]
 
 
 @pytest.fixture
@@ -299,6 +287,6 @@ def test_every_recorded_text_is_normalised_alike(shared):
 
 
 def test_every_recorded_pair_has_the_same_statistics(shared, recorded, one_scan):
-    scores = score([pair["refs"] for pair in recorded], [pair["hyp"] for pair in recorded])
+    scores = meteor.meteor([pair["refs"] for pair in recorded], [pair["hyp"] for pair in recorded])
     assert len(recorded) == 600
-    assert scores.statistics == [[int(float(number)) for number in pair["stats"].split()] for pair in recorded]
+    assert scores.columns["meteor_stats"] == [[int(float(number)) for number in pair["stats"].split()] for pair in recorded]

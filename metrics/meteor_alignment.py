@@ -1,17 +1,16 @@
 """How METEOR aligns a hypothesis with a reference: all matches of words and phrases, and the search for the best of them.
 
 `Matcher` finds what may match; `align` chooses, from left to right, by a beam search whose quirks are the original's.
-`Matcher.reach` is an outline from which meteor.py sees that a reference cannot be the best one, before it is aligned.
 """
 from collections import defaultdict
 from collections.abc import Container, Iterable
-from functools import cache, lru_cache, reduce
+from functools import cache, lru_cache
 from itertools import chain
-from operator import itemgetter, or_
+from operator import itemgetter
 from typing import NamedTuple
 
-from meteor_resources import LONGEST_PHRASE, load_lexicon
-from stemmer import stem
+from metrics.meteor_resources import LONGEST_PHRASE, load_lexicon
+from metrics.stemmer import stem
 
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
 # In the score; the search for an alignment halves all but exact matches
@@ -119,24 +118,10 @@ def occurrences(words: list[str], phrases: Container[str], beginnings: Container
     return found
 
 
-class Reach(NamedTuple):
-    """What could match at best between a hypothesis and a reference, each word seen alone.
-
-    hyp_words[m]    bits of the hypothesis words that module m can match
-    hyp_continues   bits of the hypothesis words that could be matched without beginning a chunk
-    ref_weights     for every word of the reference the largest weight of a module that can match it, or 0
-    ref_continues   for every word of the reference whether it could be matched without beginning a chunk
-    """
-    hyp_words: list[int]
-    hyp_continues: int
-    ref_weights: list[float]
-    ref_continues: list[bool]
-
-
 class Matcher:
-    """One hypothesis, prepared to be matched with its references: by words at once, by phrases after `find_phrases`."""
+    """One hypothesis, prepared to be matched with its references by words and by phrases."""
 
-    def __init__(self, words: list[str], references: list[list[str]], vocabulary: Vocabulary):
+    def __init__(self, words: list[str], references: list[list[str]], vocabulary: Vocabulary, paraphrases: Paraphrases):
         self.words = words
         self.hashes = [describe(word).hash for word in words]
         # word of the vocabulary -> (position in the hypothesis, module) of every match; stem and synonym may both match
@@ -147,15 +132,10 @@ class Matcher:
                 for other in by_module[module]:
                     self.word_matches[other].append((i, module))
         self.reference_words = set(chain.from_iterable(references))
-        self.word_reach = {word: reach_of_word(self.word_matches[word])
-                           for word in self.word_matches.keys() & self.reference_words}
-
-    def find_phrases(self, paraphrases: Paraphrases) -> None:
-        """Note which phrases of the references are paraphrases of some of the hypothesis."""
         # Phrase that may be in a reference -> (place in the table, start, end) of its paraphrases in the hypothesis, first
         # by the pairs that have that phrase first, then by those that have it second
         self.phrases = defaultdict(lambda: ([], []))
-        for phrase, start in occurrences(self.words, paraphrases.phrases, paraphrases.beginnings):
+        for phrase, start in occurrences(words, paraphrases.phrases, paraphrases.beginnings):
             end = start + phrase.count(" ") + 1
             partners = paraphrases.partners_by_word(phrase)
             for first_word in partners.keys() & self.reference_words:
@@ -163,7 +143,6 @@ class Matcher:
                     if self.reference_words.issuperset(following_words):
                         self.phrases[partner][side].append((place, start, end))
         self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
-        self.phrase_reach = {phrase: reach_of_phrase(phrase, chain(*sides)) for phrase, sides in self.phrases.items()}
 
     def matches(self, reference: list[str]) -> list[list[Match]]:
         """For every word of the reference the matches that begin there, in the order of the modules."""
@@ -175,34 +154,6 @@ class Matcher:
         for match in self.match_phrases(reference):
             starting_at[match.ref_start].append(match)
         return starting_at
-
-    def reach(self, reference: list[str]) -> Reach:
-        """An outline of `matches`, several times cheaper."""
-        n = len(reference)
-        hyp_words, hyp_continues, ref_weights = [0] * 4, 0, [0.0] * n
-        # Bits of where matches that begin or end here do so in the hypothesis; words that a match can cover but not begin with
-        begin, end, inside = [0] * (n + 1), [0] * (n + 1), [False] * n
-        for j, word in enumerate(reference):
-            if reach := self.word_reach.get(word):
-                ref_weights[j], exact, stemmed, synonyms = reach
-                hyp_words[EXACT] |= exact
-                hyp_words[STEM] |= stemmed
-                hyp_words[SYNONYM] |= synonyms
-                begin[j] = exact | stemmed | synonyms
-                end[j + 1] = begin[j] << 1
-        for phrase, j in occurrences(reference, self.phrases, self.beginnings):
-            length, begins, ends, words, following = self.phrase_reach[phrase]
-            hyp_words[PARAPHRASE] |= words
-            hyp_continues |= following
-            begin[j] |= begins
-            end[j + length] |= ends
-            for k in range(j, j + length):
-                ref_weights[k] = max(ref_weights[k], MODULE_WEIGHTS[PARAPHRASE])
-                inside[k] |= k > j
-        continuing = [starts & ends for starts, ends in zip(begin, end, strict=True)]
-        hyp_continues = reduce(or_, continuing, hyp_continues)
-        ref_continues = [within or bits != 0 for within, bits in zip(inside, continuing, strict=False)]
-        return Reach(hyp_words, hyp_continues, ref_weights, ref_continues)
 
     def match_phrases(self, reference: list[str]) -> list[Match]:
         """First the pairs whose first phrase is in the reference, then those whose second is.
@@ -220,26 +171,6 @@ class Matcher:
         return [match for found in (forward, backward) for _, match in sorted(found)]
 
 
-def reach_of_word(matches: list[tuple[int, int]]) -> tuple[float, int, int, int]:
-    """The largest weight with which a single word matches, and bits of what each of the first three modules matches."""
-    bits = [0, 0, 0]
-    for i, module in matches:
-        bits[module] |= 1 << i
-    return max(MODULE_WEIGHTS[module] for module in (EXACT, STEM, SYNONYM) if bits[module]), *bits
-
-
-def reach_of_phrase(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple[int, int, int, int, int]:
-    """The phrase's words, and bits of where its paraphrases begin, where they end, of all their words, and of all but
-    their first words."""
-    begins = ends = words = following = 0
-    for _, start, end in matches:
-        begins |= 1 << start
-        ends |= 1 << end
-        words |= (1 << end) - (1 << start)
-        following |= (1 << end) - (2 << start)
-    return phrase.count(" ") + 1, begins, ends, words, following
-
-
 # ---------------------------------------------------------------- 2. align
 
 def align(starting_at: list[list[Match]]) -> list[Match]:
@@ -254,33 +185,24 @@ def align(starting_at: list[list[Match]]) -> list[Match]:
     fixed = fixed_matches(starting_at)
     # A path is a plain tuple, as the search makes a great many: its rank (see RANK_OF_WORD; the least is the best), next
     # word of the reference, end of the last match in the hypothesis (-1 after a gap), bits of the words taken there, and
-    # the last match with the path to which it was added. What every path does alike is not written into each: words and
-    # distances of fixed matches, and the end of the last match where all paths have just had the same one or a gap.
+    # the last match with the path to which it was added. Words and distances of fixed matches are not in the rank, since
+    # all paths have them.
     paths = [(0, 0, -1, 0, None, None)]
-    common_end = -1                                                          # that end; None where paths differ
-    covered = 0                                                              # up to here a match that began earlier may reach
     for j, matches in enumerate(starting_at):
-        if j in fixed or not matches and covered <= j:
-            _, covered, start, end, _ = matches[0] if matches else (j, j + 1, -1, -1, None)
-            if common_end is None:
-                paths.sort(key=itemgetter(0))
-                paths = [path if path[2] == -1 or path[2] == start else (path[0] + RANK_OF_CHUNK, *path[1:])
-                         for path in paths[:BEAM]]
-            common_end = end
-            continue
-        if not matches and common_end is not None:
-            continue                                                         # inside a fixed match
-        covered = max([covered, *(match.ref_end for match in matches)])
-        branches = [branch_of(match) for match in matches]
         paths.sort(key=itemgetter(0))
+        del paths[BEAM:]
+        if j in fixed:
+            _, next_word, start, end, _ = matches[0]
+            paths = [(rank if last_end == start or last_end == -1 else rank + RANK_OF_CHUNK, next_word, end, taken, *trail)
+                     for rank, _, last_end, taken, *trail in paths]
+            continue
+        branches = [branch_of(match) for match in matches]
         extended = []
-        for path in paths[:BEAM]:
+        for path in paths:
             rank, next_word, last_end, taken, last_match, before = path
             if j < next_word:                                                # inside a match of several words
                 extended.append(path)
                 continue
-            if common_end is not None:
-                last_end = common_end
             chunk = rank + RANK_OF_CHUNK if last_end != -1 else rank
             for gain, jump, start, end, ref_end, words, match in branches:
                 if not taken & words:
@@ -288,11 +210,9 @@ def align(starting_at: list[list[Match]]) -> list[Match]:
                     rank += jump
                     chunk += jump
             extended.append((chunk, j + 1, -1, taken, last_match, before))
-        paths, common_end = extended, None
+        paths = extended
     paths.sort(key=itemgetter(0))
-    best = paths[0]
-    if common_end is None:
-        best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))
+    best = min(paths[:BEAM], key=lambda path: path[0] + (RANK_OF_CHUNK if path[2] != -1 else 0))
     alignment = [starting_at[j][0] for j in fixed]
     while best[4]:
         alignment.append(best[4])

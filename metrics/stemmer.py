@@ -26,21 +26,21 @@ REGION = re.compile(f".*?[{VOWELS}][^{VOWELS}]")
 SHORT_SYLLABLE_END = re.compile(f"(?:[^{VOWELS}][{VOWELS}][^{VOWELS}wxY]|^[{VOWELS}][^{VOWELS}])$")
 DOUBLE_END = re.compile("(?:bb|dd|ff|gg|mm|nn|pp|rr|tt)$")
 
-# suffix -> replacement, inside R1; "ogi" counts after l only, "li" after one of cdeghkmnrt
+# suffix -> replacement, inside R1: relational -> relate, friendli -> friend
 STEP_2 = {
     "tional": "tion", "enci": "ence", "anci": "ance", "abli": "able", "entli": "ent", "izer": "ize", "ization": "ize",
     "ational": "ate", "ation": "ate", "ator": "ate", "alism": "al", "aliti": "al", "alli": "al", "fulness": "ful",
     "ousli": "ous", "ousness": "ous", "iveness": "ive", "iviti": "ive", "biliti": "ble", "bli": "ble", "ogi": "og",
     "fulli": "ful", "lessli": "less", "li": "",
 }
-# suffix -> replacement, inside R1; "ative" inside R2 only
+# the same, but "ative" inside R2: formalize -> formal, goodness -> good
 STEP_3 = {
     "tional": "tion", "ational": "ate", "alize": "al", "icate": "ic", "iciti": "ic", "ical": "ic", "ful": "",
     "ness": "", "ative": "",
 }
-# taken off inside R2; "ion" after s or t only
-STEP_4 = ("al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ism", "ate", "iti", "ous",
-          "ive", "ize", "ion")
+# taken off inside R2: adjustment -> adjust, adoption -> adopt
+STEP_4 = dict.fromkeys("al ance ence er ic able ible ant ement ment ent ism ate iti ous ive ize ion".split(), "")
+ONLY_AFTER = {"ogi": "l", "li": tuple("cdeghkmnrt"), "ion": ("s", "t")}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -58,11 +58,10 @@ def stem(word: str) -> str:
     word = strip_past_and_participle(word, r1)
     if len(word) > 2 and word[-1] in "yY" and word[-2] not in VOWELS:
         word = word[:-1] + "i"
-    word = shorten_derivation(word, r1)
-    word = shorten_second_derivation(word, r1, r2)
-    word = strip_last_derivation(word, r2)
-    word = strip_final_e_or_l(word, r1, r2)
-    return word.replace("Y", "y")
+    word = replace_suffix(word, STEP_2, r1)
+    word = replace_suffix(word, STEP_3, r2 if word.endswith("ative") else r1)
+    word = replace_suffix(word, STEP_4, r2)
+    return strip_final_e_or_l(word, r1, r2).replace("Y", "y")
 
 
 def mark_consonant_y(word: str) -> str:
@@ -116,33 +115,12 @@ def strip_past_and_participle(word: str, r1: int) -> str:
     return rest
 
 
-def shorten_derivation(word: str, r1: int) -> str:
-    """Step 2: relational -> relate, friendli -> friend."""
-    suffix = longest_suffix(word, STEP_2)
+def replace_suffix(word: str, replacements: dict[str, str], region: int) -> str:
+    """Replace the longest of some suffixes, if it begins in the region and after a letter that it may follow."""
+    suffix = longest_suffix(word, replacements)
     rest = word.removesuffix(suffix)
-    if not suffix or len(rest) < r1:
-        return word
-    if suffix == "ogi" and not rest.endswith("l") or suffix == "li" and rest[-1] not in "cdeghkmnrt":
-        return word
-    return rest + STEP_2[suffix]
-
-
-def shorten_second_derivation(word: str, r1: int, r2: int) -> str:
-    """Step 3: formalize -> formal, goodness -> good."""
-    suffix = longest_suffix(word, STEP_3)
-    rest = word.removesuffix(suffix)
-    if not suffix or len(rest) < (r2 if suffix == "ative" else r1):
-        return word
-    return rest + STEP_3[suffix]
-
-
-def strip_last_derivation(word: str, r2: int) -> str:
-    """Step 4: adjustment -> adjust, adoption -> adopt."""
-    suffix = longest_suffix(word, STEP_4)
-    rest = word.removesuffix(suffix)
-    if not suffix or len(rest) < r2 or suffix == "ion" and not rest.endswith(("s", "t")):
-        return word
-    return rest
+    replaces = suffix and len(rest) >= region and (suffix not in ONLY_AFTER or rest.endswith(ONLY_AFTER[suffix]))
+    return rest + replacements[suffix] if replaces else word
 
 
 def strip_final_e_or_l(word: str, r1: int, r2: int) -> str:

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from ptb_tokenizer import PUNCTUATION, SHAPES, next_tokens, ptb_words, tokenize
+from metrics.ptb_tokenizer import PUNCTUATION, SHAPES, next_tokens, ptb_words, tokenize
 
 # every pair was read off the original's output
 TOKENS = {

@@ -18,6 +18,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from metrics.texts import kept_groups
 
 # Dropped after tokenisation, exactly these. Brackets are not among them: by then they are lower-case, -lrb- and so on.
 PUNCTUATION = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--",
@@ -304,3 +307,8 @@ def ptb_words(texts: list[str]) -> list[str]:
         elif token.lower() not in PUNCTUATION:
             lines[-1].append(token.lower())
     return [" ".join(words) for words in lines]
+
+
+def ptb_words_of_groups(groups: list[list[str]]) -> list[list[str]]:
+    """The same of references. All are one text to the tokenizer, since it looks across line ends."""
+    return kept_groups(groups, [Path(__file__).read_bytes()], ptb_words)

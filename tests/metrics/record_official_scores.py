@@ -1,6 +1,6 @@
-"""Record what the original programs say about the sentences in tests/data/nlg, for the tests to compare with.
+"""Record what the original programs say about the sentences in data/nlg, for the tests to compare with.
 
-    python tests/record_official_scores.py CHECKOUT     # of github.com/tuetschek/e2e-metrics; rewrites scores.json
+    python tests/metrics/record_official_scores.py CHECKOUT     # of github.com/tuetschek/e2e-metrics; rewrites scores.json
 
 Needs Java and Perl (with XML::Twig, or an empty module of that name on PERL5LIB: it is only loaded for .xml files) and
 pycocoevalcap. BLEU and NIST come from the checkout's pymteval.py and mteval-v13a-sig.pl, the tokens from the Stanford
