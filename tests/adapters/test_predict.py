@@ -14,10 +14,10 @@ import lora as L
 import model as M
 import predict
 import train
-from bank import AdapterBank
-from decode import decode_e2e, e2e_prompt
+import weight_files as W
+from adapters import AdapterBank, load_adapter, save_adapter
 from experiments.bench_requests import differing, write_adapters
-from files import weights as W
+from generation.e2e import decode_e2e, e2e_prompt
 
 
 def drawn(model, rank, alpha, targets=("q", "v")):
@@ -38,9 +38,9 @@ def adapters(repository, toy_data, tmp_path_factory):
     train.main(["--model", str(toy / "roberta"), "--task", "mrpc", "--data-dir", str(toy_data), "--out-dir", str(folder),
                 "--max-steps", "30", "--limit-train", "240", "--limit-eval", "4", "--lr", "0.005", "--batch-size", "8",
                 "--rank", "4", "--alpha", "32"])
-    L.save_adapter(drawn(M.load_pretrained(toy / "roberta", num_labels=3), 2, 9, ("k", "fc")), folder / "mnli", task="mnli")
-    L.save_adapter(drawn(M.load_pretrained(toy / "roberta", num_labels=1), 3, 7), folder / "stsb", task="stsb")
-    L.save_adapter(drawn(M.load_pretrained(toy / "gpt2"), 6, 14), folder / "e2e", task="e2e")
+    save_adapter(drawn(M.load_pretrained(toy / "roberta", num_labels=3), 2, 9, ("k", "fc")), folder / "mnli", task="mnli")
+    save_adapter(drawn(M.load_pretrained(toy / "roberta", num_labels=1), 3, 7), folder / "stsb", task="stsb")
+    save_adapter(drawn(M.load_pretrained(toy / "gpt2"), 6, 14), folder / "e2e", task="e2e")
     return {name: folder / name for name in ("mnli", "stsb", "e2e")} | {"mrpc": next((folder / "mrpc").rglob("adapter"))}
 
 
@@ -70,7 +70,7 @@ def test_mixed_answers_are_those_of_each_task_alone(repository, adapters, toy_da
     assert status == 0 and [answer["id"] for answer in answers] == list(range(60))
     tokenizer = data.load_tokenizer(repository / "toy/roberta")
     for task, labels in (("mrpc", 2), ("mnli", 3), ("stsb", 1)):
-        model = L.load_adapter(M.load_pretrained(repository / "toy/roberta", num_labels=labels), adapters[task])
+        model = load_adapter(M.load_pretrained(repository / "toy/roberta", num_labels=labels), adapters[task])
         for answer, (name, example) in zip(answers, requests, strict=True):
             if name == task:
                 with torch.inference_mode():
@@ -91,7 +91,7 @@ def test_generated_text_is_that_of_decode_and_the_base_goes_on_with_plain_text(r
     status, answers = run(repository, adapters, "gpt2", lines, tmp_path, *options, "--batch-size", "4", names=["e2e"])
     assert status == 0
     tokenizer = data.load_tokenizer(repository / "toy/gpt2")
-    model = L.load_adapter(M.load_pretrained(repository / "toy/gpt2"), adapters["e2e"])
+    model = load_adapter(M.load_pretrained(repository / "toy/gpt2"), adapters["e2e"])
     _, texts = decode_e2e(model, tokenizer, [(mr, "") for mr in mrs], (0.7,), beam_size=3, max_new_tokens=12)
     assert [answer["text"] for answer in answers[::2]] == texts[0.7]
     assert answers[1::2] != answers[::2] and {answer["adapter"] for answer in answers[1::2]} == {"base"}
@@ -100,7 +100,7 @@ def test_generated_text_is_that_of_decode_and_the_base_goes_on_with_plain_text(r
 def test_an_adapter_without_a_task_has_the_task_it_is_named_after(repository, adapters, tmp_path):
     """GPT-2's frame of E2E, as RoBERTa's labels: a folder as PEFT writes it, whose file tells nothing of this project."""
     model, tokenizer = M.load_pretrained(repository / "toy/gpt2"), data.load_tokenizer(repository / "toy/gpt2")
-    L.save_adapter(drawn(M.load_pretrained(repository / "toy/gpt2"), 6, 14), tmp_path)
+    save_adapter(drawn(M.load_pretrained(repository / "toy/gpt2"), 6, 14), tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     W.write_safetensors({name: tensor.clone() for name, tensor in W.read_safetensors(file).items()}, file)
     bank = AdapterBank(model)
@@ -124,7 +124,7 @@ def test_options_of_generation_are_those_of_decode_where_none_is_given(repositor
 
 def test_a_roberta_file_without_alpha_takes_the_one_given_and_a_folder_keeps_its_own(repository, adapters, toy_data, tmp_path):
     """The paper and the scripts have different alphas for RoBERTa, so the command asks; 9 is what `mnli` was saved with."""
-    model = L.load_adapter(M.load_pretrained(repository / "toy/roberta", num_labels=3), adapters["mnli"])
+    model = load_adapter(M.load_pretrained(repository / "toy/roberta", num_labels=3), adapters["mnli"])
     export.export_loralib(model, tmp_path / "mnli.pt")
     mixed = [(name, example) for name, example in mixed_requests(toy_data, 12) if name != "stsb"]
     lines = [{"adapter": name, "text": [example.text, example.pair]} for name, example in mixed]
@@ -143,7 +143,7 @@ def test_a_gpt2_file_without_alpha_takes_the_recipes(repository, tmp_path, capsy
     """32 in the paper and in the scripts. Under a name that is no task there is no recipe, and the alpha must be given."""
     model = drawn(M.load_pretrained(repository / "toy/gpt2"), 4, 32)
     export.export_loralib(model, tmp_path / "file.pt")
-    L.save_adapter(model, tmp_path / "folder")
+    save_adapter(model, tmp_path / "folder")
     mr, short = "name : The Winter Otter | type : schooner", ["--max-new-tokens", "8", "--beam-size", "2"]
     answers = {}
     for place in ("folder", "file.pt"):
@@ -237,7 +237,7 @@ def test_refused_before_anything_runs(repository, adapters, tmp_path, monkeypatc
     model, requests = ["--model", str(repository / "toy/roberta")], tmp_path / "requests.jsonl"
     requests.write_text(json.dumps({"adapter": "mrpc", "text": ["a", "b"]}))
     mrpc = f"mrpc={adapters['mrpc']}"
-    L.save_adapter(L.add_lora(M.load_pretrained(repository / "toy/roberta", num_labels=3), 2, 5), tmp_path / "unknown")
+    save_adapter(L.add_lora(M.load_pretrained(repository / "toy/roberta", num_labels=3), 2, 5), tmp_path / "unknown")
     for options, message in (
             ([mrpc, mrpc], "an adapter 'mrpc' already.*holds base, mrpc"), ([f"base={adapters['mrpc']}"], "'base' already"),
             (["mrpc"], "expected NAME=DIR"), (["=x"], "expected NAME=DIR"),

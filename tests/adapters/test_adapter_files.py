@@ -1,4 +1,4 @@
-"""adapter_files.py and export.py: adapters exchanged with PEFT, loralib, transformers and the authors' released files."""
+"""adapters/ and export.py: files exchanged with PEFT, loralib, transformers and the authors' released files."""
 import json
 import re
 import warnings
@@ -7,13 +7,13 @@ import pytest
 import torch
 from test_lora import BOTH, GPT2, ROBERTA, fill_B, make_adapted, make_base, tokens
 
-import adapter_files as A
 import export
 import lora as L
 import model as M
-from adapter_writing import loralib_tensors
-from files import weights as W
-from recipes import alpha_for_file
+import weight_files as W
+from adapters import saving as S
+from adapters.loralib import loralib_tensors
+from training.recipes import alpha_for_file
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
@@ -64,15 +64,15 @@ def assert_same_logits(ours, other, kind):
 def test_peft_reads_ours_without_a_warning(tmp_path, kind, targets, bias):
     ours = make_adapted(kind, targets, bias=bias)
     with torch.no_grad():
-        for parameter in L.trained_others(ours).values():
+        for parameter in S.trained_others(ours).values():
             parameter.add_(0.1)
-    L.save_adapter(ours, tmp_path)
+    S.save_adapter(ours, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         other = peft.PeftModel.from_pretrained(theirs(kind), tmp_path).eval()
     assert_same_logits(ours, other, kind)
-    again = L.load_adapter(make_base(kind), tmp_path)
-    assert again.lora_settings == ours.lora_settings
+    again = S.load_adapter(make_base(kind), tmp_path)
+    assert L.lora_settings(again) == L.lora_settings(ours)
     with torch.inference_mode():
         assert torch.equal(again(tokens(kind)), ours(tokens(kind)))
 
@@ -92,16 +92,16 @@ def test_peft_reads_ours_without_a_warning(tmp_path, kind, targets, bias):
 def test_ours_reads_peft(tmp_path, kind, settings, targets):
     other = peft_model(kind, **settings)
     other.save_pretrained(tmp_path)
-    ours = L.load_adapter(make_base(kind), tmp_path)
-    assert sorted(ours.lora_settings.targets) == sorted(targets)
-    assert ours.lora_settings.dropout == settings.get("lora_dropout", 0.0)
+    ours = S.load_adapter(make_base(kind), tmp_path)
+    assert sorted(L.lora_settings(ours).targets) == sorted(targets)
+    assert L.lora_settings(ours).dropout == settings.get("lora_dropout", 0.0)
     assert_same_logits(ours, other, kind)
-    L.save_adapter(ours, tmp_path / "back")                                  # and back once more
+    S.save_adapter(ours, tmp_path / "back")                                  # and back once more
     assert_same_logits(ours, peft.PeftModel.from_pretrained(theirs(kind), tmp_path / "back").eval(), kind)
 
 
 def test_gpt2s_q_and_v_are_one_update_of_twice_the_rank(tmp_path):
-    L.save_adapter(make_adapted("gpt2"), tmp_path)
+    S.save_adapter(make_adapted("gpt2"), tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["target_modules"]) == (6, 14, ["attn.c_attn"])
     B = W.read_safetensors(tmp_path / "adapter_model.safetensors")["base_model.model.transformer.h.1.attn.c_attn.lora_B.weight"]
@@ -120,7 +120,7 @@ def test_what_peft_computes_otherwise_is_refused(tmp_path, settings, message):
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     with pytest.raises(ValueError, match=message) as refusal:
-        L.load_adapter(make_base("roberta"), tmp_path)
+        S.load_adapter(make_base("roberta"), tmp_path)
     assert "\n" not in str(refusal.value)
 
 
@@ -128,10 +128,10 @@ def test_an_adapter_without_a_head_or_with_more_than_lora_is_refused(tmp_path):
     other = peft.get_peft_model(theirs("roberta"), peft.LoraConfig(r=3, lora_alpha=7, target_modules=["query"]))
     other.save_pretrained(tmp_path / "headless")
     with pytest.raises(ValueError, match="holds no task head"):
-        L.load_adapter(make_base("roberta"), tmp_path / "headless")
+        S.load_adapter(make_base("roberta"), tmp_path / "headless")
     peft_model("gpt2", target_modules=["wte"]).save_pretrained(tmp_path / "embedding")
     with pytest.raises(ValueError, match="first difference|no LoRA matrices|no linear layer"):
-        L.load_adapter(make_base("gpt2"), tmp_path / "embedding")
+        S.load_adapter(make_base("gpt2"), tmp_path / "embedding")
 
 
 # ---------------------------------------------------------------- loralib
@@ -140,11 +140,10 @@ def loralib_model(kind, targets, rank=3, alpha=7):
     """Our base with loralib's layers for the targets, at random; GPT-2: one MergedLinear for those of q, k, v."""
     loralib = pytest.importorskip("loralib")
     model, generator = make_base(kind).requires_grad_(False), torch.Generator().manual_seed(3)
-    for block in model.get_submodule(A.LAYERS[type(model.config)]):
-        for path in dict.fromkeys(A.MODULES[type(model.config)][target] for target in targets):
+    for block in model.get_submodule(model.config.blocks):
+        for path, (d_out, d_in), _ in {target.path: target for target in map(model.config.targets.get, targets)}.values():
             holder, _, child = path.rpartition(".")
             old = block.get_submodule(path)
-            d_out, d_in = A.layer_shape(model.config, path)
             options = {"r": rank, "lora_alpha": alpha, "fan_in_fan_out": kind == "gpt2", "merge_weights": False}
             if path == "attn.c_attn" and "qkv" not in targets:
                 layer = loralib.MergedLinear(d_in, d_out, enable_lora=[part in targets for part in "qkv"], **options)
@@ -170,8 +169,8 @@ def test_ours_reads_loralib(tmp_path, kind, targets, capsys):
     head = {name: tensor for name, tensor in other.state_dict().items() if name.startswith("classifier.")}
     torch.save({"module." + name: tensor for name, tensor in (loralib.lora_state_dict(other) | head).items()}, file)
     with pytest.raises(ValueError, match="holds no alpha" if targets != ("k",) or kind == "roberta" else "does not tell which"):
-        L.load_adapter(make_base(kind), file)
-    ours = L.load_adapter(make_base(kind), file, alpha=7, targets=targets if targets in (("k",), ("k", "v")) else None)
+        S.load_adapter(make_base(kind), file)
+    ours = S.load_adapter(make_base(kind), file, alpha=7, targets=targets if targets in (("k",), ("k", "v")) else None)
     if targets == ("q", "v") and kind == "gpt2":
         assert "as those of q and v" in capsys.readouterr().err
     x = tokens(kind)
@@ -202,14 +201,14 @@ def test_biases_of_loralib(tmp_path):
                 if name.endswith("c_attn.bias") or bias == "all" and name.endswith(".bias"):
                     parameter.add_(0.3)
         torch.save({"model_state_dict": loralib.lora_state_dict(other, bias=bias)}, tmp_path / "lora.pt")
-        loaded = L.load_adapter(make_base("gpt2"), tmp_path / "lora.pt", alpha=7)
-        assert loaded.lora_settings.bias == ours
+        loaded = S.load_adapter(make_base("gpt2"), tmp_path / "lora.pt", alpha=7)
+        assert L.lora_settings(loaded).bias == ours
         with torch.inference_mode():
             torch.testing.assert_close(loaded(tokens("gpt2")), other(tokens("gpt2")), atol=1e-5, rtol=1e-5)
 
 
 def test_a_damaged_state_dict_is_refused(tmp_path):
-    whole, file = loralib_tensors(L.adapter_of(make_adapted("gpt2"))), tmp_path / "lora.pt"
+    whole, file = loralib_tensors(S.adapter_of(make_adapted("gpt2"))), tmp_path / "lora.pt"
     first = "transformer.h.0.attn.c_attn.lora_"
     for change, message in (
             (lambda t: t.pop(first + "A"), "stands without its other half"),
@@ -223,10 +222,10 @@ def test_a_damaged_state_dict_is_refused(tmp_path):
         change(tensors)
         torch.save(tensors, file)
         with pytest.raises(ValueError, match=message) as refusal:
-            L.load_adapter(make_base("gpt2"), file, alpha=7)
+            S.load_adapter(make_base("gpt2"), file, alpha=7)
         assert "\n" not in str(refusal.value)
     with pytest.raises(FileNotFoundError, match="no such adapter"):
-        L.load_adapter(make_base("gpt2"), tmp_path / "nothing", alpha=7)
+        S.load_adapter(make_base("gpt2"), tmp_path / "nothing", alpha=7)
 
 
 # ---------------------------------------------------------------- the authors' files
@@ -259,9 +258,9 @@ def test_released_adapters_load_merge_and_unmerge_exactly(shared, name):
     with torch.inference_mode():
         plain = model(x)
     with pytest.raises(ValueError, match="holds no alpha"):
-        L.load_adapter(model, file)
-    L.load_adapter(model, file, alpha=alpha)
-    assert (model.lora_settings.rank, model.lora_settings.targets) == (rank, ("q", "v"))
+        S.load_adapter(model, file)
+    S.load_adapter(model, file, alpha=alpha)
+    assert (L.lora_settings(model).rank, L.lora_settings(model).targets) == (rank, ("q", "v"))
     stored = torch.load(file, map_location="cpu", weights_only=True)
     first = next(name for name in stored if "lora_B" in name)
     layer = model.get_submodule(first.removeprefix("module.").removesuffix(".lora_B"))
@@ -288,7 +287,7 @@ def test_released_adapters_refuse_a_wrong_base(shared, name, base, message):
     with torch.device("meta"):
         model = M.GPT2(base) if isinstance(base, M.GPT2Config) else M.RobertaClassifier(base)
     with pytest.raises(ValueError, match=message) as refusal:
-        L.load_adapter(model, shared / "data" / "checkpoints" / name, alpha=16)
+        S.load_adapter(model, shared / "data" / "checkpoints" / name, alpha=16)
     assert "\n" not in str(refusal.value)
 
 
@@ -342,7 +341,7 @@ def test_an_export_that_fails_leaves_the_model_unmerged(repository, tmp_path, mo
 def test_the_export_command_writes_every_format(repository, tmp_path, capsys):
     source = repository / "toy" / "gpt2"
     model = fill_B(L.add_lora(M.load_pretrained(source), 3, 7))
-    L.save_adapter(model, tmp_path / "ours", task="e2e")
+    S.save_adapter(model, tmp_path / "ours", task="e2e")
     common = ["--model", str(source), "--adapter"]
     assert export.main([*common, str(tmp_path / "ours"), "--out", str(tmp_path / "lora.pt"), "--format", "loralib"]) == 0
     assert export.main([*common, str(tmp_path / "lora.pt"), "--alpha", "7", "--out", str(tmp_path / "peft"), "--format",
@@ -357,7 +356,7 @@ def test_the_export_command_writes_every_format(repository, tmp_path, capsys):
 
 
 def test_modules_that_transformers_lacks_are_not_exported(tmp_path):
-    from baselines import apply_method
+    from methods import apply_method
     model = make_base("gpt2")
     apply_method(model, "adapter-h", rank=2)
     with pytest.raises(ValueError, match="which no transformers model has"):

@@ -1,17 +1,17 @@
-"""bank.py: mixed batches against each row alone with load_adapter's model, for every population, both models and beams."""
+"""adapters/bank.py: mixed batches against each row alone with load_adapter's model, for every population, both models, beams."""
 from collections import Counter
 
 import pytest
 import torch
 from torch import nn
 
-import bank as K
 import export
 import lora as L
 import model as M
-from beam_search import Settings
-from decode import generate, n_best
-from files import weights as W
+import weight_files as W
+from adapters import bank as K
+from adapters.saving import adapter_of, read_adapter, save_adapter
+from generation import Settings, generate, n_best
 
 BASES = {"gpt2": M.GPT2Config(vocab_size=97, n_positions=40, n_embd=72, n_layer=3, n_head=3, n_inner=80),
          "roberta": M.RobertaConfig(vocab_size=97, max_position_embeddings=34, hidden_size=68, num_hidden_layers=3,
@@ -62,7 +62,7 @@ def serve(kind, folder):
     bank.model.load_state_dict(base.state_dict())
     for name in ADAPTERS:
         models[name] = make_adapted(kind, name)
-        L.save_adapter(models[name], folder / name, task="mrpc")
+        save_adapter(models[name], folder / name, task="mrpc")
         bank.add(name, folder / name)
     return kind, bank, models
 
@@ -142,7 +142,7 @@ def test_other_adapters_change_nothing_bit_for_bit(served):
     kind, bank, models = served
     names, (ids, mask) = POPULATIONS["uniform"], rows(8)
     before = bank.logits(names, ids, mask)
-    bank.add("late", K.bank_adapter_of(make_adapted(kind, "most")))
+    bank.add("late", adapter_of(make_adapted(kind, "most")))
     with_late = bank.logits(names, ids, mask)
     used = bank.logits(["late", *names[1:]], ids, mask)
     bank.remove("late")
@@ -168,7 +168,7 @@ def test_the_model_is_left_as_it_was(served):
 
 def test_an_adapter_removed_while_rows_decode_serves_them_to_the_end(served_gpt2):
     _, bank, _ = served_gpt2
-    bank.add("brief", K.bank_adapter_of(make_adapted("gpt2", "eight")))
+    bank.add("brief", adapter_of(make_adapted("gpt2", "eight")))
     prompts, names, options = [[5], [9, 4]], ["brief", "one"], {"beam_size": 3, "max_new_tokens": 9, "eos_ids": (63, 78)}
     expected, calls = bank.generate(names, prompts, **options), []
 
@@ -200,7 +200,7 @@ def test_a_batch_costs_by_its_own_adapters_not_by_the_bank(served):
 def test_memory_grows_by_the_adapters_alone(kind):
     """No tensor of a read adapter shares or copies the base; 300 of them are held by name."""
     bank = K.AdapterBank(make_base(kind))
-    adapter = K.bank_adapter_of(make_adapted(kind, "three"))
+    adapter = K.bank_adapter_of(bank.model, adapter_of(make_adapted(kind, "three")))
     for index in range(300):
         bank.add(f"a{index}", adapter)
     own = {tensor.untyped_storage().data_ptr() for pair in adapter.updates.values() for tensor in pair}
@@ -212,19 +212,20 @@ def test_memory_grows_by_the_adapters_alone(kind):
 
 
 @BOTH
-def test_reading_an_adapter_copies_no_base(kind, tmp_path, monkeypatch):
-    L.save_adapter(make_adapted(kind, "three"), tmp_path)
-    base, seen = make_base(kind), []
-    monkeypatch.setattr(K, "load_adapter", lambda model, *options: seen.append(model) or L.load_adapter(model, *options))
-    K.read_bank_adapter(base, tmp_path)
-    shared = {parameter.data_ptr() for parameter in base.parameters()}
-    assert all(parameter.data_ptr() in shared for name, parameter in seen[0].named_parameters() if L.is_base(name))
+def test_reading_an_adapter_builds_no_base_and_fingerprints_it_once(kind, tmp_path, monkeypatch):
+    save_adapter(make_adapted(kind, "three"), tmp_path)
+    bank, taken = K.AdapterBank(make_base(kind)), []
+    L.base_fingerprint(bank.model)                                           # is_base builds a model without memory, once
+    monkeypatch.setattr(K, "base_fingerprint", lambda model: taken.append(model) or L.base_fingerprint(model))
+    monkeypatch.setattr(type(bank.model), "__init__", lambda *_: pytest.fail("built a second base"))
+    bank.add("three", tmp_path)
+    assert taken == [bank.model]
 
 
 @BOTH
 def test_refusals_name_what_there_is(kind, tmp_path):
     bank = K.AdapterBank(make_base(kind))
-    L.save_adapter(make_adapted(kind, "three"), tmp_path / "three")
+    save_adapter(make_adapted(kind, "three"), tmp_path / "three")
     bank.add("three", tmp_path / "three")
     ids, mask = rows(2)
     ran = []
@@ -240,13 +241,13 @@ def test_refusals_name_what_there_is(kind, tmp_path):
             bank.add(name, tmp_path / "three")
     with pytest.raises(ValueError, match="1 adapter names for a batch of 2 rows"):
         bank.logits(["three"], ids, mask)
-    L.save_adapter(L.add_lora(make_base(kind, seed=1), 2, 3), tmp_path / "foreign")
+    save_adapter(L.add_lora(make_base(kind, seed=1), 2, 3), tmp_path / "foreign")
     with pytest.raises(ValueError, match="adapter 'new': .*trained on base.*holds base, three"):
         bank.add("new", tmp_path / "foreign")
     broken = make_adapted(kind, "three")
     with torch.no_grad():
         next(iter(L.lora_layers(broken).values())).lora_B["k"][0, 0] = float("nan")
-    L.save_adapter(broken, tmp_path / "nan")
+    save_adapter(broken, tmp_path / "nan")
     with pytest.raises(ValueError, match="adapter 'new': .*NaN"):
         bank.add("new", tmp_path / "nan")
     if kind == "roberta":
@@ -263,7 +264,7 @@ def test_refusals_name_what_there_is(kind, tmp_path):
 def test_a_file_without_alpha_takes_the_one_given(kind, tmp_path, alpha):
     """loralib's state dict of the same matrices and head: the folder's logits with the folder's alpha, others with another."""
     model, bank, (ids, mask) = make_adapted(kind, "one"), K.AdapterBank(make_base(kind)), rows(2)
-    L.save_adapter(model, tmp_path / "folder")
+    save_adapter(model, tmp_path / "folder")
     export.export_loralib(model, tmp_path / "one.pt")
     with pytest.raises(ValueError, match=r"adapter 'file': .*one.pt: the file holds no alpha.*\(the bank holds base\)"):
         bank.add("file", tmp_path / "one.pt")
@@ -289,7 +290,7 @@ def test_a_mask_that_would_misplace_logits_is_refused(kind, mask, message, dtype
 
 
 def test_a_missing_head_is_refused(tmp_path):
-    L.save_adapter(make_adapted("roberta", "three"), tmp_path)
+    save_adapter(make_adapted("roberta", "three"), tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     tensors = {name: tensor.clone() for name, tensor in W.read_safetensors(path).items() if "classifier" not in name}
     W.write_safetensors(tensors, path)
@@ -305,7 +306,7 @@ def test_a_mixed_batch_equals_peft(tmp_path):
     reference = transformers.GPT2LMHeadModel(transformers.GPT2Config(**vars(BASES["gpt2"])))
     reference.load_state_dict(make_base("gpt2").state_dict(), strict=False)
     for name in ("one", "three", "most"):
-        L.save_adapter(make_adapted("gpt2", name), tmp_path / name)
+        save_adapter(make_adapted("gpt2", name), tmp_path / name)
         bank.add(name, tmp_path / name)
         if isinstance(reference, peft.PeftModel):
             reference.load_adapter(tmp_path / name, name)
@@ -322,7 +323,7 @@ def test_trained_biases_are_refused_and_leave_the_base_alone(tmp_path):
     model = L.add_lora(make_base("gpt2"), 2, 5, bias="all")
     with torch.no_grad():
         model.transformer.ln_f.bias.add_(1.0)
-    L.save_adapter(model, tmp_path)
+    save_adapter(model, tmp_path)
     bank = K.AdapterBank(make_base("gpt2"))
     with pytest.raises(ValueError, match="adapter 'new': .*trains biases beside the update"):
         bank.add("new", tmp_path)
@@ -337,8 +338,9 @@ def test_the_scale_is_folded_into_B(tmp_path):
         with torch.no_grad():
             for layer in L.lora_layers(model).values():
                 layer.lora_B["k"].normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
-        L.save_adapter(model, tmp_path / str(alpha))
-        updates += K.read_bank_adapter(make_base("gpt2"), tmp_path / str(alpha)).updates.values()
+        save_adapter(model, tmp_path / str(alpha))
+        base = make_base("gpt2")
+        updates += K.bank_adapter_of(base, read_adapter(tmp_path / str(alpha), base.config)).updates.values()
     (A, B), (other_A, other_B) = updates
     torch.testing.assert_close(other_B, 2 * B)
     torch.testing.assert_close(B[2], 7 / 3 * L.lora_layers(model)["transformer.h.2.attn.c_attn"].lora_B["k"].detach().T)
