@@ -40,6 +40,19 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def resolve_device(name: str) -> str:
+    """The device that auto, cpu, cuda, cuda:N or mps means here. Raises ValueError where there is none."""
+    if name == "auto":
+        return device()
+    kind, _, index = name.partition(":")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind)
+    if count is None or (index and (kind != "cuda" or not index.isdigit())):
+        raise ValueError(f"--device is '{name}', expected auto, cpu, cuda, cuda:N or mps")
+    if count <= int(index or 0):
+        raise ValueError(f"--device {name}, but this machine has {count or 'none'} of that kind: choose another, or auto")
+    return name
+
+
 def start() -> None:
     """Join the processes that torchrun has started, each on a GPU of its own where there are GPUs; only the first reports
     on stdout."""

@@ -9,11 +9,13 @@ The rule of "auto" looks at the model and the kind of processor alone, never at 
 spends its time between the products, so bf16 starts to pay at a hidden size of LEAST_WIDTH (results/bench/formats.json).
 """
 import os
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from lora import is_base
+from weight_files import read_json
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEAST_WIDTH = 512
@@ -25,7 +27,8 @@ def choose_precision(asked: str, model: nn.Module, device: str) -> tuple[str, st
     asked: auto, fp32 or bf16; for auto, $LORA_PRECISION may name the format. Raises ValueError for bf16 where weights of the
     base train.
     """
-    trained_base = next((name for name, parameter in model.named_parameters() if parameter.requires_grad and is_base(name)), "")
+    trained_base = next((name for name, parameter in model.named_parameters()
+                         if parameter.requires_grad and is_base(model, name)), "")
     if asked == "bf16" and trained_base:
         raise ValueError(f"--precision bf16, but this method trains '{trained_base}' of the base, whose small updates "
                          "bf16 would lose: choose --precision fp32, or a method that leaves the base frozen")
@@ -63,7 +66,16 @@ def hold_frozen_in(model: nn.Module, precision: str) -> None:
     What was loaded is a view of the mapped file, which stays in memory as long as one view lives: what stays fp32 is copied.
     """
     for name, parameter in model.named_parameters():
-        if is_base(name) and not parameter.requires_grad:
+        if is_base(model, name) and not parameter.requires_grad:
             parameter.data = parameter.data.to(FORMATS[precision])
         elif precision != "fp32":
             parameter.data = parameter.data.clone()
+
+
+def format_of_run(adapter: str | Path) -> str | None:
+    """The format of the run that trained an adapter, if it lies in the run's folder: .../seedK/adapter beside config.json."""
+    config = Path(adapter).resolve().parent / "config.json"
+    if not (Path(adapter).is_dir() and Path(adapter).name == "adapter" and config.is_file()):
+        return None
+    found = read_json(config).get("frozen_in")
+    return found if found in FORMATS else None

@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 import cli
 from data import encode_e2e, length_grouped_batches, read_e2e
-from decode import generate
+from generation import generate
 from lora import LoRALinear, add_lora, load_adapter, lora_layers, merge, save_adapter, unmerge
 from model import GPT2, load_pretrained
 from tokenizer import Tokenizer, load_tokenizer

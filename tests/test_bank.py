@@ -10,8 +10,7 @@ import export
 import lora as L
 import model as M
 import weight_files as W
-from beam_search import Settings
-from decode import generate, n_best
+from generation import Settings, generate, n_best
 
 BASES = {"gpt2": M.GPT2Config(vocab_size=97, n_positions=40, n_embd=72, n_layer=3, n_head=3, n_inner=80),
          "roberta": M.RobertaConfig(vocab_size=97, max_position_embeddings=34, hidden_size=68, num_hidden_layers=3,

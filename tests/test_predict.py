@@ -16,8 +16,8 @@ import predict
 import train
 import weight_files as W
 from bank import AdapterBank
-from decode import decode_e2e, e2e_prompt
 from experiments.bench_requests import differing, write_adapters
+from generation.e2e import decode_e2e, e2e_prompt
 
 
 def drawn(model, rank, alpha, targets=("q", "v")):

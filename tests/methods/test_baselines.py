@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from beam_search import Settings
 from test_decode import slow_authors
 from test_lora import BOTH, make_base, tokens
 
@@ -15,7 +16,6 @@ import model as M
 import train
 from adapter_files import read_folder
 from adapter_writing import loralib_tensors
-from beam_search import Settings
 from decode import n_best
 from names import METHODS, WITH_RANK
 
