@@ -1,4 +1,5 @@
 """Beam search against transformers' generate, against a slow search written from the description, and on bad input."""
+import copy
 import math
 import random
 from collections import Counter
@@ -139,8 +140,9 @@ def toy_model(repository, toy_data):
 
 @torch.no_grad()
 def slow_authors(model, prompt, beam_size, ngram, max_new_tokens, eos_ids):
-    """All (log-probability, tokens with the end token) that the search sets aside, in order: no cache, no batch, no stop."""
-    running, set_aside = [(0.0, [])], []
+    """All (log-probability, tokens with the end token) that the search sets aside, in order: no cache, no batch, no stop,
+    and in fp64, so that what differs by rounding is the other search's rounding alone."""
+    model, running, set_aside = copy.deepcopy(model).double(), [(0.0, [])], []
     for _ in range(max_new_tokens):
         if not running:
             break
