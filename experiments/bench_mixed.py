@@ -28,9 +28,10 @@ from files.text import read_json, write_json
 from files.tokenizer import load_tokenizer
 from files.weights import read_safetensors, write_safetensors
 from fused import Packing
-from kv_cache import KVCache, lay_out_for_decoding
+from generation.cache import BeamCache
 from lora import add_lora, load_adapter, merge, save_adapter
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
+from speed.linear import lay_out_for_decoding
 
 MODELS = {"roberta-base": (RobertaClassifier, RobertaConfig, 8), "gpt2": (GPT2, GPT2Config, 4)}
 POPULATIONS = ("distinct", "uniform", "skewed", "identical")
@@ -125,10 +126,9 @@ class Competitors:
         """DECODED steps: (N, 1) tokens after P cached positions. The cache is made anew for every shape and not timed."""
         input_ids, past = batch
         cache = own_cache(model, len(input_ids), past)
-        cache.length = past
-        for position in range(past, past + DECODED):
-            mask = torch.ones(1, 1, 1, position + 1, dtype=torch.bool)
-            model.logits(model.hidden_states(input_ids, torch.full_like(input_ids, position), mask, cache))
+        for _ in range(DECODED):
+            cache.go_on(torch.zeros_like(input_ids))
+            model.logits(model.hidden_states(input_ids, cache))
 
 
 def select(batch: tuple, rows: list[int]) -> tuple:
@@ -143,12 +143,13 @@ def select(batch: tuple, rows: list[int]) -> tuple:
 CACHES: dict = {}
 
 
-def own_cache(model: GPT2, rows: int, past: int) -> KVCache:
+def own_cache(model: GPT2, rows: int, past: int) -> BeamCache:
+    cache, config = BeamCache(torch.full((rows,), past), past + DECODED), model.config
     if (rows, past) not in CACHES:
-        CACHES[rows, past] = cache = KVCache(model.config, rows, past + DECODED)
-        cache.keys.normal_()
-        cache.values.normal_()
-    return CACHES[rows, past]
+        CACHES[rows, past] = [torch.randn(2, rows, config.n_head, cache.capacity, config.n_embd // config.n_head)
+                              for _ in range(config.n_layer)]
+    cache.layers.extend(CACHES[rows, past])
+    return cache
 
 
 def peft_model(base, folder: str, count: int):

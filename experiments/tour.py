@@ -26,6 +26,7 @@ from data import encode_e2e, length_grouped_batches, read_e2e
 from decode import generate
 from files import cli
 from files.tokenizer import Tokenizer, load_tokenizer
+from generation import generate
 from lora import LoRALinear, add_lora, load_adapter, lora_layers, merge, save_adapter, unmerge
 from model import GPT2, load_pretrained
 from toy import world

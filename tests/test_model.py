@@ -5,7 +5,6 @@ import shutil
 import pytest
 import torch
 
-import kv_cache as KV
 import model as M
 from files import weights as W
 from files.published import find_model
@@ -102,27 +101,6 @@ def test_dropout_comes_from_the_config_and_can_be_switched_off(tmp_path):
     assert as_configured.config.embd_pdrop == 0.3 and as_configured.config.attn_pdrop == 0.1
     assert not torch.equal(as_configured(input_ids), as_configured(input_ids))
     assert torch.equal(without(input_ids), without(input_ids))
-
-
-def test_cache_with_a_mask_equals_the_whole_sequence(tmp_path):
-    """A prompt in one call, then two tokens per row and call, as two beams of it: equal to each beam written out."""
-    gpt2_reference(**ODD_GPT2).save_pretrained(tmp_path)
-    ours = M.load_pretrained(tmp_path)
-    prompt = torch.randint(5, 97, (3, 6))
-    beams = torch.randint(5, 97, (3, 2, 2))                                 # (N, K, steps)
-    cache = KV.KVCache(ours.config, batch=3, capacity=6 + 2 * 2)
-    with torch.inference_mode():
-        ours.hidden_states(prompt, cache=cache)
-        for step in range(2):
-            sees = torch.zeros(2, 6 + 2 * (step + 1), dtype=torch.bool)
-            sees[:, :6] = True
-            for beam in range(2):
-                sees[beam, 6 + beam::2] = True
-            hidden = ours.hidden_states(beams[:, :, step], position_ids=torch.full((3, 2), 6 + step),
-                                        mask=sees[None, None], cache=cache)
-        for beam in range(2):
-            whole = ours.hidden_states(torch.cat([prompt, beams[:, beam]], dim=1))[:, -1]
-            torch.testing.assert_close(hidden[:, beam], whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -81,3 +81,12 @@ def hold_frozen_in(model: nn.Module, precision: str) -> None:
             parameter.data = parameter.data.to(FORMATS[precision])
         elif precision != "fp32":
             parameter.data = parameter.data.clone()
+
+
+def format_of_run(adapter: str | Path) -> str | None:
+    """The format of the run that trained an adapter, if it lies in the run's folder: .../seedK/adapter beside config.json."""
+    config = Path(adapter).resolve().parent / "config.json"
+    if not (Path(adapter).is_dir() and Path(adapter).name == "adapter" and config.is_file()):
+        return None
+    found = read_json(config).get("frozen_in")
+    return found if found in FORMATS else None

@@ -1,23 +1,24 @@
-"""baselines.py: each method against a forward pass written out here, what it trains, its counts, and its files."""
+"""methods/: each method against a forward pass written out here, what it trains, its counts, and its files."""
 import copy
 import json
 
 import pytest
 import torch
-from test_decode import slow_authors
-from test_lora import BOTH, make_base, tokens
 
-import baselines as B
 import data
 import decode
 import lora as L
+import methods as B
 import model as M
 import train
-from adapter_files import read_folder
-from adapter_writing import loralib_tensors
-from baselines import METHODS, WITH_RANK
-from beam_search import Settings
-from decode import n_best
+from adapters.folder import read_folder, write_folder
+from adapters.loralib import loralib_tensors
+from adapters.saving import adapter_of, load_adapter
+from generation import Settings, n_best
+from generation.e2e import decode_e2e
+from methods import METHODS, WITH_RANK, counts
+from tests.generation.test_decode import slow_authors
+from tests.test_lora import BOTH, make_base, tokens
 
 ADDING = ("adapter-h", "adapter-l", "prefix")
 RANK = 3
@@ -171,9 +172,10 @@ def test_a_prefix_of_gpt2_starts_as_its_tokens_in_front_of_the_input():
     model, base, x = make_base("gpt2"), make_base("gpt2"), tokens("gpt2")
     B.apply_method(model, "prefix", rank=RANK, seed=8)
     in_front = torch.cat([start_tokens(61, 8).expand(3, -1), x], dim=1)
-    positions = torch.cat([torch.arange(RANK), torch.arange(9)])             # the input keeps its own
+    attend = M.Padded(in_front, causal=True)
+    attend.positions = torch.cat([torch.arange(RANK), torch.arange(9)])      # the input keeps its own
     with torch.inference_mode():
-        expected = base.logits(base.hidden_states(in_front, positions))[:, RANK:]
+        expected = base.logits(base.hidden_states(in_front, attend))[:, RANK:]
         torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
         assert (expected - base(x)).abs().max() > 0.05
 
@@ -271,14 +273,14 @@ def test_a_copy_of_the_model_is_a_model_of_its_own(method):
     ("RoBERTa base", "bitfit", 0, 102_144, 694_274), ("RoBERTa base", "head", 0, 0, 592_130),
     ("RoBERTa large", "lora", 8, 786_432, 1_838_082)])
 def test_counts_of_the_paper(model, method, rank, trained, with_head):
-    config = B.SIZES[model]
+    config = counts.SIZES[model]
     with torch.device("meta"):
         built = M.GPT2(config) if isinstance(config, M.GPT2Config) else M.RobertaClassifier(config)
     B.apply_method(built, method, rank=rank, alpha=16)
-    counts, formula = B.parameter_counts(built), B.formula_counts(config, method, rank)
-    for found in (counts, formula):
+    built_counts, formula = B.parameter_counts(built), counts.formula_counts(config, method, rank)
+    for found in (built_counts, formula):
         assert (found["trainable"], found["trainable"] + found["head"]) == (trained, with_head)
-    assert counts["total"] == sum(parameter.numel() for parameter in built.parameters())
+    assert built_counts["total"] == sum(parameter.numel() for parameter in built.parameters())
 
 
 @KINDS_AND_METHODS
@@ -287,14 +289,14 @@ def test_the_formula_counts_what_was_built(kind, method):
     model = make_base(kind)
     targets = ("k", "o", "fc", "proj")
     B.apply_method(model, method, rank=RANK, alpha=7, targets=targets)
-    formula, built = B.formula_counts(model.config, method, RANK, targets), B.parameter_counts(model)
+    formula, built = counts.formula_counts(model.config, method, RANK, targets), B.parameter_counts(model)
     assert formula == {name: built[name] for name in ("trainable", "head")}
 
 
 def test_the_command_prints_the_counts(monkeypatch, capsys):
-    rows = [row for row in B.PRINTED if row[0] in ("GPT-2 S", "RoBERTa base")]
-    monkeypatch.setattr(B, "PRINTED", rows)
-    assert B.main([]) == 0
+    rows = [row for row in counts.PRINTED if row[0] in ("GPT-2 S", "RoBERTa base")]
+    monkeypatch.setattr(counts, "PRINTED", rows)
+    assert counts.main([]) == 0
     table = capsys.readouterr().out.splitlines()
     assert len(table) == 2 + len(rows)
     assert "| RoBERTa base | lora 8 | 0.3M | 294,912 | 294,912 | 887,042 |" in table
@@ -329,11 +331,11 @@ def test_a_file_of_another_shape_or_method_is_refused(tmp_path):
     for changes, message in (({"rank": 4}, "has shape"), ({"method": "adapter-l"}, "first difference"),
                              ({"method": "magic"}, "saved by method 'magic'")):
         (tmp_path / "other").mkdir(exist_ok=True)
-        B.write_folder(tmp_path / "other", tensors, config, own | changes)
+        write_folder(tmp_path / "other", tensors, config, own | changes)
         with pytest.raises(ValueError, match=message):
             B.load_trained(make_base("gpt2"), tmp_path / "other")
     with pytest.raises(ValueError, match="is an adapter of method 'adapter-h', expected LoRA"):
-        L.load_adapter(make_base("gpt2"), tmp_path)
+        load_adapter(make_base("gpt2"), tmp_path)
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter-h", "full"])
@@ -361,7 +363,7 @@ def test_starting_from_an_adapter_of_another_task_drops_its_head(tmp_path, metho
 def test_starting_from_a_file_without_alpha_takes_the_runs_and_says_so(tmp_path):
     """As the authors' own MNLI checkpoint is one."""
     trained = make_trained("roberta", "lora")
-    torch.save(loralib_tensors(L.adapter_of(trained)), tmp_path / "mnli.bin")
+    torch.save(loralib_tensors(adapter_of(trained)), tmp_path / "mnli.bin")
     model = make_base("roberta")
     B.apply_method(model, "lora", rank=RANK, alpha=5, targets=("v", "q"))
     assert "which holds no alpha: this run's 5 is used" in B.start_from(model, "lora", tmp_path / "mnli.bin")
@@ -416,13 +418,13 @@ def test_decode_reads_an_adapter_of_any_method(repository, toy_data, tmp_path, c
         adapter = tmp_path / method
         if method == "lora":
             adapter = tmp_path / "lora.pt"
-            torch.save(loralib_tensors(L.adapter_of(model)), adapter)
+            torch.save(loralib_tensors(adapter_of(model)), adapter)
         else:
             B.save_trained(model, method, adapter, "toy", "e2e")
         assert decode.main(["--model", str(source), "--adapter", str(adapter), "--data-dir", str(toy_data), "--out",
                             str(tmp_path / "out.txt"), "--limit", "3", "--beam-size", "2", "--max-new-tokens", "9"]) == 0
         texts[method] = (tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()
-        _, expected = decode.decode_e2e(model, data.load_tokenizer(source), data.read_e2e("test", toy_data), limit=3,
+        _, expected = decode_e2e(model, data.load_tokenizer(source), data.read_e2e("test", toy_data), limit=3,
                                         beam_size=2, max_new_tokens=9)
         assert texts[method] == expected[0.9] and len(texts[method]) == 3
     assert texts["prefix"] != texts["lora"]

@@ -1,14 +1,11 @@
-"""The searches for a text: beams that share their prompt, and the rules by which the best of them go on.
+"""The searches for a text, and the rules by which the best of its beginnings go on.
 
-    AuthorsSearch    the beam search of the authors' code, with which the paper decodes
-    HfSearch         the beam search of transformers, which gives different text
+    AuthorsSearch    the beam search of the authors' code, with which the paper decodes (Hu et al. 2021, appendix D.3)
+    HfSearch         the beam search of transformers' generate, for comparison: it gives different text
     OnePath          greedy and sampling
 
-Both beam searches score a text by sum log p / length ** length_penalty, end token included. The K beams of a prompt are
-K tokens of one row: they share its keys and values, and a mask of each beam's ancestors takes the place of copies of the
-cache. Left out: diverse and constrained beams.
-Shapes: B prompts of a batch, K beams, P prompt tokens, G generated tokens, T tokens, S cached positions, C hidden size,
-V vocabulary.
+Both beam searches score a text by sum log p / length ** length_penalty, end token included. Left out: diverse and
+constrained beams. Shapes: B prompts of a batch, K beams, V vocabulary.
 """
 import math
 import random
@@ -16,16 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from kv_cache import KVCache
-from model import GPT2
+from generation.beams import NEVER, Beams, ban_repeats, best_continuations
 
 SEARCHES = ("authors", "hf", "greedy", "sample")
 GPT2_END_TOKENS = (50256, 628)                                               # <|endoftext|> and "\n\n"
-NEVER = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -68,83 +63,11 @@ class Hypothesis:
         return self.log_probability / self.length ** length_penalty
 
 
-class Beams:
-    """The running beams of B prompts: their tokens and log-probabilities, and what the model has computed for them."""
-
-    def __init__(self, model: GPT2, prompts: list[Sequence[int]], width: int, max_new_tokens: int):
-        """Reads the prompts, each once: one beam per prompt, with no token yet. Later there will be `width`."""
-        device, lengths = model.transformer.wte.weight.device, [len(prompt) for prompt in prompts]
-        longest = max(lengths)
-        capacity = longest + width * (max_new_tokens - 1)                    # the last tokens are not read
-        self.model, self.length = model, 0
-        self.cache = KVCache(model.config, len(prompts), capacity, device, model.transformer.wte.weight.dtype)
-        self.tokens = torch.empty(len(prompts), 1, 0, dtype=torch.long, device=device)   # (B, K, G)
-        self.log_probs = torch.zeros(len(prompts), 1, device=device)                     # (B, K)
-        self.prompts = torch.tensor([[-1] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-        input_ids = torch.tensor([list(prompt) + [0] * (longest - len(prompt)) for prompt in prompts], device=device)
-        self.next_position = torch.tensor(lengths, device=device)[:, None]               # (B, 1)
-        self.visible = torch.arange(longest, device=device) < self.next_position[..., None]      # (B, K, S)
-        hidden_states = model.hidden_states(input_ids, cache=self.cache)                 # (B, P) -> (B, P, C)
-        last = torch.arange(len(prompts), device=device)[:, None], self.next_position - 1
-        self.logits = model.logits(hidden_states[last]).float()                          # (B, K, C) -> (B, K, V)
-
-    def history(self) -> Tensor:
-        """Prompt and generated tokens of every beam, (B, K, P + G), with -1 before shorter prompts."""
-        return torch.cat([self.prompts[:, None].expand(-1, self.tokens.shape[1], -1), self.tokens], dim=-1)
-
-    def branch(self, parents: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
-        """The next beams (B, K): the beam each comes from, the token it adds, and its log-probability."""
-        rows = torch.arange(len(parents), device=parents.device)[:, None]
-        self.tokens = torch.cat([self.tokens[rows, parents], tokens[..., None]], dim=-1)  # (B, K, G) -> (B, K, G + 1)
-        self.visible = self.visible[rows, parents]
-        self.log_probs, self.length = log_probs, self.length + 1
-
-    def keep(self, rows: list[int]) -> None:
-        """Drop the prompts whose search is over."""
-        for name in ("tokens", "log_probs", "prompts", "next_position", "visible"):
-            setattr(self, name, getattr(self, name)[rows])
-        self.cache.keep(rows)
-
-    def read(self) -> None:
-        """Run the model over the newest token of every beam, which sees its ancestors' slots and its own.
-
-        Its keys and values go where no beam looks: into padding or what only ended beams have seen, else at the end.
-        """
-        B, K = self.log_probs.shape
-        free = ~self.visible.any(dim=1)                                                  # (B, K, S) -> (B, S)
-        if free.sum(dim=1).min() < K:
-            self.visible, free = F.pad(self.visible, (0, K)), F.pad(free, (0, K), value=True)    # (.., S) -> (.., S + K)
-        slots = free.byte().argsort(dim=1, descending=True, stable=True)[:, :K]          # (B, K): the first that are free
-        self.visible = self.visible.scatter(2, slots[..., None], True)
-        self.cache.reuse(slots, length=self.visible.shape[2])
-        hidden_states = self.model.hidden_states(self.tokens[..., -1], self.next_position.expand(B, K),
-                                                 self.visible[:, None], self.cache)      # (B, K) -> (B, K, C)
-        self.logits = self.model.logits(hidden_states).float()                           # (B, K, C) -> (B, K, V)
-        self.next_position = self.next_position + 1
-
-
-def ban_repeats(scores: Tensor, history: Tensor, n: int) -> None:
-    """Set to -inf, in scores (B, K, V), each token that would repeat an n-gram of history (B, K, T); -1 is padding."""
-    if n == 0 or history.shape[-1] < n:
-        return
-    windows = history.unfold(-1, n, 1)                                       # (B, K, T) -> (B, K, T - n + 1, n)
-    suffix = history[..., history.shape[-1] - n + 1:]                        # (B, K, n - 1)
-    repeats = (windows[..., :-1] == suffix[:, :, None]).all(dim=-1) & (windows[..., -1] >= 0)
-    row, beam, start = repeats.nonzero(as_tuple=True)
-    scores[row, beam, windows[row, beam, start, -1]] = NEVER
-
-
-def best_continuations(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` highest of scores (B, K, V), best first: their values, beams and tokens, each (B, count)."""
-    values, flat = scores.flatten(1).topk(min(count, scores.shape[1] * scores.shape[2]))
-    return values, flat // scores.shape[2], flat % scores.shape[2]
-
-
 class Search:
     """A search over a batch of prompts. The classes below add `step`: from logits (B, K, V) it sets aside the texts that
     end, chooses the next beams, and returns which rows are over."""
 
-    def __init__(self, model: GPT2, prompts: dict[int, Sequence[int]], settings: Settings):
+    def __init__(self, model: nn.Module, prompts: dict[int, Sequence[int]], settings: Settings):
         """prompts: index in the caller's list -> token ids."""
         self.settings, self.indices = settings, list(prompts)
         width = settings.beam_size if settings.search in ("authors", "hf") else 1
@@ -251,7 +174,7 @@ class HfSearch(Search):
 class OnePath(Search):
     """Greedy search or sampling; the n-gram ban looks at prompt and generated text and acts on the logits."""
 
-    def __init__(self, model: GPT2, prompts: dict[int, Sequence[int]], settings: Settings):
+    def __init__(self, model: nn.Module, prompts: dict[int, Sequence[int]], settings: Settings):
         super().__init__(model, prompts, settings)
         # a source of random numbers per prompt, so that batches do not matter
         self.random = {index: random.Random(f"seed {settings.seed}, prompt {index}") for index in prompts}
@@ -279,3 +202,9 @@ class OnePath(Search):
         chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
         last = (probs > 0).sum(dim=-1, keepdim=True) - 1                     # rounding must not lead beyond it
         return ids.gather(-1, chosen.minimum(last))                          # (B, 1)
+
+
+def search_class(settings: Settings) -> type[Search]:
+    if settings.search == "authors":
+        return AuthorsSearch
+    return HfSearch if settings.search == "hf" and settings.beam_size > 1 else OnePath
