@@ -19,14 +19,14 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
-from data import GLUE_TASKS, fetch_task, length_grouped_batches, load_tokenizer
+from data import GLUE_TASKS, fetch_task, length_grouped_batches
 from files import cli
 from files.published import fetch_model
 from files.text import write_json
+from files.tokenizer import load_tokenizer
 from lora import base_fingerprint
 from methods import apply_method, load_trained, reload_trained, save_trained, start_from
 from model import load_pretrained
@@ -51,7 +51,7 @@ class Progress:
     seconds: float = 0.0                # spent on updates, as are the examples and tokens
     examples: int = 0
     tokens: int = 0
-    epochs: list[dict] = field(default_factory=list)                         # epoch, step and scores; 0 is before the first step
+    epochs: list[dict] = field(default_factory=list)     # number, step and scores of each; 0 is the start
     chosen_epoch: int | None = None
     activation_bytes: int = 0           # what autograd kept for the largest batch
     largest_batch_tokens: int = 0

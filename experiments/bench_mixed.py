@@ -20,17 +20,20 @@ import time
 from pathlib import Path
 
 import torch
+from bank import pack_rows, read_bank_adapter
+from fused import Packing
 from torch import Tensor
 
-from bank import AdapterBank, BankAdapter, pack_rows, read_bank_adapter
+from adapters import AdapterBank, load_adapter, save_adapter
+from adapters.bank import BankAdapter
 from data import collate_pairs, encode_e2e, read_e2e, read_glue
+from files.pretrained import init_weights
 from files.text import read_json, write_json
 from files.tokenizer import load_tokenizer
 from files.weights import read_safetensors, write_safetensors
-from fused import Packing
 from generation.cache import BeamCache
-from lora import add_lora, load_adapter, merge, save_adapter
-from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
+from lora import add_lora, merge
+from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from speed.linear import lay_out_for_decoding
 
 MODELS = {"roberta-base": (RobertaClassifier, RobertaConfig, 8), "gpt2": (GPT2, GPT2Config, 4)}

@@ -35,8 +35,8 @@ import torch
 
 from files import cli
 from files.text import write_json
-from run_state import read_state
 from toy.world import write_tasks
+from training.run_state import read_state
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CASES = [("mrpc", "lora"), ("e2e", "full"), ("mrpc", "full"), ("e2e", "lora")]

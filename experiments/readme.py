@@ -17,10 +17,10 @@ import math
 import re
 from pathlib import Path
 
-from baselines import formula_counts
 from experiments.bench_train import MODELS
 from files import cli
-from recipes import recipe_for
+from methods.counts import formula_counts
+from training.recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\[`([^`]+)`\]\(([\w/]+\.py)#L\d+\)")

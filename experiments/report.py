@@ -14,8 +14,7 @@ import shutil
 import statistics
 from pathlib import Path
 
-from adapter_files import read_adapter
-from baselines import SIZES, formula_counts
+from adapters.saving import read_adapter
 from experiments import claims, latency, plots, published, subspace
 from experiments.tables import (
     finished,
@@ -31,6 +30,7 @@ from experiments.tables import (
 )
 from files import cli
 from files.text import read_json, write_json
+from methods.counts import SIZES, formula_counts
 from model import load_pretrained
 
 HEAD = """# What was run

@@ -20,15 +20,17 @@ import argparse
 from pathlib import Path
 
 import torch
+from adapter_files import LAYERS, MODULES, target_slice
 from torch import Tensor
 
-from adapter_files import LAYERS, MODULES, Adapter, read_adapter, target_slice
-from baselines import SIZES
+from adapters.adapter import Adapter
+from adapters.saving import check_adapter, read_adapter
 from files import cli
+from files.pretrained import read_config
 from files.published import find_model
 from files.text import write_json
-from lora import check_adapter
-from model import GPT2Config, RobertaConfig, load_pretrained, read_config
+from methods.counts import SIZES
+from model import GPT2Config, RobertaConfig, load_pretrained
 
 NAMES = {"gpt2": "GPT-2 S", "gpt2-medium": "GPT-2 M", "gpt2-large": "GPT-2 L", "roberta-base": "RoBERTa base",
          "roberta-large": "RoBERTa large"}                                   # without a folder: sizes alone

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import torch
 
-import baselines
 import data
 import lora
+import methods as baselines
 import model as M
 from files import cache, published
 from files import weights as W

@@ -15,14 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import run_state
-import tasks
 import train
 from experiments.faults import ForkedRun, arguments_for, differences, kill_and_compare, run_folder_in, undisturbed, wait_for
 from files import cli, writing
 from files import weights as W
 from files.text import write_json
 from files.writing import fsync_folder
+from training import run_state, tasks
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups of POSIX")
 

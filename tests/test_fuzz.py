@@ -9,9 +9,9 @@ import zipfile
 import pytest
 import torch
 
-import baselines
 import data
 import lora
+import methods as baselines
 import model as M
 from files import weights as W
 from files.published import find_model

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from baselines import formula_counts
 from experiments import published, readme
+from files.pretrained import init_weights
 from lora import add_lora, merge
-from model import GPT2Config, RobertaClassifier, RobertaConfig, init_weights
+from methods.counts import formula_counts
+from model import GPT2Config, RobertaClassifier, RobertaConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import train
-from baselines import SIZES, formula_counts
 from experiments import claims, published, report, sweep, tables
 from files.text import write_json
 from files.tokenizer import load_tokenizer
+from methods.counts import SIZES, formula_counts
 from model import GPT2Config, RobertaConfig
-from tasks import make_task
+from training.tasks import make_task
 
 
 def fake_run(folder, task, label, command, seed, model="toy/gpt2", data="made up", total=1000):

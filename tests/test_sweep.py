@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
+from adapter_files import layer_shape
 
 import train
-from adapter_files import layer_shape
-from baselines import METHODS
 from experiments import sweep, tables
 from files.text import write_json
+from methods import METHODS
 from model import GPT2Config
-from recipes import recipe_for
+from training.recipes import recipe_for
 
 PLANS = [(name, setting) for name, experiment in sweep.EXPERIMENTS.items() for setting in experiment.settings]
 

@@ -14,8 +14,8 @@ import train
 from files import cli
 from files.text import read_json
 from model import load_pretrained
-from tasks import decode_and_score
 from toy import world
+from training.tasks import decode_and_score
 
 TOY = Path("toy")                                                            # run from the repository's root
 RUNS = Path("runs/demo")

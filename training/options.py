@@ -5,9 +5,9 @@ import argparse
 import math
 from dataclasses import asdict, dataclass, fields
 
+from data import TASKS
 from lora import TARGETS
 from methods import METHODS, WITH_RANK
-from data import TASKS
 from training.processes import DEVICE_HELP
 from training.recipes import Recipe
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lora import base_fingerprint, is_base
 from files.text import read_json
+from lora import base_fingerprint, is_base
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEAST_WIDTH = 512
@@ -27,7 +27,8 @@ def choose_precision(asked: str, model: nn.Module, device: str, of_the_run: str 
     asked: auto, fp32 or bf16. auto: of_the_run, where a run is resumed or its adapter scored; else what $LORA_PRECISION names;
     else the rule above. Raises ValueError for bf16 where weights of the base train.
     """
-    trained_base = next((name for name, parameter in model.named_parameters() if parameter.requires_grad and is_base(model, name)), "")
+    trained_base = next((name for name, parameter in model.named_parameters()
+                         if parameter.requires_grad and is_base(model, name)), "")
     if asked == "bf16" and trained_base:
         raise ValueError(f"--precision bf16, but this method trains '{trained_base}' of the base, whose small updates "
                          "bf16 would lose: choose --precision fp32, or a method that leaves the base frozen")
@@ -81,12 +82,3 @@ def hold_frozen_in(model: nn.Module, precision: str) -> None:
             parameter.data = parameter.data.to(FORMATS[precision])
         elif precision != "fp32":
             parameter.data = parameter.data.clone()
-
-
-def format_of_run(adapter: str | Path) -> str | None:
-    """The format of the run that trained an adapter, if it lies in the run's folder: .../seedK/adapter beside config.json."""
-    config = Path(adapter).resolve().parent / "config.json"
-    if not (Path(adapter).is_dir() and Path(adapter).name == "adapter" and config.is_file()):
-        return None
-    found = read_json(config).get("frozen_in")
-    return found if found in FORMATS else None

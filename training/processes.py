@@ -45,8 +45,8 @@ def resolve_device(asked: str) -> str:
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
         raise ValueError(f"--device is '{asked}', expected auto, cpu, cuda, cuda:N or mps")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {asked}: torch finds {torch.cuda.device_count() or 'no'} CUDA device here; give --device cpu "
-                         "or install a torch that was built for your GPU and driver")
+        raise ValueError(f"--device {asked}: torch finds {torch.cuda.device_count() or 'no'} CUDA device here; give --device "
+                         "cpu or install a torch that was built for your GPU and driver")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps: torch finds no Apple GPU here; give --device cpu")
     return asked

@@ -16,7 +16,8 @@ def run_metrics(trainer, frozen_in: str) -> dict:
     optimizer = [tensor for state in trainer.optimizer.state.values() for tensor in state.values()]
     chosen = next(entry for entry in progress.epochs if entry["epoch"] == progress.chosen_epoch)
     rule = "the last epoch" if settings.select == "last" else (
-        f"the {'highest' if task.higher_is_better else 'lowest'} {task.main_metric} on the development set, the earlier of equals")
+        f"the {'highest' if task.higher_is_better else 'lowest'} {task.main_metric} on the development set, "
+        "the earlier of equals")
     return {"task": settings.task, "model": settings.model, "method": settings.method, "seed": trainer.seed,
             "recipe": settings.source, "base_fingerprint": base_fingerprint(model), "data_fingerprints": task.fingerprints,
             "scores": {name: value for name, value in chosen.items() if name not in ("epoch", "step")},

@@ -21,13 +21,13 @@ from tqdm import tqdm
 import data
 from data import GLUE_TASKS
 from eval_metrics import glue_scores, score
+from files.cache import kept_samples
+from files.tokenizer import Tokenizer
 from generation.e2e import decode_e2e
+from metrics.texts import write_hypotheses, write_references
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from speed.loss import target_loss
 from speed.packed import TOKENS_AT_A_TIME, pack, round_up
-from files.cache import kept_samples
-from files.tokenizer import Tokenizer
-from metrics.texts import write_hypotheses, write_references
 from training.options import Settings
 
 EVAL_BATCH_SIZE = 32

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import data
-import tasks
 from files import cache as kept
+from training import tasks
 
 SAMPLES = [([5, 6, 7], 2), ([8], 0), ([9, 50256], 1)]
 
