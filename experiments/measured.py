@@ -19,7 +19,7 @@ def step(found: dict) -> str:
 
 def precisions(found: dict) -> str:
     differences = {name: [b - a for a, b in zip(of["fp32"], of["bf16"], strict=True)] for name, of in found["scores"].items()}
-    return "bf16 less fp32, seed by seed: " + ", ".join(f"{name} {spread(values, 4)}" for name, values in differences.items())
+    return "bf16 less fp32, seed by seed: " + "; ".join(f"{name} {spread(values, 4)}" for name, values in differences.items())
 
 
 def search(found: dict) -> str:
@@ -41,7 +41,7 @@ def requests(found: dict) -> str:
 
 
 def growth(found: dict) -> str:
-    return "from the smallest to the largest: " + ", ".join(
+    return "; ".join(
         f"{name} {points[0][name]} to {points[-1][name]}: {points[0]['milliseconds']:,.0f} to "
         f"{points[-1]['milliseconds']:,.0f} ms" for name, points in found["points"].items())
 
@@ -52,7 +52,7 @@ def flat(found: dict) -> str:
 
 
 def waiting(found: dict) -> str:
-    return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found["seconds"].items())
+    return "; ".join(f"{name} {seconds:.1f} s" for name, seconds in found["seconds"].items())
 
 
 def faults(found: dict) -> str:
@@ -66,6 +66,15 @@ def faults(found: dict) -> str:
 def targets(found: dict) -> str:
     chosen = [name for name in ("tour", "demo", "test", "baselines") if name in found]
     return ", ".join(f"make {name} {found[name]['seconds']:,.0f} s, {found[name]['peak_mib']:,.0f} MiB" for name in chosen)
+
+
+def where(found: dict) -> str:
+    """Machine and date, as the file says them; a dash where it does not."""
+    if "machine" in found:
+        machine = found["machine"]
+        return f"{machine.get('device') or str(machine['cores']) + ' cores'}, {machine['date']}"
+    made = next((entry["made"] for entry in found.values() if isinstance(entry, dict) and "made" in entry), "–")
+    return made.removeprefix("Run on ").removesuffix(".")
 
 
 MEASURED: tuple[tuple[str, str, Callable[[dict], str], str], ...] = (         # what, file, its sentence, command
@@ -84,6 +93,9 @@ MEASURED: tuple[tuple[str, str, Callable[[dict], str], str], ...] = (         # 
 
 
 def measured_table(results: Path) -> list[str]:
-    rows = [[f"[{what}]({file})", sentence(read_json(results / file)), f"`{command}`"]
-            for what, file, sentence, command in MEASURED if (results / file).exists()]
-    return markdown(["", "", "command"], rows) if rows else []
+    rows = []
+    for what, file, sentence, command in MEASURED:
+        if (results / file).exists():
+            found = read_json(results / file)
+            rows.append([f"[{what}]({file})", sentence(found), f"`{command}`", where(found)])
+    return markdown(["", "", "command", "run on"], rows) if rows else []

@@ -127,22 +127,20 @@ def learning_curves(settings: list[dict], path: Path) -> None:
 
 def score_and_loss(settings: list[dict], path: Path) -> None:
     """A row of panels per setting, its score and its validation loss: {"title", "score", "loss": its unit, "x": the label
-    below, "base" of a logarithmic axis or None, "rows": x -> scores, losses of every seed}. One method, LoRA."""
+    below, "base" of a logarithmic axis or None, "rows": what varies -> scores, losses of every seed}. One method, LoRA."""
     figure, axes = new_figure(2, len(settings), 5.2, 3.9)
     for index, setting in enumerate(settings):
         names, base = list(setting["rows"]), setting["base"]
+        xs = [float(name) for name in names] if base else list(range(len(names)))
         for axis, at, label in zip(axes[2 * index:], (0, 1), (setting["score"], f"validation loss ({setting['loss']})"),
                                    strict=False):
             axis.set_title(setting["title"])
             values = [found[at] for found in setting["rows"].values()]
-            points(axis, names if base else list(range(len(names))), values, "LoRA, mean ± standard deviation",
-                   "-" if base else "none")
+            points(axis, xs, values, "LoRA, mean ± standard deviation", "-" if base else "none")
             if base:
                 axis.set_xscale("log", base=base)
-                plain_ticks(axis.xaxis, names, "{:g}".format)
-            else:
-                plain_ticks(axis.xaxis, list(range(len(names))), lambda number, names=names: names[number])
-                axis.margins(x=0.1)
+            axis.set_xticks([], minor=True)
+            axis.set_xticks(xs, names, fontsize=12 if base else 10)
             if at and max(map(max, values)) > 5 * min(map(min, values)) > 0:
                 axis.set_yscale("log")
                 growth_ticks(axis.yaxis)
@@ -152,7 +150,7 @@ def score_and_loss(settings: list[dict], path: Path) -> None:
     save_figure(figure, path)
 
 
-def heat_maps(comparisons: list[dict], path: Path) -> None:
+def heat_maps(comparisons: list[dict], path: Path, title: str = "") -> None:
     """Similarity of subspaces (subspace.compare): a row per comparison, a map per target and one of random matrices; the
     directions count from 1."""
     columns = max(len(found["phi"]) for found in comparisons) + 1
@@ -167,4 +165,5 @@ def heat_maps(comparisons: list[dict], path: Path) -> None:
             axis.set_xlabel(f"top j directions of\n{Path(found['adapters'][1]).name}")
         axes[row * columns].set_ylabel(f"top i directions of\n{Path(found['adapters'][0]).name}")
     figure.colorbar(image, ax=axes, label="similarity φ(i, j)")
+    figure.suptitle(title, fontsize=13)
     save_figure(figure, path)

@@ -9,6 +9,7 @@ published.py. Runs of other data, bases or reference texts in one table end the 
 difference to the paper is computed where base or test data are not the paper's. Left out: choosing what to believe.
 """
 import argparse
+import re
 import statistics
 import textwrap
 from pathlib import Path
@@ -19,6 +20,7 @@ from baselines import SIZES, formula_counts
 from experiments import bench_growth, bench_mixed, claims, latency, plots, published, subspace
 from experiments.kept_runs import finished, from_folders, keep_lines, read_lines, runs_of
 from experiments.measured import measured_table
+from experiments.sweep import options_of
 from experiments.tables import (
     check_comparable,
     cost_table,
@@ -38,12 +40,11 @@ from weight_files import read_json
 
 HEAD = """# What was run
 
-Written by `make report` from the files beside it. A number is a mean ± standard deviation over the seeds, in percent but for
-NIST, CIDEr and losses; scores of pairs are those of the best epoch, texts are decoded at the lowest validation loss. "Level"
-means: not apart by more than both standard deviations together. **The bases are not the paper's**: `toy/` are models of 1
-million parameters in a made-up world, `runs/mini/` small ones on real data (`make pretrain-mini`). They show how methods
-stand beside each other, not how the paper's models score. The command of every row stands in plans.jsonl, every run in
-runs.jsonl.
+Written by `make report` from the files beside it: a run is a line of runs.jsonl, its command stands in plans.jsonl. A number is
+a mean ± standard deviation over seeds, in percent but for NIST, CIDEr and losses; pairs at the best epoch, texts at the lowest
+validation loss. "Level" with the highest: apart by no more than both standard deviations together. **The bases are not the
+paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` small ones on real data. They show how
+methods stand beside each other, not how the paper's models score. Where paper and code disagree: [deviations](deviations.md).
 """
 # experiment -> its heading, and what to know before reading its table
 SECTIONS = {
@@ -51,8 +52,8 @@ SECTIONS = {
                 "searched."),
     "mini": ("The same on real data, on small bases", "One or two epochs with the toy tasks' learning rates, not tuned."),
     "rank": ("Which rank? (Tables 6 and 18)", "Everything but r as in LoRA's row above."),
-    "targets": ("Which matrices? (Table 5)", "The same number of trained parameters in every row, but a quarter more for the "
-                "MLP, which the paper leaves out."),
+    "targets": ("Which matrices? (Table 5)", "As many trained parameters in every row; for the MLP, which the paper leaves out, a "
+                "quarter more."),
     "lr": ("Which learning rate?", "Everything but the learning rate as in LoRA's row above."),
     "alpha": ("Which alpha?", "Everything but alpha as in LoRA's row above; the update is scaled by alpha / r."),
     "dropout": ("Dropout in front of A", "Everything but the dropout as in LoRA's row above."),
@@ -206,7 +207,7 @@ def draw_methods(plans: list[dict], kept: dict[str, dict], results: Path) -> lis
         return []
     plots.score_against_parameters(scores, results / "methods.png")
     plots.learning_curves(curves, results / "curves.png")
-    return ["", "![score against trained parameters](methods.png)", "",
+    return ["", "![score against trained parameters](methods.png)",
             "![training loss, mean of the seeds, smoothed over five logged steps](curves.png)"]
 
 
@@ -225,8 +226,8 @@ def draw_ablation(name: str, plans: list[dict], kept: dict[str, dict], results: 
             settings.append({
                 "title": title_of(plan, first), "score": score_label(first), "loss": loss_unit(first[0]["task"]),
                 "x": X_LABELS[name], "base": LOG_BASE.get(name), "rows": {
-                    float(label.split("= ")[1]) if name in LOG_BASE else label: (
-                        ranking(found)[1], values_of(found, "loss", "best")) for label, found in rows.items()}})
+                    label.rpartition("= ")[2]: (ranking(found)[1], values_of(found, "loss", "best"))
+                    for label, found in rows.items()}})
     if not settings:
         return []
     plots.score_and_loss(settings, results / f"{name}.png")
@@ -236,55 +237,55 @@ def draw_ablation(name: str, plans: list[dict], kept: dict[str, dict], results: 
 # ---------------------------------------------------------------- the page
 
 def wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False)
+    """Lines of at most 126 characters; a command in backticks stays on one."""
+    whole = re.sub(r"`[^`]+`", lambda command: command[0].replace(" ", "\0"), text)
+    return [line.replace("\0", " ") for line in textwrap.wrap(whole, 126, break_long_words=False, break_on_hyphens=False)]
 
 
-def highest(runs: dict[str, list[dict]]) -> str:
-    """The row with the highest mean, and those that are level with it."""
-    found = {label: ranking(of)[1] for label, of in trained_rows(runs).items()}
+def highest(setting: str, runs: dict[str, list[dict]]) -> str:
+    """The row with the highest mean, and those that are level with it; nothing for single seeds, which have no spread."""
+    found = {label: ranking(of)[1] for label, of in trained_rows(runs).items() if len(of) > 1}
     if not found:
-        return "nothing has been run"
+        return ""
     best = max(found, key=lambda label: statistics.mean(found[label]))
-    if any(len(values) < 2 for values in found.values()):
-        return f"{best} is highest with {spread(found[best])}, of one seed"
     level = [label for label in found if label != best and level_with(found[label], found[best])]
-    return f"{best} is highest with {spread(found[best])}" + (f"; level: {', '.join(level)}" if level else "")
+    return f"Highest on {setting}: {best}, {spread(found[best])}" + (f" (level: {'; '.join(level)})." if level else ".")
 
 
-def command_of(plan: dict) -> str:
-    """The command that runs this plan; a setting of the toy or mini world is named by its task."""
-    world, _, task = plan["setting"].partition("-")
-    of_task = f" --task {task}" if world in ("toy", "mini") else ""
-    return f"python -m experiments.sweep {plan['experiment']}{of_task} --seeds {' '.join(map(str, plan['seeds']))}"
+def commands_of(plans: list[dict]) -> str:
+    """The commands that run these plans, one for all that differ in their task alone, and those tasks."""
+    tasks = {}
+    for plan in plans:
+        options = options_of(plan["rows"][0]["command"])
+        model = "" if plan["setting"].startswith(("toy-", "mini-")) else f" --model {options['model']}"
+        command = f"python -m experiments.sweep {plan['experiment']}{model} --seeds {' '.join(map(str, plan['seeds']))}"
+        tasks.setdefault(command, []).append(options["task"])
+    return ", ".join(f"`{command} --task {first}`" + (f" (and {', '.join(others)})" if others else "")
+                     for command, (first, *others) in tasks.items())
 
 
 def experiment_section(name: str, plans: list[dict], kept: dict[str, dict]) -> list[str]:
-    """A table for the settings of an experiment, what is highest in each, and how they were run."""
+    """What is highest, how it was run, and tables: one per text setting, one for all pairs, one for all single seeds."""
     runs = {plan["setting"]: runs_of(plan, kept) for plan in plans}
     for plan in plans:
         check_comparable(plan, runs[plan["setting"]])
     title, about = SECTIONS[name]
-    best = "; ".join(f"on {setting} {highest(of)}" if len(runs) > 1 else highest(of) for setting, of in runs.items())
+    best = " ".join(filter(None, (highest(setting, of) for setting, of in runs.items())))
     made = " / ".join(dict.fromkeys(plan.get("made", "") for plan in plans))
-    commands = ", ".join(f"`{command_of(plan)}`" for plan in plans)
-    lines = [f"## {title}", "", *wrapped(f"{about} {best[0].upper()}{best[1:]}."), ""]
-    singles, several = {}, {}
+    lines = [f"## {title}", "", *wrapped(f"{about} {best} {made} {commands_of(plans)}"), ""]
+    singles, several, notes, papers = {}, {}, [], []
     for plan in plans:
-        of = runs[plan["setting"]]
-        found = next((row for row in of.values() if row), None)
-        if found is None:
-            lines += [f"{plan['setting']}: no run has ended", ""]
-        elif found[0]["task"] == "e2e":
-            lines += [*text_table({f"{label}" if label else plan["setting"]: row for label, row in of.items()}, brief=True), ""]
-        else:
-            (singles if len(plan["seeds"]) == 1 else several)[plan["setting"]] = of
-    for table in (pairs_side_by_side, single_seeds):
-        settings = several if table is pairs_side_by_side else singles
-        lines += [*table(settings), ""] if settings else []
-    for plan in plans:
-        lines += [f"{plan['setting']}: {line}\n" for line in warnings(plan, runs[plan["setting"]])]
-        lines += [*beside_the_paper(runs[plan["setting"]])[1:], ""] if beside_the_paper(runs[plan["setting"]]) else []
-    return [*lines, *wrapped(f"{made} {commands}")]
+        setting, of = plan["setting"], runs[plan["setting"]]
+        first = next((found[0] for found in of.values() if found), None)
+        if first and first["task"] == "e2e":
+            lines += [*text_table(of, brief=setting), ""]
+        elif first:
+            (singles if len(plan["seeds"]) == 1 else several)[setting] = of
+        notes += [f"On {setting} {note.removeprefix('warning: ')}." for note in warnings(plan, of)]
+        papers += beside_the_paper(of)
+    lines += [*pairs_side_by_side(several), ""] if several else []
+    lines += [*single_seeds(singles), ""] if singles else []
+    return [*lines, *wrapped(" ".join(notes)), *papers]
 
 
 def cost_section(plans: list[dict], kept: dict[str, dict]) -> list[str]:
@@ -294,33 +295,33 @@ def cost_section(plans: list[dict], kept: dict[str, dict]) -> list[str]:
     if not found:
         return []
     _, setting, runs = max(found, key=lambda entry: entry[0])
+    runs = {label: of for label, of in runs.items() if label not in plots.VARIANTS}
     return ["## What training costs (section 4.2)", "", *wrapped(
-        f"On {setting}, means of the seeds. Seconds are those of training steps alone, with other runs on the same cores; the "
-        "peak holds Python, torch and the scorer too."), "", *cost_table(runs), ""]
+        f"On {setting}; seconds are those of training steps, with other runs on the same cores; the peak holds torch itself too."),
+        "", *cost_table(runs), ""]
 
 
 def subspace_section(found: dict[str, dict], results: Path) -> list[str]:
     if not found:
         return []
-    lines = ["## What is in an update? (section 7)", "", *wrapped(
-        "φ(i, j) is 1 where the top i directions of one A lie in the top j of the other, 0 where they are orthogonal. The "
-        "factor says how much an update is stronger than what its weight already does in the same directions."), ""]
-    comparisons = []
+    about = ("φ(i, j) is 1 where the top i directions of one A lie in the top j of the other, 0 where they are orthogonal. The "
+             "factor (Table 7, middle block): how much stronger an update is than its weight in the same directions.")
+    tables, comparisons = [], {}
     for place, line in found.items():
         setting, _, kind = place.rpartition("/")
         if kind == "amplification":
-            blocks = len(next(iter(next(iter(line["blocks"].values())).values())))
-            lines += [f"{setting}, block {blocks // 2} of 0 to {blocks - 1}, as in Table 7:", "",
-                      *subspace.amplification_table(line["blocks"], blocks // 2), ""]
+            middle = len(next(iter(next(iter(line["blocks"].values())).values()))) // 2
+            tables += [*subspace.amplification_table(line["blocks"], middle), ""]
         else:
-            comparisons.append(line)
-            tops = "; ".join(f"{target} {' '.join(f'{value:.2f}' for value in values)}"
-                             for target, values in line["top_direction"].items())
-            lines += [*wrapped(f"{setting}, {' and '.join(line['adapters'])}: φ(1, 1) in every block: {tops}."), ""]
-    if comparisons:
-        plots.heat_maps(comparisons, results / "subspaces.png")
-        lines += ["![similarity of subspaces](subspaces.png)", ""]
-    return [*lines, "`make ablation-rank report`", ""]
+            comparisons.setdefault(setting, []).append(line)
+            about += f" {setting}, {' and '.join(line['adapters'])}: φ(1, 1) block by block is " + ", ".join(
+                f"{' '.join(f'{value:.2f}' for value in values)} for {target}"
+                for target, values in line["top_direction"].items()) + "."
+    lines = ["## What is in an update? (section 7)", "", *wrapped(f"{about} `make ablation-rank report`"), "", *tables]
+    for setting, lines_of in comparisons.items():
+        plots.heat_maps(lines_of, results / f"subspaces_{setting}.png", setting)
+        lines += [f"![similarity of subspaces](subspaces_{setting}.png)", ""]
+    return lines
 
 
 def latency_section(path: Path) -> list[str]:
@@ -334,14 +335,13 @@ def latency_section(path: Path) -> list[str]:
 
 def measured_section(results: Path) -> list[str]:
     """The benchmarks' headlines, and their two figures drawn from their numbers."""
-    lines, bench = measured_table(results), results / "bench"
-    if (bench / "growth.json").exists():
-        bench_growth.plot(read_json(bench / "growth.json"), bench / "growth.png")
-        lines += ["", "![time and memory of a LoRA step](bench/growth.png)"]
-    if (bench / "mixed-grid.json").exists():
-        bench_mixed.plot(read_json(bench / "mixed-grid.json"), bench / "mixed-grid.png")
-        lines += ["", "![time of a batch over the adapters in it](bench/mixed-grid.png)"]
-    return ["## Measured beside the runs", "", *lines, ""] if lines else []
+    lines, bench = [*measured_table(results), ""], results / "bench"
+    for file, plot, caption in (("growth", bench_growth.plot, "time and memory of a LoRA step"),
+                                ("mixed-grid", bench_mixed.plot, "time of a batch over the different adapters in it")):
+        if (bench / f"{file}.json").exists():
+            plot(read_json(bench / f"{file}.json"), bench / f"{file}.png")
+            lines += [f"![{caption}](bench/{file}.png)"]
+    return ["## Measured beside the runs", "", *lines] if any(lines) else []
 
 
 def deviations_page() -> str:
@@ -370,8 +370,8 @@ def build(results: Path) -> None:
     lines += subspace_section(read_lines(results / "subspaces.jsonl"), results)
     lines += latency_section(results / "latency.json")
     lines += measured_section(results)
-    lines += ["Where the paper and the authors' code disagree: [deviations.md](deviations.md)."]
-    (results / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    page = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n"
+    (results / "README.md").write_text(page, encoding="utf-8", newline="\n")
     (results / "deviations.md").write_text(deviations_page(), encoding="utf-8", newline="\n")
     print(f"wrote {results / 'README.md'}: {len(plans)} experiments, {len(kept)} runs")
 

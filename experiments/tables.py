@@ -118,12 +118,12 @@ def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def text_table(runs: dict[str, list[dict]], brief: bool = False) -> list[str]:
+def text_table(runs: dict[str, list[dict]], brief: str = "") -> list[str]:
     """In the shape of Table 3, with BLEU's median; then the loss on the validation set at the last and the best epoch, and
-    the share of a toy record's values that stand in its text, where that was measured."""
+    the share of a toy record's values that stand in its text, where that was measured. A brief table has the name `brief`."""
     with_share = any("value_share" in metrics for found in runs.values() for metrics in found)
     epochs = ("best",) if brief else ("last", "best")
-    header = ["", "trained", "BLEU", *["median"] * (not brief), "NIST", "MET", "ROUGE-L", "CIDEr",
+    header = [brief, "trained", "BLEU", *["median"] * (not brief), "NIST", "MET", "ROUGE-L", "CIDEr",
               *(f"loss, {epoch} epoch" for epoch in epochs), "seeds"]
     rows = []
     for label, found in runs.items():
@@ -176,7 +176,7 @@ def single_seeds(settings: dict[str, dict[str, list[dict]]]) -> list[str]:
     for setting, runs in settings.items():
         name, _ = ranking(next(found for found in runs.values() if found))
         rows.append([f"{setting}, {name}", *(spread(ranking(runs[label])[1] if runs.get(label) else []) for label in labels)])
-    return markdown(["", *labels], rows)
+    return markdown(["one seed each", *labels], rows)
 
 
 def cost_table(runs: dict[str, list[dict]]) -> list[str]:
@@ -219,7 +219,8 @@ def warnings(plan: dict, runs: dict[str, list[dict]]) -> list[str]:
         wanted = len(places(plan, row))
         if len(runs[row["label"]]) < wanted:
             lines.append(f"failed or not run: {row['label']}, {wanted - len(runs[row['label']])} of {wanted} seeds")
-    return lines + [f"warning: not above the frozen base: {label}" for label in not_above_the_base(runs)]
+    low = not_above_the_base(runs)
+    return lines + [f"warning: not above the frozen base: {'; '.join(low)}"] * bool(low)
 
 
 def plan_tables(plan: dict, kept: dict[str, dict]) -> list[str]:
