@@ -17,23 +17,23 @@ from pathlib import Path
 import cli
 from adapter_files import read_adapter
 from baselines import SIZES, formula_counts
-from experiments import bench_growth, bench_mixed, claims, latency, plots, published, subspace
+from experiments import bench_growth, bench_mixed, claims, figures, latency, plots, published, subspace
 from experiments.kept_runs import finished, from_folders, keep_lines, read_lines, runs_of
 from experiments.measured import measured_table
 from experiments.sweep import options_of
 from experiments.tables import (
     check_comparable,
     cost_table,
+    deviation,
     level_with,
     markdown,
+    missing,
+    not_above_the_base,
     pairs_side_by_side,
     ranking,
-    shown_factor,
     single_seeds,
     spread,
     text_table,
-    values_of,
-    warnings,
 )
 from model import load_pretrained
 from weight_files import read_json
@@ -52,8 +52,8 @@ SECTIONS = {
                 "searched."),
     "mini": ("The same on real data, on small bases", "One or two epochs with the toy tasks' learning rates, not tuned."),
     "rank": ("Which rank? (Tables 6 and 18)", "Everything but r as in LoRA's row above."),
-    "targets": ("Which matrices? (Table 5)", "As many trained parameters in every row; for the MLP, which the paper leaves out, a "
-                "quarter more."),
+    "targets": ("Which matrices? (Table 5)", "As many trained parameters in every row; for the MLP, which the paper leaves "
+                "out, a quarter more."),
     "lr": ("Which learning rate?", "Everything but the learning rate as in LoRA's row above."),
     "alpha": ("Which alpha?", "Everything but alpha as in LoRA's row above; the update is scaled by alpha / r."),
     "dropout": ("Dropout in front of A", "Everything but the dropout as in LoRA's row above."),
@@ -61,9 +61,6 @@ SECTIONS = {
     "base-quality": ("A worse base", "The same LoRA on bases that were pretrained for less."),
     "seeds": ("How large is the spread?", "One setting, many seeds."),
 }
-X_LABELS = {"rank": "rank r", "lr": "learning rate", "alpha": "alpha", "dropout": "dropout on the input of A",
-            "targets": "adapted matrices", "base-quality": "pretraining of the base"}
-LOG_BASE = {"rank": 2, "alpha": 2, "lr": 10}                                 # whose rows are numbers on an axis
 
 
 # ---------------------------------------------------------------- keeping what was run
@@ -144,94 +141,15 @@ def beside_the_paper(runs: dict[str, list[dict]]) -> list[str]:
             continue
         values = ranking(metrics)[1]
         ours = statistics.mean(values) if task == "e2e" else statistics.median(values)
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         difference = ours - paper[0]
-        rows.append([label, f"{ours:.1f} ± {deviation:.1f}", f"{paper[0]:.1f}" + (f" ± {paper[1]:.1f}" if paper[1] else ""),
-                     f"{difference:+.1f}", "yes" if abs(difference) <= deviation + paper[1] else "no"])
+        rows.append([label, f"{ours:.1f} ± {deviation(values):.1f}", f"{paper[0]:.1f}" + f" ± {paper[1]:.1f}" * bool(paper[1]),
+                     f"{difference:+.1f}", "yes" if abs(difference) <= deviation(values) + paper[1] else "no"])
     others = ", ".join(f"{who} {as_pair(value)[0]}" + (f" ± {as_pair(value)[1]}" if as_pair(value)[1] else "")
                        for who, value in published.OTHERS.get(task, ()))
     way = "mean" if task == "e2e" else "median, best epoch"
     return ["", f"Beside the paper ({published.PAPER_MODELS.get(task, 'roberta-base')}; {name}, ours: {way}):", "",
             *markdown(["", "ours", "paper", "difference", "within the spread"], rows),
             *(["", f"LoRA by others on the paper's base: {others}."] if others else [])]
-
-
-# ---------------------------------------------------------------- figures
-
-def title_of(plan: dict, found: list[dict]) -> str:
-    seeds = len(plan["seeds"])
-    return f"{found[0]['model']}, {found[0]['task']}, {seeds} seed{'s' * (seeds > 1)}"
-
-
-def loss_unit(task: str) -> str:
-    return "squared error" if task == "stsb" else "nats"
-
-
-def score_label(found: list[dict]) -> str:
-    name, _ = ranking(found)
-    return f"{name}{' (%)' if shown_factor(name) == 100 else ''}, {'test' if found[0]['task'] == 'e2e' else 'best epoch'}"
-
-
-def trained_rows(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:
-    return {label: found for label, found in runs.items() if found and "total_parameters" in found[0]}
-
-
-def stands_off_the_floor(runs: dict[str, list[dict]]) -> bool:
-    """Whether there is something to see: some row stands above the frozen base by more than the spread of both. One seed
-    has no spread and shows nothing; without a frozen base there is no floor."""
-    base = next((found for label, found in runs.items() if label.startswith("frozen base") and found), None)
-    if base is None:
-        return True
-    floor = ranking(base)[1]
-    return any(len(found) > 1 and not level_with(floor if len(floor) > 1 else 2 * floor, ranking(found)[1])
-               for found in trained_rows(runs).values())
-
-
-def draw_methods(plans: list[dict], kept: dict[str, dict], results: Path) -> list[str]:
-    """Score against parameters, and learning curves, a panel for every setting that has something to show."""
-    scores, curves = [], []
-    for plan in plans:
-        runs = runs_of(plan, kept)
-        trained = trained_rows(runs)
-        if len(trained) < 2 or not stands_off_the_floor(runs):
-            continue
-        first = next(iter(trained.values()))
-        base = next((found for label, found in runs.items() if label.startswith("frozen base") and found), None)
-        scores.append({"title": title_of(plan, first), "score": score_label(first),
-                       "base": base and statistics.mean(ranking(base)[1]),
-                       "rows": {label: (found[0]["trainable_parameters"], ranking(found)[1]) for label, found in trained.items()
-                                if found[0]["trainable_parameters"]}})
-        curves.append({"title": title_of(plan, first), "loss": loss_unit(first[0]["task"]), "rows": {
-            label.removesuffix(", head"): [curve(metrics) for metrics in found] for label, found in trained.items()}})
-    if not scores:
-        return []
-    plots.score_against_parameters(scores, results / "methods.png")
-    plots.learning_curves(curves, results / "curves.png")
-    return ["", "![score against trained parameters](methods.png)",
-            "![training loss, mean of the seeds, smoothed over five logged steps](curves.png)"]
-
-
-def curve(metrics: dict) -> list[tuple[int, float]]:
-    """(training samples seen, loss) at every logged step."""
-    return [(step * metrics["config"]["batch_size"], loss) for step, loss in zip(*metrics["log"].values(), strict=True)]
-
-
-def draw_ablation(name: str, plans: list[dict], kept: dict[str, dict], results: Path) -> list[str]:
-    """Score and validation loss over what the experiment varies, a row of panels per setting."""
-    settings = []
-    for plan in plans:
-        rows = trained_rows(runs_of(plan, kept))
-        if len(rows) > 1:
-            first = next(iter(rows.values()))
-            settings.append({
-                "title": title_of(plan, first), "score": score_label(first), "loss": loss_unit(first[0]["task"]),
-                "x": X_LABELS[name], "base": LOG_BASE.get(name), "rows": {
-                    label.rpartition("= ")[2]: (ranking(found)[1], values_of(found, "loss", "best"))
-                    for label, found in rows.items()}})
-    if not settings:
-        return []
-    plots.score_and_loss(settings, results / f"{name}.png")
-    return ["", f"![score and validation loss over the {X_LABELS[name]}]({name}.png)"]
 
 
 # ---------------------------------------------------------------- the page
@@ -244,7 +162,7 @@ def wrapped(text: str) -> list[str]:
 
 def highest(setting: str, runs: dict[str, list[dict]]) -> str:
     """The row with the highest mean, and those that are level with it; nothing for single seeds, which have no spread."""
-    found = {label: ranking(of)[1] for label, of in trained_rows(runs).items() if len(of) > 1}
+    found = {label: ranking(of)[1] for label, of in figures.trained_rows(runs).items() if len(of) > 1}
     if not found:
         return ""
     best = max(found, key=lambda label: statistics.mean(found[label]))
@@ -281,7 +199,10 @@ def experiment_section(name: str, plans: list[dict], kept: dict[str, dict]) -> l
             lines += [*text_table(of, brief=setting), ""]
         elif first:
             (singles if len(plan["seeds"]) == 1 else several)[setting] = of
-        notes += [f"On {setting} {note.removeprefix('warning: ')}." for note in warnings(plan, of)]
+        notes += [f"On {setting} {line}." for line in missing(plan, of)]
+        low = not_above_the_base(of)
+        none_above = len(low) == sum(bool(found) for found in of.values()) - 1
+        notes += [f"Not above the base on {setting}: {'all' if none_above else '; '.join(low)}."] if low else []
         papers += beside_the_paper(of)
     lines += [*pairs_side_by_side(several), ""] if several else []
     lines += [*single_seeds(singles), ""] if singles else []
@@ -291,14 +212,14 @@ def experiment_section(name: str, plans: list[dict], kept: dict[str, dict]) -> l
 def cost_section(plans: list[dict], kept: dict[str, dict]) -> list[str]:
     """What training costs, on the largest base that has more than one seed; the others' costs stand in runs.jsonl."""
     found = [(max(row[0]["total_parameters"] for row in trained.values()), plan["setting"], trained)
-             for plan in plans if len(plan["seeds"]) > 1 and (trained := trained_rows(runs_of(plan, kept)))]
+             for plan in plans if len(plan["seeds"]) > 1 and (trained := figures.trained_rows(runs_of(plan, kept)))]
     if not found:
         return []
     _, setting, runs = max(found, key=lambda entry: entry[0])
     runs = {label: of for label, of in runs.items() if label not in plots.VARIANTS}
     return ["## What training costs (section 4.2)", "", *wrapped(
-        f"On {setting}; seconds are those of training steps, with other runs on the same cores; the peak holds torch itself too."),
-        "", *cost_table(runs), ""]
+        f"On {setting}; seconds are those of training steps, with other runs on the same cores; the peak holds torch too."), "",
+        *cost_table(runs), ""]
 
 
 def subspace_section(found: dict[str, dict], results: Path) -> list[str]:
@@ -329,8 +250,8 @@ def latency_section(path: Path) -> list[str]:
         return []
     found = read_json(path)
     return ["## What a method costs at inference (Table 1)", "", *wrapped(
-        f"Forward pass of {found['model']} with random weights, {found['threads']} threads, median of {found['rounds']} "
-        f"rounds. {found['made']} `python -m experiments.latency`"), "", *latency.latency_table(found), ""]
+        f"Forward pass of {found['model']}, random weights, {found['threads']} threads, {found['rounds']} rounds' median. "
+        f"{found['made']} `python -m experiments.latency`"), "", *latency.latency_table(found), ""]
 
 
 def measured_section(results: Path) -> list[str]:
@@ -359,13 +280,13 @@ def build(results: Path) -> None:
         raise FileNotFoundError(f"{results / 'plans.jsonl'}: no experiment is kept; run one first: make baselines")
     by_name = {name: [plan for plan in plans if plan["experiment"] == name] for name in SECTIONS}
     compared = by_name["methods"] + by_name["mini"]
-    figures = draw_methods(compared, kept, results)
+    pictures = figures.draw_methods(compared, kept, results)
     last = next((name for name in ("mini", "methods") if by_name[name]), None)          # their figures stand below both
     lines = [HEAD, "## What the paper claims", "", *claims.claims_table(plans, kept, results), ""]
     for name, of_name in by_name.items():
         if of_name:
             lines += experiment_section(name, of_name, kept)
-            lines += figures if name == last else draw_ablation(name, of_name, kept, results) if name in X_LABELS else []
+            lines += pictures if name == last else figures.draw_ablation(name, of_name, kept, results)
             lines += ["", *cost_section(compared, kept)] if name == last else [""]
     lines += subspace_section(read_lines(results / "subspaces.jsonl"), results)
     lines += latency_section(results / "latency.json")

@@ -66,9 +66,14 @@ def ranking(found: list[dict]) -> tuple[str, list[float]]:
     return name, values_of(found, name, "chosen" if found[0]["task"] == "e2e" else "best")
 
 
+def deviation(values: list[float]) -> float:
+    """The standard deviation of a sample; one value has none, which counts as 0."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def level_with(one: list[float], other: list[float]) -> bool:
     """Whether the first mean is not below the second by more than both standard deviations together."""
-    return statistics.mean(one) >= statistics.mean(other) - (statistics.stdev(one) + statistics.stdev(other))
+    return statistics.mean(one) >= statistics.mean(other) - (deviation(one) + deviation(other))
 
 
 def shown_factor(name: str) -> int:
@@ -98,8 +103,7 @@ def spread(values: list[float], digits: int = 1) -> str:
     """"mean ± standard deviation", the latter of a sample; a dash for no value."""
     if not values:
         return "–"
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
+    return f"{statistics.mean(values):.{digits}f}" + (f" ± {deviation(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def median(values: list[float], digits: int = 1) -> str:
@@ -212,15 +216,11 @@ def not_above_the_base(runs: dict[str, list[dict]]) -> list[str]:
     return [label for label in means if base and label != base and means[label] <= means[base]]
 
 
-def warnings(plan: dict, runs: dict[str, list[dict]]) -> list[str]:
-    """Seeds that are missing, and rows that are not above the frozen base."""
-    lines = []
-    for row in plan["rows"]:
-        wanted = len(places(plan, row))
-        if len(runs[row["label"]]) < wanted:
-            lines.append(f"failed or not run: {row['label']}, {wanted - len(runs[row['label']])} of {wanted} seeds")
-    low = not_above_the_base(runs)
-    return lines + [f"warning: not above the frozen base: {'; '.join(low)}"] * bool(low)
+def missing(plan: dict, runs: dict[str, list[dict]]) -> list[str]:
+    """A line for every row whose seeds have not all ended."""
+    wanted = {row["label"]: len(places(plan, row)) for row in plan["rows"]}
+    return [f"failed or not run: {label}, {count - len(runs[label])} of {count} seeds" for label, count in wanted.items()
+            if len(runs[label]) < count]
 
 
 def plan_tables(plan: dict, kept: dict[str, dict]) -> list[str]:
@@ -233,4 +233,5 @@ def plan_tables(plan: dict, kept: dict[str, dict]) -> list[str]:
         return [*lines, "no run of this experiment has ended"]
     task = found[0]["task"]
     lines += text_table(runs) if task == "e2e" else pairs_table(runs, task)
-    return lines + [f"\n{warning}" for warning in warnings(plan, runs)]
+    lines += [f"\n{line}" for line in missing(plan, runs)]
+    return lines + [f"\nwarning: not above the frozen base: {label}" for label in not_above_the_base(runs)]
