@@ -1,6 +1,6 @@
 """The cost of a batch whose rows use different adapters, against merged weights, PEFT, and one batch per task.
 
-    python -m experiments.bench mixed --json results/mixed.json --plot results/mixed.png --data-dir DIR --tokenizers DIR
+    python -m experiments.bench mixed --json results/bench/mixed.json --plot FILE.png --data-dir DIR --tokenizers DIR
     python -m experiments.bench mixed --models roberta-base --batches 8 --adapters 8 --rounds 5 ...      # two minutes
 
 Models have the real configuration and random weights; adapters have the paper's settings (q and v, rank 8 on RoBERTa,

@@ -10,11 +10,11 @@ import pytest
 
 import train
 from baselines import SIZES, formula_counts
-from experiments import claims, figures, kept_runs, plots, published, report, sweep
+from experiments import bench_growth, bench_mixed, claims, figures, kept_runs, plots, published, report, sweep
 from model import GPT2Config, RobertaConfig
 from tasks import make_task
 from tokenizer import load_tokenizer
-from weight_files import write_json
+from weight_files import read_json, write_json
 
 
 def fake_run(folder, task, label, command, seed, model="toy/gpt2", data="made up", total=1000):
@@ -221,6 +221,21 @@ def test_a_setting_whose_points_lie_on_the_floor_is_not_drawn(tmp_path):
     assert not figures.stands_off_the_floor(rows(frozen_base=[10], LoRA=[90]))
     assert figures.stands_off_the_floor(rows(frozen_base=[10], LoRA=[10, 11], full=[12, 12.5]))
     assert figures.stands_off_the_floor(rows(LoRA=[90], full=[80]))
+
+
+def test_growth_is_drawn_on_logarithmic_axes_and_a_measurement_once(repository, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.update({path.name: figure}))
+    bench = repository / "results" / "bench"
+    bench_growth.plot(read_json(bench / "growth.json"), Path("growth"))
+    bench_mixed.plot(read_json(bench / "mixed-grid.json"), Path("mixed"))
+    for figure in drawn.values():
+        assert all((axis.get_xscale(), axis.get_yscale()) == ("log", "log") for axis in figure.axes)
+    labels = [label for label, *_ in plots.WAYS.values()]
+    for axis in drawn["mixed"].axes:
+        ours = next(line for line in axis.get_lines() if line.get_label() == plots.WAYS["mixed"][0])
+        assert ours.get_color() == plots.LORA and len(set(ours.get_ydata())) == len(ours.get_ydata()) > 5
+        assert sorted(line.get_label() for line in axis.get_lines()) == sorted(labels)
 
 
 def test_no_published_number_is_drawn(kept, monkeypatch, tmp_path):
