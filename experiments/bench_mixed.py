@@ -1,6 +1,6 @@
 """The cost of a batch whose rows use different adapters, against merged weights, PEFT, and one batch per task.
 
-    python -m experiments.bench mixed --json results/mixed.json --plot results/mixed.png --data-dir DIR --tokenizers DIR
+    python -m experiments.bench mixed --json results/bench/mixed.json --plot FILE.png --data-dir DIR --tokenizers DIR
     python -m experiments.bench mixed --models roberta-base --batches 8 --adapters 8 --rounds 5 ...      # two minutes
 
 Models have the real configuration and random weights; adapters have the paper's settings (q and v, rank 8 on RoBERTa,
@@ -282,33 +282,32 @@ def line(point: dict) -> str:
 
 
 def plot(figures: dict, path: Path) -> None:
-    """Time by merged weights over the number of adapters, one panel per model, section and batch size; distinct rows."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    points = [point for point in figures["points"] if point["population"] == figures["points"][0]["population"]]
-    panels = list(dict.fromkeys((point["model"], point["section"], point["batch"]) for point in points))
-    columns = min(3, len(panels))
-    figure, axes = pyplot.subplots(-(-len(panels) // columns), columns, squeeze=False,
-                                   figsize=(4.2 * columns, 3.2 * -(-len(panels) // columns)))
-    for axis in axes.flat[len(panels):]:
-        axis.axis("off")
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        chosen = [point for point in points if (point["model"], point["section"], point["batch"]) == panel]
+    """Time by merged weights over how many different adapters a batch has, every measurement once; one panel per model,
+    section and batch size above 1, as one row has one adapter."""
+    from experiments import plots  # matplotlib: only where a picture is asked for
+    measured = {(point["model"], point["section"], point["batch"], point["milliseconds"]["mixed"]): point
+                for point in figures["points"] if point["batch"] > 1}        # points of equal rows are one measurement
+    shapes = list(dict.fromkeys(key[:3] for key in measured))
+    figure, axes = plots.new_figure(len(shapes), 1, 4.4, 4.2, sharey=True)
+    for axis, shape in zip(axes, shapes, strict=True):
+        chosen = sorted((point for key, point in measured.items() if key[:3] == shape), key=lambda p: p["adapters_in_batch"])
         for way in chosen[0]["milliseconds"]:
-            axis.plot([point["adapters"] for point in chosen],
-                      [point["milliseconds"][way] / point["milliseconds"]["merged"] for point in chosen], marker="o", label=way)
-        axis.set(xscale="log", yscale="log", xlabel="adapters in the bank (number)", ylabel="time / time of merged weights",
-                 title=f"{panel[0]}, {panel[1]}, batch {panel[2]}")
-        axis.set_xticks(ticks := [point["adapters"] for point in chosen], map(str, ticks))
-        axis.set_yticks(marks := [1, 1.25, 1.5, 2, 4, 8], map(str, marks))
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes.flat[0].legend(fontsize=8)
-    figure.suptitle(f"Rows with {points[0]['population']} adapters in one batch, {figures['threads']} threads, fp32")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+            label, colour, marker = plots.WAYS[way]
+            axis.plot([point["adapters_in_batch"] for point in chosen],
+                      [point["milliseconds"][way] / point["milliseconds"]["merged"] for point in chosen], label=label,
+                      color=colour, marker=marker, linestyle="--" if way == "merged" else "none", alpha=0.8)
+        axis.set(xscale="log", yscale="log", title=f"{shape[0]}, {shape[1]}, batch {shape[2]}",
+                 xlabel="different adapters in the batch")
+        plots.plain_ticks(axis.xaxis, sorted({point["adapters_in_batch"] for point in chosen}))
+        plots.plain_ticks(axis.yaxis, [0.8, 1, 1.2, 1.5, 2, 3, 4, 6, 8])
+    axes[0].set_ylabel("time, merged weights = 1")
+    axes[0].set_ylim(0.75, 1.1 * max(max(point["milliseconds"].values()) / point["milliseconds"]["merged"]
+                                     for point in measured.values()))
+    plots.one_legend(figure, axes, 3 if len(shapes) < 4 else len(plots.WAYS))
+    held = max(point["adapters"] for point in measured.values())
+    figure.suptitle(f"Rows with different adapters in one batch, {held} in the bank; random weights, fp32, "
+                    f"{figures['threads']} threads", fontsize=13)
+    plots.save_figure(figure, path)
     print(f"wrote {path}")
 
 

@@ -200,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_json(found, options.out)
         if options.what == "similarity":
             from experiments.plots import heat_maps  # matplotlib: only where a picture is asked for
-            heat_maps(found["phi"] | {"random": found["random"]}, found["ranks"], options.out.with_suffix(".png"))
+            heat_maps([found], options.out.with_suffix(".png"))
     return 0
 
 
