@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.kept_runs import read_lines, runs_of
 from experiments.tables import level_with, markdown, ranking, spread
-from weight_files import read_json
+from files.text import read_json
 
 
 def mean_of(found: list[dict]) -> float:

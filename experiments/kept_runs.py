@@ -14,7 +14,8 @@ speed of every step, of which metrics.json holds the mean.
 import json
 from pathlib import Path
 
-from weight_files import read_json, written_whole
+from files.text import read_json
+from files.writing import written_whole
 
 
 def is_single(row: dict) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.tables import markdown, spread
-from weight_files import read_json
+from files.text import read_json
 
 
 def step(found: dict) -> str:

@@ -14,9 +14,7 @@ import statistics
 import textwrap
 from pathlib import Path
 
-import cli
-from adapter_files import read_adapter
-from baselines import SIZES, formula_counts
+from adapters.saving import read_adapter
 from experiments import bench_growth, bench_mixed, claims, figures, latency, plots, published, subspace
 from experiments.kept_runs import finished, from_folders, keep_lines, read_lines, runs_of
 from experiments.measured import measured_table
@@ -35,8 +33,10 @@ from experiments.tables import (
     spread,
     text_table,
 )
+from files import cli
+from files.text import read_json
+from methods.counts import SIZES, formula_counts
 from model import load_pretrained
-from weight_files import read_json
 
 HEAD = """# What was run
 

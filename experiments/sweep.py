@@ -33,14 +33,14 @@ from pathlib import Path
 
 import torch
 
-import cli
 import data
 from experiments.kept_runs import finished, from_folders, is_single
 from experiments.tables import plan_tables, primary_score
+from files import cli
+from files.text import read_json, write_json
 from lora import base_fingerprint
 from model import load_pretrained
 from toy import world
-from weight_files import read_json, write_json
 
 TOY_DATA = Path("toy/data")
 

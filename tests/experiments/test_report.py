@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import train
-from baselines import SIZES, formula_counts
 from experiments import bench_growth, bench_mixed, claims, figures, kept_runs, plots, published, report, sweep
+from files.text import read_json, write_json
+from files.tokenizer import load_tokenizer
+from methods.counts import SIZES, formula_counts
 from model import GPT2Config, RobertaConfig
-from tasks import make_task
-from tokenizer import load_tokenizer
-from weight_files import read_json, write_json
+from training.tasks import make_task
 
 
 def fake_run(folder, task, label, command, seed, model="toy/gpt2", data="made up", total=1000):
