@@ -279,16 +279,8 @@ def subspace_section(results: Path) -> list[str]:
     return ["## The subspaces of the updates (section 7)", "", *lines] if lines else []
 
 
-def deviations_page() -> str:
-    rows = [list(row) for row in published.DEVIATIONS]
-    return "\n".join(["# Where the paper and the authors' code disagree", "", "`--recipe paper` and `--recipe repo` take all "
-                      "of one column; each difference also has its own option. Sources: the paper's tables, the scripts of "
-                      "microsoft/LoRA, and its issues by number.", "",
-                      *markdown(["what", "paper", "code", "option"], rows)]) + "\n"
-
-
 def build(results: Path) -> None:
-    """Write README.md, deviations.md and the plots from what is kept."""
+    """Write README.md and the plots from what is kept."""
     plans = [read_json(path) for path in sorted((results / "plans").glob("*.json"))]
     if not plans:
         raise FileNotFoundError(f"{results / 'plans'}: no experiment is kept; run one first: make baselines")
@@ -302,9 +294,8 @@ def build(results: Path) -> None:
         lines += ["## What a method costs at inference (Table 1)", "", f"Forward pass of {found['model']} with random weights, "
                   f"{found['threads']} threads, median of {found['rounds']} rounds. {found['made']}", "",
                   *latency.latency_table(found), ""]
-    lines += ["Where the paper and the authors' code disagree: [deviations.md](deviations.md)."]
+    lines += ["Where the paper and the authors' code disagree: [docs/paper-and-code.md](../docs/paper-and-code.md)."]
     (results / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    (results / "deviations.md").write_text(deviations_page(), encoding="utf-8", newline="\n")
     print(f"wrote {results / 'README.md'}: {len(plans)} experiments")
 
 

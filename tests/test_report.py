@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import train
 from baselines import SIZES, formula_counts
 from experiments import claims, published, report, sweep, tables
 from model import GPT2Config, RobertaConfig
@@ -74,7 +73,7 @@ def test_rebuilt_from_what_is_kept_it_is_the_same_bytes(kept):
         (results / name).unlink()
     assert report.main(["--kept", "--results", str(results)]) == 0
     assert written(results) == before
-    assert {"README.md", "deviations.md", "methods_toy-e2e.png", "methods_toy-e2e_curves.png", "rank_toy-e2e.png",
+    assert {"README.md", "methods_toy-e2e.png", "methods_toy-e2e_curves.png", "rank_toy-e2e.png",
             "targets_toy-e2e.png"} <= before.keys()
     assert all(b"Software" not in data[:400] and b"tIME" not in data for name, data in before.items() if name.endswith(".png"))
 
@@ -84,8 +83,7 @@ def test_the_repositorys_own_report_is_rebuilt_from_what_it_keeps(repository, tm
         shutil.copytree(repository / "results" / name, tmp_path / name)
     shutil.copyfile(repository / "results" / "latency.json", tmp_path / "latency.json")
     assert report.main(["--kept", "--results", str(tmp_path)]) == 0
-    for name in ("README.md", "deviations.md"):
-        assert (tmp_path / name).read_bytes() == (repository / "results" / name).read_bytes(), name
+    assert (tmp_path / "README.md").read_bytes() == (repository / "results" / "README.md").read_bytes()
     assert {path.name for path in tmp_path.glob("*.png")} == {path.name for path in (repository / "results").glob("*.png")}
 
 
@@ -188,15 +186,6 @@ def test_a_claim_on_single_seeds_is_not_judged(tmp_path):
     write_json({"phi": {"q": [[0.7]], "v": [[0.4]]}, "random": [[0.01]]}, tmp_path / "subspace" / "x_ranks.json")
     table = "\n".join(claims.claims_table([plan], tmp_path))
     assert "| not seen | φ(1, 1) of q 0.70, φ(1, 1) of v 0.40; random 0.01 |" in table
-
-
-def test_every_deviation_names_options_that_exist(capsys):
-    with pytest.raises(SystemExit):
-        train.parse_arguments(["--help"])
-    known = capsys.readouterr().out.split()
-    words = [word.strip("`;") for *_, option in published.DEVIATIONS for word in option.split()]
-    named = {word for word in words if word.startswith("--")}
-    assert named and named <= set(known)
 
 
 def test_the_real_data_have_these_fingerprints(shared):
