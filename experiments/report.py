@@ -4,7 +4,7 @@
     python -m experiments.report --kept       only write it anew, from results/ alone; equal numbers give equal bytes
 
 Kept are a line per run in runs.jsonl, a line per experiment in plans.jsonl and the analysis of section 7 in subspaces.jsonl
-(kept_runs.py); README.md, deviations.md and the figures are written from these, from the benchmarks' files and from
+(kept_runs.py); README.md and the figures are written from these, from the benchmarks' files and from
 published.py. Runs of other data, bases or reference texts in one table end the report with an error (tables.py), and no
 difference to the paper is computed where base or test data are not the paper's. Left out: choosing what to believe.
 """
@@ -44,7 +44,8 @@ Written by `make report` from the files beside it: a run is a line of runs.jsonl
 a mean ± standard deviation over seeds, in percent but for NIST, CIDEr and losses; pairs at the best epoch, texts at the lowest
 validation loss. "Level" with the highest: apart by no more than both standard deviations together. **The bases are not the
 paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` small ones on real data. They show how
-methods stand beside each other, not how the paper's models score. Where paper and code disagree: [deviations](deviations.md).
+methods stand beside each other, not how the paper's models score. Where the paper and the authors' code disagree stands in
+[paper and code](../docs/paper-and-code.md).
 """
 # experiment -> its heading, and what to know before reading its table
 SECTIONS = {
@@ -265,16 +266,8 @@ def measured_section(results: Path) -> list[str]:
     return ["## Measured beside the runs", "", *lines] if any(lines) else []
 
 
-def deviations_page() -> str:
-    rows = [list(row) for row in published.DEVIATIONS]
-    return "\n".join(["# Where the paper and the authors' code disagree", "", "`--recipe paper` and `--recipe repo` take all "
-                      "of one column; each difference also has its own option. Sources: the paper's tables, the scripts of "
-                      "microsoft/LoRA, and its issues by number.", "",
-                      *markdown(["what", "paper", "code", "option"], rows)]) + "\n"
-
-
 def build(results: Path) -> None:
-    """Write README.md, deviations.md and the figures from what is kept."""
+    """Write README.md and the figures from what is kept."""
     plans, kept = list(read_lines(results / "plans.jsonl").values()), read_lines(results / "runs.jsonl")
     if not plans:
         raise FileNotFoundError(f"{results / 'plans.jsonl'}: no experiment is kept; run one first: make baselines")
@@ -293,7 +286,6 @@ def build(results: Path) -> None:
     lines += measured_section(results)
     page = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n"
     (results / "README.md").write_text(page, encoding="utf-8", newline="\n")
-    (results / "deviations.md").write_text(deviations_page(), encoding="utf-8", newline="\n")
     print(f"wrote {results / 'README.md'}: {len(plans)} experiments, {len(kept)} runs")
 
 

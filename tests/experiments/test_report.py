@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import train
 from experiments import bench_growth, bench_mixed, claims, figures, kept_runs, plots, published, report, sweep
 from files.text import read_json, write_json
 from files.tokenizer import load_tokenizer
@@ -80,7 +79,7 @@ def test_rebuilt_from_what_is_kept_it_is_the_same_bytes(kept):
         (results / name).unlink()
     assert report.main(["--kept", "--results", str(results)]) == 0
     assert written(results) == before
-    assert before.keys() == {"README.md", "deviations.md", "methods.png", "curves.png", "rank.png", "targets.png"}
+    assert before.keys() == {"README.md", "methods.png", "curves.png", "rank.png", "targets.png"}
     assert all(b"Software" not in data[:400] and b"tIME" not in data for name, data in before.items() if name.endswith(".png"))
 
 
@@ -91,8 +90,7 @@ def test_the_repositorys_own_report_is_rebuilt_from_what_it_keeps(repository, tm
     for path in tmp_path.rglob("*.png"):
         path.unlink()
     assert report.main(["--kept", "--results", str(tmp_path)]) == 0
-    for name in ("README.md", "deviations.md"):
-        assert (tmp_path / name).read_bytes() == (repository / "results" / name).read_bytes(), name
+    assert (tmp_path / "README.md").read_bytes() == (repository / "results" / "README.md").read_bytes()
     pictures = [{path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
                 for folder in (tmp_path, repository / "results")]
     assert pictures[0] == pictures[1]
@@ -338,15 +336,6 @@ def test_a_claim_on_single_seeds_is_not_judged(tmp_path):
                          tmp_path / "subspaces.jsonl")
     table = "\n".join(claims.claims_table([plan], lines, tmp_path))
     assert "| x | not seen | φ(1, 1) of q 0.70, φ(1, 1) of v 0.40; random 0.01 |" in table
-
-
-def test_every_deviation_names_options_that_exist(capsys):
-    with pytest.raises(SystemExit):
-        train.parse_arguments(["--help"])
-    known = capsys.readouterr().out.split()
-    words = [word.strip("`;") for *_, option in published.DEVIATIONS for word in option.split()]
-    named = {word for word in words if word.startswith("--")}
-    assert named and named <= set(known)
 
 
 def test_the_real_data_have_these_fingerprints(shared):

@@ -79,7 +79,7 @@ def test_published_scores_of_tgen(shared, evaluations):
 
 
 def test_the_two_forms_of_e2es_texts_do_not_compare(shared, repository):
-    """README.md's figures: the first reference of a test record as its hypothesis, the others as its references."""
+    """docs/questions.md: the first reference of a test record as its hypothesis, the others as its references."""
     records = {text: {} for text in ("pretokenised", "official")}
     for text, found in records.items():
         for mr, reference in data.read_e2e("test", shared / "data", text):
@@ -91,7 +91,7 @@ def test_the_two_forms_of_e2es_texts_do_not_compare(shared, repository):
     def bleu(hypotheses, references):
         scores = E.score([group[1:] for group in references], [group[0] for group in hypotheses], ["BLEU"])
         return f"{100 * scores['BLEU']:.1f}"
-    shown = " ".join((repository / "README.md").read_text("utf-8").split())
+    shown = " ".join((repository / "docs" / "questions.md").read_text("utf-8").split())
     assert f"BLEU is {bleu(ours, ours)} if all texts are pre-tokenised, {bleu(theirs, theirs)} if all are as published" in shown
     assert f"and {bleu(ours, theirs)} or {bleu(theirs, ours)} if one side is of the other form" in shown
 
