@@ -120,7 +120,7 @@ class Competitors:
 
     def forward(self, model, batch: tuple[Tensor, Tensor]) -> None:
         sequences = [row[:length].tolist() for row, length in zip(batch[0], batch[1].sum(dim=1).tolist(), strict=True)]
-        ids, attend = pack(sorted(sequences, key=len, reverse=True), model.causal)               # end to end, as the bank's rows
+        ids, attend = pack(sorted(sequences, key=len, reverse=True), model.causal)       # end to end, as the bank's rows
         if self.is_gpt2:
             model.hidden_states(ids, attend)
         else:

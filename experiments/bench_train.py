@@ -177,7 +177,8 @@ def serve(job: dict) -> None:
         for line in iter(sys.stdin.readline, "\n"):
             started, processor_started = time.perf_counter(), time.process_time()
             loss = worker.step(int(line))
-            print(json.dumps({"seconds": time.perf_counter() - started, "loss": loss, "peak_mib": peak_bytes(resolve_device("auto")) / 2**20,
+            print(json.dumps({"seconds": time.perf_counter() - started, "loss": loss,
+                              "peak_mib": peak_bytes(resolve_device("auto")) / 2**20,
                               "processor_seconds": time.process_time() - processor_started}), flush=True)
 
 

@@ -78,8 +78,8 @@ def test_attention_is_its_formula(monkeypatch, mask, p, rows):
         return (P * keep / (1 - p)) @ v
     monkeypatch.setattr(attention_by_hand, "QUERY_ROWS", rows)
     monkeypatch.setattr(attention_by_hand, "draw_mask", same_draw)
-    same(lambda q, k, v: attention_by_hand.attention(q, k, v, seen if mask == "padding" else None, mask == "causal", p), formula,
-         query, key, value)
+    given = seen if mask == "padding" else None
+    same(lambda q, k, v: attention_by_hand.attention(q, k, v, given, mask == "causal", p), formula, query, key, value)
     assert len(drawn) == (0 if p == 0 else 3 if rows == 3 and mask != "padding" else 1)
 
 
@@ -133,7 +133,7 @@ def test_target_loss_keeps_one_chunk_of_logits(monkeypatch):
 
 
 def test_rows_behind_the_targets_count_for_nothing():
-    """They fill a bf16 batch up: no loss, no gradient, of a block that has some and, by the multiple, none that has only them."""
+    """They fill a bf16 batch up: they have no loss and no gradient."""
     weight, targets = torch.randn(23, 6), torch.randint(0, 23, (11,))
     hidden = torch.randn(16, 6, requires_grad=True)
     loss = target_loss(hidden, weight, targets, 0.1)
@@ -145,7 +145,7 @@ def test_rows_behind_the_targets_count_for_nothing():
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_no_gradient_of_the_loss_is_taken_where_none_is_wanted(mode, monkeypatch):
-    """A fully fine-tuned GPT-2 is evaluated with a weight that has requires_grad: its (V, C) gradient would be most of the time."""
+    """A fully fine-tuned GPT-2 is scored with a weight that has requires_grad: the (V, C) gradient would be most of the work."""
     hidden, weight = (torch.randn(7, 6, requires_grad=True), torch.randn(23, 6, requires_grad=True))
     made, zeros_like = [], torch.zeros_like
     monkeypatch.setattr(torch, "zeros_like", lambda tensor: made.append(tensor.shape) or zeros_like(tensor))

@@ -47,8 +47,8 @@ def test_a_state_of_an_earlier_version_goes_on():
         parameter.grad = torch.randn(parameter.shape)
     optimizer.step()
     saved = optimizer.state_dict()
-    old = {"state": saved["state"], "param_groups": [{key: group[key] for key in ("params", "lr", "eps", "betas", "weight_decay")}
-                                                     for group in saved["param_groups"]]}
+    old_keys = ("params", "lr", "eps", "betas", "weight_decay")
+    old = {"state": saved["state"], "param_groups": [{key: group[key] for key in old_keys} for group in saved["param_groups"]]}
     again = make_optimizer(model, settings())
     again.load_state_dict(old)
     assert all(torch.equal(again.state[parameter]["exp_avg"], optimizer.state[parameter]["exp_avg"])
