@@ -68,8 +68,6 @@ def length_grouped_batches(lengths: Sequence[int], batch_size: int, seed: int, e
     return batches
 
 
-# ---------------------------------------------------------------- tasks and their files
-
 @dataclass(frozen=True)
 class GlueTask:
     """How one GLUE task stands in its files, and what is scored."""
@@ -153,9 +151,8 @@ def glue_label(glue: GlueTask, cell: str, where: str) -> int | float:
 def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
     """Every row of data_dir/glue/FOLDER/SPLIT.tsv, as GLUE publishes it.
 
-    Columns are found by their names, so that files with more of them are read alike. A quotation mark is a character
-    like any other, text is kept as it stands, empty text is text. A test split may have no label column or empty
-    cells there: its label is None. Raises ValueError with file and line for a row, label or header that does not fit.
+    Columns are found by their names, so that files with more of them are read alike. Text is kept as it stands, quotation marks
+    and all. A test split may have no label column or empty cells there: its label is None. Raises ValueError with file, line.
     """
     if task not in GLUE_TASKS:
         raise ValueError(f"found task '{task}', expected one of {', '.join(GLUE_TASKS)}")
@@ -178,10 +175,9 @@ def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
 def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> list[tuple[str, str]]:
     """(meaning representation, reference) of every row, in the order of the file; an MR comes once per reference.
 
-    text "pretokenised" is what the authors trained and scored on: data_dir/e2e/SPLIT.txt with `MR||reference` lines,
-    outer white space dropped as they do. "official" is the challenge's release, data_dir/e2e/official/*.csv, its MRs
-    in the form `name[Aromi], area[riverside]`; the white space inside a reference becomes single spaces, because two
-    references of the training set hold a line break. Raises ValueError with file and line.
+    text "pretokenised" is what the authors trained and scored on: data_dir/e2e/SPLIT.txt, `MR||reference` lines, outer white
+    space dropped as they do. "official" is the challenge's release, data_dir/e2e/official/*.csv, its MRs as in `name[Aromi]`;
+    white space in a reference becomes single spaces, for two hold a line break. Raises ValueError with file and line.
     """
     if text not in ("pretokenised", "official"):
         raise ValueError(f"found text '{text}', expected 'pretokenised' or 'official'")
@@ -196,5 +192,9 @@ def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> li
     return samples
 
 
+def main() -> None:
+    fetch_command(TASKS, fetch_task)
+
+
 if __name__ == "__main__":
-    cli.run(lambda: fetch_command(TASKS, fetch_task))
+    cli.run(main)

