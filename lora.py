@@ -81,15 +81,16 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out). Two thin products for each target: the d_out x d_in update B A is never built."""
-        h = self.linear.forward(self, x)                                     # W x + b, as the layer's own class computes it
         if self.merged and self.training:
             raise RuntimeError("the model is merged and in training mode: call unmerge(model) before training")
+        shape, x = x.shape[:-1], x.reshape(-1, x.shape[-1])                  # (..., d_in) -> (N, d_in)
+        h = self.linear.forward(self, x)                                     # W x + b, as the layer's own class computes it
         if not self.merged:
             x = self.dropout(x)
             for target, rows in self.targets.items():
                 A, B = self.lora_A[target].to(x.dtype), self.lora_B[target].to(x.dtype)
-                h[..., rows] += self.scale * (x @ A.T) @ B.T                 # + (alpha / r) B A x
-        return h
+                h[:, rows] += self.scale * (x @ A.T) @ B.T                   # + (alpha / r) B A x
+        return h.view(*shape, -1)                                            # (N, d_out) -> (..., d_out)
 
     def rows_of_weight(self, target: str) -> Tensor:
         """The target's part of W, (rows, d_in): a view."""

@@ -4,9 +4,9 @@ The two base models of the LoRA paper (Hu et al. 2021, sections 5.2 and 5.4). GP
 before each sublayer, tanh GELU, output head tied to the token embedding. RoBERTa (Liu et al. 2019): encoder, LayerNorm after
 each sublayer, erf GELU, positions counted from padding_idx + 1, classification head on <s>.
 
-A transformer treats every token alone, but in attention. So a block takes x and `attend`, the one object that knows how the
-tokens of a batch lie: `Padded` here is the plain one. The others are in speed/packed.py (no padding), generation/cache.py
-(beams) and methods/prefix.py (trained tokens in front). Left out: losses (training/tasks.py) and generation.
+Tokens meet in attention alone. So a block takes x and `attend`, the one object that knows how the tokens of a batch lie:
+`Padded` here is the plain one, others are in speed/packed.py (no padding), generation/cache.py (beams) and methods/prefix.py
+(trained tokens in front). Left out: losses (training/tasks.py) and generation.
 Shapes: B batch, T tokens, ... either (B, T) or (N,) tokens end to end, C hidden size, H heads, D = C / H, S keys, V vocabulary,
 L labels, M wanted tokens.
 """
@@ -28,11 +28,10 @@ from speed.linear import linear
 
 
 class Target(NamedTuple):
-    """A matrix that LoRA can adapt: its linear layer's path inside a block, the (d_out, d_in) of that layer, and the rows of
-    the layer's output that are the target's own."""
-    path: str
-    shape: tuple[int, int]
-    rows: slice = slice(None)
+    """A matrix that LoRA can adapt."""
+    path: str                           # of its linear layer inside a block
+    shape: tuple[int, int]              # (d_out, d_in) of that layer
+    rows: slice = slice(None)           # of the layer's output that are the target's own
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ca
 class Padded:
     """The plain `attend`: rows of tokens (B, T), padded on the right.
 
-    Every such object has `positions`, of each token in its sequence, shaped like input_ids or to fit them; `longest`, the
-    tokens of the longest sequence; and the function `attention`, in whose place methods/prefix.py puts its own.
+    Every such object has `positions`, of the tokens in their sequences; `longest`, the tokens of the longest sequence; and
+    the function `attention`, in whose place methods/prefix.py puts its own.
     """
 
     def __init__(self, input_ids: Tensor, attention_mask: Tensor | None = None, causal: bool = False):
@@ -123,8 +122,9 @@ class Padded:
             raise ValueError("attention_mask has a 0 before a 1: expected padding on the right only")
         self.longest, self.causal, self.attention = input_ids.shape[1], causal, attention
         self.positions = torch.arange(self.longest, device=input_ids.device)[None]               # (1, T)
-        # no token sees padding that comes after it, so causal attention needs no mask
-        self.mask = None if attention_mask is None or causal else attention_mask.bool()[:, None, None]   # (B, 1, 1, T)
+        self.mask = None                                                     # causal: no token sees padding, which is behind it
+        if attention_mask is not None and not causal:
+            self.mask = attention_mask.bool()[:, None, None]                 # (B, 1, 1, T)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
         """(B, T, H, D) each -> what every query gets, (B, T, H, D). p: dropout on the probabilities."""
@@ -189,9 +189,8 @@ class GPT2Block(nn.Module):
         self.mlp = GPT2MLP(config)
 
     def forward(self, x: Tensor, attend, wanted: Tensor | slice = slice(None)) -> Tensor:
-        x = x + self.attn(self.ln_1(x), attend)                              # the tokens meet
-        x = x[wanted]
-        return x + self.mlp(self.ln_2(x))                                    # each token alone
+        x = (x + self.attn(self.ln_1(x), attend))[wanted]                    # the tokens meet
+        return x + self.mlp(self.ln_2(x))                                    # each alone
 
 
 class GPT2(nn.Module):

@@ -22,22 +22,18 @@ from pathlib import Path
 from torch import nn
 from tqdm import tqdm
 
-from data import GLUE_TASKS, fetch_task, length_grouped_batches
+from data import length_grouped_batches
 from files import cli
-from files.published import fetch_model
 from files.text import write_json
-from files.tokenizer import load_tokenizer
 from lora import base_fingerprint
-from methods import apply_method, load_trained, reload_trained, save_trained, start_from
-from model import load_pretrained
+from methods import apply_method, reload_trained, save_trained, start_from
 from training import processes, run_state
 from training.memory import Activations, forget_peak
 from training.optimizer import Schedule, make_optimizer
-from training.options import Settings, parse_arguments, resolve, without_meaning
-from training.precision import choose_precision, format_of_run, hold_frozen_in
-from training.recipes import Recipe, alpha_for_file, recipe_for
+from training.options import Settings, parse_arguments, without_meaning
+from training.precision import choose_precision, hold_frozen_in
 from training.report import report_end, report_scores, report_start, run_metrics
-from training.tasks import make_task
+from training.setup import evaluate_adapter, prepare
 
 LOG_EVERY = 10                                                               # steps per line of log.jsonl
 
@@ -58,7 +54,7 @@ class Progress:
 
 
 class Trainer:
-    """A run: its state, the loop that advances it, and its way to disk and back."""
+    """A run: the loop that advances it, its best epoch, and its way to disk and back."""
 
     def __init__(self, model: nn.Module, task, settings: Settings, seed: int, folder: Path,
                  interruptions: run_state.Interruptions):
@@ -206,19 +202,6 @@ class Trainer:
 
 # ---------------------------------------------------------------- the command
 
-def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, Settings, Recipe]:
-    """The base model, the task with its samples, the resolved settings, and the recipe they come from."""
-    directory = fetch_model(options.model, options.weights_dir)
-    data_dir = fetch_task(options.task, options.data_dir, options.text)
-    labels = None if options.task == "e2e" else len(GLUE_TASKS[options.task].labels or ("score",))
-    model = load_pretrained(directory, num_labels=labels, dropout=options.model_dropout, seed=seed)
-    recipe = recipe_for(model.config, options.task, options.method, options.recipe or "paper", options.rank)
-    settings = resolve(options, recipe)
-    if settings.model_dropout != options.model_dropout:
-        model = load_pretrained(directory, num_labels=labels, dropout=settings.model_dropout, seed=seed)
-    return model, make_task(settings, load_tokenizer(directory), model.config, data_dir), settings, recipe
-
-
 def train_one_seed(options: argparse.Namespace, seed: int) -> None:
     """One run, from its start or its saved state to metrics.json."""
     forget_peak(options.device)
@@ -255,33 +238,6 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
         write_json(metrics, folder / "metrics.json")
         run_state.forget_earlier_state(folder)
     report_end(metrics, folder)
-
-
-def evaluate_adapter(options: argparse.Namespace) -> None:
-    """Score the base or a saved adapter of any method on the development set and, for E2E, on the decoded test set."""
-    model, task, settings, _ = prepare(options, seed=0)
-    fingerprint, source, format_of_adapter = base_fingerprint(model), "the-base", None
-    if options.adapter:
-        alpha = options.alpha
-        if alpha is None:
-            alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
-        load_trained(model, options.adapter, alpha, options.task)
-        source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
-        format_of_adapter = format_of_run(options.adapter)
-    else:
-        model.requires_grad_(False)
-    frozen_in, why = choose_precision(options.precision, model, options.device, format_of_adapter)
-    print(f"precision: frozen weights in {frozen_in} ({why})")
-    hold_frozen_in(model, frozen_in)
-    folder = Path(options.out_dir) / settings.task / "eval" / source
-    folder.mkdir(parents=True, exist_ok=True)
-    final = task.finish(model.to(options.device).eval(), folder)
-    scores = final if "loss" in final else task.evaluate(model) | final
-    write_json({"task": options.task, "model": options.model, "adapter": options.adapter, "frozen_in": frozen_in,
-                "scores": scores, "base_fingerprint": fingerprint, "data_fingerprints": task.fingerprints},
-               folder / "metrics.json")
-    print("scores: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float)))
-    print(f"wrote {folder / 'metrics.json'}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from lora import lora_layers, merge
 from methods import apply_method
 from methods.counts import SIZES
 from model import GPT2
+from speed.packed import pack
 
 METHODS = {"base": None, "base again": None, "LoRA, merged": ("lora", 4), "LoRA, apart": ("lora", 4),
            "adapter-l": ("adapter-l", 64), "adapter-h": ("adapter-h", 64)}
@@ -43,11 +44,12 @@ def make_model(name: str, size: str) -> GPT2:
 def measure(models: dict[str, GPT2], batch: int, tokens: int, rounds: int) -> dict[str, float]:
     """Median seconds of a forward pass up to the last hidden states; the models take turns, so that all see the same load."""
     input_ids = torch.randint(1000, (batch, tokens), generator=torch.Generator().manual_seed(0))
+    ids, attend = pack(input_ids.tolist(), causal=True)                      # (batch x tokens,)
     seconds = {name: [] for name in models}
     for turn in range(rounds + 1):                                           # the first is not counted
         for name, model in models.items():
             started = time.perf_counter()
-            model.hidden_states(input_ids)
+            model.hidden_states(ids, attend)
             if turn:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}

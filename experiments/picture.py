@@ -39,7 +39,7 @@ def trained_matrices(steps: int) -> dict[str, Tensor]:
     samples = [encode_e2e(tokenizer, record, text) for record, text in read_e2e("train", tour.DATA)]
     tour.more_steps(model, optimizer, samples, steps)
     layer = tour.first_layer(model)
-    return {"W": layer.weight_out_in()[layer.slices["q"]].detach(), "B": layer.lora_B["q"].detach(),
+    return {"W": layer.rows_of_weight("q").detach(), "B": layer.lora_B["q"].detach(),
             "A": layer.lora_A["q"].detach(), "BA": tour.delta(layer)}
 
 

@@ -123,7 +123,7 @@ def what_trains(model: GPT2) -> None:
     trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
     frozen = sum(p.numel() for p in parameters.values() if not p.requires_grad)
     layers = lora_layers(model)
-    updates = sum(len(layer.slices) for layer in layers.values())
+    updates = sum(len(layer.targets) for layer in layers.values())
     width = model.config.n_embd
     show("frozen", f"{frozen:,}", "the whole base")
     show("trained", f"{trained:,}", f"{trained / (trained + frozen):.2%} of all")
@@ -153,7 +153,7 @@ def more_steps(model: GPT2, optimizer: torch.optim.Optimizer, samples: list[tupl
     """Train for `steps` steps; the losses, one per step."""
     heading(5, f"{steps} steps more")
     layer, started, losses = first_layer(model), time.perf_counter(), []
-    W_q = layer.weight_out_in()[layer.slices["q"]].detach()
+    W_q = layer.rows_of_weight("q").detach()
     batches = length_grouped_batches([len(ids) for ids, _ in samples], BATCH_SIZE, seed=0, epoch=0)
     every = max(1, steps // 5)
     print("    step    loss, mean of the last    |update| / |W_q|    seconds")

@@ -32,6 +32,7 @@ import methods as baselines
 import model as M
 from files import cache, published
 from files import weights as W
+from files.pretrained import init_weights
 from files.text import write_json
 from files.tokenizer import byte_alphabet
 from metrics.texts import LINE_END, read_pair
@@ -271,7 +272,7 @@ def write_model(folder: Path, kind: str) -> M.GPT2 | M.RobertaClassifier:
     folder.mkdir(parents=True, exist_ok=True)
     config = M.GPT2Config(**GPT2) if kind == "gpt2" else M.RobertaConfig(**ROBERTA)
     model = M.GPT2(config) if kind == "gpt2" else M.RobertaClassifier(config)
-    M.init_weights(model, seed=0)
+    init_weights(model, seed=0)
     write_json({"model_type": kind, **(GPT2 if kind == "gpt2" else ROBERTA)}, folder / "config.json")
     W.write_safetensors(model.state_dict(), folder / "model.safetensors")
     return model.eval()

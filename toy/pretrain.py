@@ -146,7 +146,8 @@ def causal_loss(model: GPT2, batch: list[list[int]], generator: torch.Generator,
     """Mean cross-entropy of every next token, in nats."""
     ids = pad(batch, -100)
     targets = ids[:, 1:]
-    hidden = model.hidden_states(ids[:, :-1].clamp(min=0))                   # (B, T - 1, C)
+    seen = ids[:, :-1].clamp(min=0)                                          # causal: what pads is seen by nobody
+    hidden = model.hidden_states(seen, rows_of(seen, causal=True))           # (B, T - 1, C)
     return cross_entropy(model, hidden[targets >= 0], targets[targets >= 0], generator)
 
 
@@ -168,29 +169,25 @@ def masked_loss(model: MaskedLM, batch: list[list[int]], generator: torch.Genera
     seen = torch.where(chosen & (dice < 0.8), vocab_size - 1, ids)           # <mask> is the last token
     seen = torch.where(chosen & (dice >= 0.9), random_ids, seen)
     real = ids != pad_id
-    hidden = model.encoder.hidden_states(seen, None if real.all() else real)
+    hidden = model.encoder.hidden_states(seen, rows_of(seen, None if real.all() else real))
     return cross_entropy(model, hidden[chosen], ids[chosen], generator)
 
 
-@contextlib.contextmanager
-def fast_products():
-    """On CPUs with units for it, matrix products in bfloat16, nearly twice as fast as fp32, and attention in fp32, because
-    its backward pass is several times slower in bfloat16. Elsewhere fp32 throughout: bfloat16 would be the slower one."""
-    if not multiplies_bf16_fast("cpu")[0]:
-        yield
-        return
-    attention = F.scaled_dot_product_attention
+def fast_products() -> contextlib.AbstractContextManager:
+    """On CPUs with units for it, matrix products in bfloat16, nearly twice as fast as fp32. Elsewhere fp32 throughout."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bf16_fast("cpu")[0])
 
-    def full_precision_attention(query: Tensor, key: Tensor, value: Tensor, **options) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return attention(query.float(), key.float(), value.float(), **options)
 
-    F.scaled_dot_product_attention = full_precision_attention
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            yield
-    finally:
-        F.scaled_dot_product_attention = attention
+def rows_of(ids: Tensor, real: Tensor | None = None, causal: bool = False) -> Padded:
+    """The `attend` of rows (B, T), computed in fp32: in bfloat16 its backward pass is several times slower."""
+    attend = Padded(ids, real, causal)
+    attend.attention = attention_in_fp32
+    return attend
+
+
+def attention_in_fp32(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, p: float) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return attention(query.float(), key.float(), value.float(), mask, causal, p)
 
 
 def steps_of(rows: list[list[int]], batch_size: int, epochs: int) -> int:

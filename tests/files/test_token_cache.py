@@ -2,6 +2,7 @@
 import io
 import multiprocessing
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,8 +92,8 @@ def test_a_task_from_the_cache_is_the_task(repository, toy_data, tmp_path, monke
     import model as M
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tokenizer = data.load_tokenizer(repository / "toy" / kind)
-    config = M.read_config(repository / "toy" / kind, None, None)
-    settings = {"task": name, "text": "pretokenised", "limit_train": 50, "limit_eval": 9, "max_length": 30}
+    config = M.load_pretrained(repository / "toy" / kind).config
+    settings = SimpleNamespace(task=name, text="pretokenised", limit_train=50, limit_eval=9, max_length=30)
     first = tasks.make_task(settings, tokenizer, config, toy_data)
     monkeypatch.setattr(data.Tokenizer, "pieces", None)
     again = tasks.make_task(settings, tokenizer, config, toy_data)

@@ -1,0 +1,59 @@
+"""What stands before the loop: the model, the task and the settings of a command; and --eval-only, which needs no loop.
+
+Left out: which options there are (options.py).
+"""
+import argparse
+from pathlib import Path
+
+from torch import nn
+
+from data import GLUE_TASKS, fetch_task, load_tokenizer
+from files.published import fetch_model
+from files.text import write_json
+from lora import base_fingerprint
+from methods import load_trained
+from model import load_pretrained
+from training.options import Settings, resolve
+from training.precision import choose_precision, format_of_run, hold_frozen_in
+from training.recipes import Recipe, alpha_for_file, recipe_for
+from training.tasks import make_task
+
+
+def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, Settings, Recipe]:
+    """The base model, the task with its samples, the resolved settings, and the recipe they come from."""
+    directory = fetch_model(options.model, options.weights_dir)
+    data_dir = fetch_task(options.task, options.data_dir, options.text)
+    labels = None if options.task == "e2e" else len(GLUE_TASKS[options.task].labels or ("score",))
+    model = load_pretrained(directory, num_labels=labels, dropout=options.model_dropout, seed=seed)
+    recipe = recipe_for(model.config, options.task, options.method, options.recipe or "paper", options.rank)
+    settings = resolve(options, recipe)
+    if settings.model_dropout != options.model_dropout:
+        model = load_pretrained(directory, num_labels=labels, dropout=settings.model_dropout, seed=seed)
+    return model, make_task(settings, load_tokenizer(directory), model.config, data_dir), settings, recipe
+
+
+def evaluate_adapter(options: argparse.Namespace) -> None:
+    """Score the base or a saved adapter of any method on the development set and, for E2E, on the decoded test set."""
+    model, task, settings, _ = prepare(options, seed=0)
+    fingerprint, source, format_of_adapter = base_fingerprint(model), "the-base", None
+    if options.adapter:
+        alpha = options.alpha
+        if alpha is None:
+            alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
+        load_trained(model, options.adapter, alpha, options.task)
+        source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
+        format_of_adapter = format_of_run(options.adapter)
+    else:
+        model.requires_grad_(False)
+    frozen_in, why = choose_precision(options.precision, model, options.device, format_of_adapter)
+    print(f"precision: frozen weights in {frozen_in} ({why})")
+    hold_frozen_in(model, frozen_in)
+    folder = Path(options.out_dir) / settings.task / "eval" / source
+    folder.mkdir(parents=True, exist_ok=True)
+    final = task.finish(model.to(options.device).eval(), folder)
+    scores = final if "loss" in final else task.evaluate(model) | final
+    write_json({"task": options.task, "model": options.model, "adapter": options.adapter, "frozen_in": frozen_in,
+                "scores": scores, "base_fingerprint": fingerprint, "data_fingerprints": task.fingerprints},
+               folder / "metrics.json")
+    print("scores: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float)))
+    print(f"wrote {folder / 'metrics.json'}")
