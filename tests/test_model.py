@@ -281,7 +281,7 @@ def test_a_config_that_would_compute_something_else_is_refused(tmp_path, change,
 
 def test_too_long_inputs_and_left_padding_are_refused(tmp_path):
     gpt2, roberta = M.GPT2(M.GPT2Config(**ODD_GPT2)), M.RobertaClassifier(M.RobertaConfig(**ODD_ROBERTA))
-    with pytest.raises(ValueError, match="41 tokens, but the model has 40 positions"):
+    with pytest.raises(ValueError, match="41 tokens, but the model takes 40"):
         gpt2(torch.ones(2, 41, dtype=torch.long))
     with pytest.raises(ValueError, match="43 tokens, but the model takes 42"):
         roberta(torch.full((2, 43), 7))

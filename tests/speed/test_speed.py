@@ -145,7 +145,7 @@ def test_rows_behind_the_targets_count_for_nothing():
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_no_gradient_of_the_loss_is_taken_where_none_is_wanted(mode, monkeypatch):
-    """A fully fine-tuned GPT-2 is scored with a weight that has requires_grad: the (V, C) gradient would be most of the work."""
+    """A fully fine-tuned GPT-2 is scored with a weight that has requires_grad: the (V, C) gradient would be most of it."""
     hidden, weight = (torch.randn(7, 6, requires_grad=True), torch.randn(23, 6, requires_grad=True))
     made, zeros_like = [], torch.zeros_like
     monkeypatch.setattr(torch, "zeros_like", lambda tensor: made.append(tensor.shape) or zeros_like(tensor))
