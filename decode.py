@@ -1,181 +1,33 @@
-"""Beam search for GPT-2, and the E2E task from meaning representation to text file.
+"""The command that writes the texts of an E2E split: beam search with a trained, official or PEFT adapter.
 
     python decode.py --model gpt2-medium --adapter DIR --task e2e --split test --out predictions.txt
 
-The searches themselves are in beam_search.py, which says how they choose:
-
-    authors           the beam search of the authors' code, with which the paper decodes (Hu et al. 2021, appendix D.3)
-    hf                that of transformers' generate, for comparison: it gives different text
-    greedy, sample    one path
-
-Prompts are batched by length, and leave the batch when their search is over. Left out: prompts that join a batch under way.
+A LoRA adapter is merged into the weights (Hu et al. 2021, section 4.1), in fp32, before these are held in the run's format.
+The searches are in generation/search.py. Left out: scores (eval_metrics.py), many adapters at a time (predict.py).
 """
 import argparse
-import math
-from collections.abc import Callable, Sequence
+import sys
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
+from torch import nn
 
-import cli
-from baselines import load_trained
-from beam_search import GPT2_END_TOKENS, SEARCHES, AuthorsSearch, HfSearch, Hypothesis, OnePath, Settings
-from data import encode_e2e, fetch_model, fetch_task, read_e2e
-from eval_metrics import evaluate, write_hypotheses, write_references
-from kv_cache import lay_out_for_decoding
-from model import GPT2, load_pretrained
-from parallel import device
-from recipes import alpha_for_file
-from tokenizer import Tokenizer, load_tokenizer
-from weight_files import write_json
-
-CACHE_BYTES = 2**30                                                          # for keys, values and logits of a batch
-
-
-# ---------------------------------------------------------------- what users call
-
-def generate(model: GPT2, prompts: Sequence[Sequence[int]], beam_size: int = 10, length_penalty: float = 0.9,
-             no_repeat_ngram_size: int = 4, max_new_tokens: int = 64, eos_ids: Sequence[int] = GPT2_END_TOKENS,
-             search: str = "authors", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0,
-             batch_size: int | None = None, route: Callable[[list[int]], None] | None = None) -> list[list[int]]:
-    """Token ids that continue each prompt, without the prompt and the end token.
-
-    eos_ids: any of them ends a text; one that the vocabulary lacks never occurs. search: see above; temperature,
-    top_k, top_p and seed are for "sample". batch_size: prompts at a time, None as many as CACHE_BYTES hold; it does
-    not change the result. route: called with the indices of the prompts that are the batch's rows, before the model runs
-    and whenever rows have left (bank.py gives each row its adapter so).
-    Raises ValueError for an empty or too long prompt, an unknown token id, and settings that make no sense.
-    """
-    settings = Settings(beam_size, (length_penalty,), no_repeat_ngram_size, max_new_tokens, tuple(eos_ids), search,
-                        temperature, top_k, top_p, seed)
-    return [best_text(hypotheses, length_penalty) for hypotheses in n_best(model, prompts, settings, batch_size, route)]
+from data import fetch_task, read_e2e
+from files import cli
+from files.published import fetch_model
+from files.text import write_json
+from files.tokenizer import load_tokenizer
+from generation import SEARCHES
+from generation.e2e import decode_e2e, penalty_table
+from lora import merge
+from methods import load_trained
+from metrics.texts import write_hypotheses, write_references
+from model import load_pretrained
+from training.precision import choose_precision, format_of_run, hold_frozen_in
+from training.processes import resolve_device
+from training.recipes import alpha_for_file
 
 
-@torch.inference_mode()
-def n_best(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings, batch_size: int | None = None,
-           route: Callable[[list[int]], None] | None = None) -> list[list[Hypothesis]]:
-    """The hypotheses of each prompt, best first by settings.length_penalties[0].
-
-    `authors` ranks beams without a length penalty, so one search serves several: for each of settings.length_penalties
-    the best of the list is what a search with that penalty alone finds. `hf` keeps the best beam_size for the first.
-    """
-    check_prompts(model, prompts, settings)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
-    search_class = SEARCH_CLASSES[settings.search]
-    if settings.search == "hf" and settings.beam_size == 1:
-        search_class = OnePath
-    results: list[list[Hypothesis]] = [[] for _ in prompts]
-    longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    was_training = model.training
-    lay_out_for_decoding(model.eval())
-    try:
-        with tqdm(total=len(prompts), unit="prompt", desc="decoding", leave=False, disable=None) as bar:
-            while longest_first:
-                size = batch_size or fitting_batch(model, len(prompts[longest_first[0]]), settings)
-                batch, longest_first = longest_first[:size], longest_first[size:]
-                if route:
-                    route(batch)
-                search_class(model, {index: prompts[index] for index in batch}, settings).run(results, bar, route)
-    finally:
-        model.train(was_training)
-    for index, hypotheses in enumerate(results):
-        if not hypotheses or not math.isfinite(hypotheses[0].log_probability):
-            raise ValueError(f"prompt {index}: no text has a finite probability; the model's weights are broken, or the "
-                             f"ban of repeated {settings.no_repeat_ngram_size}-grams leaves no token")
-        hypotheses.sort(key=lambda hypothesis: -hypothesis.score(settings.length_penalties[0]))
-    return results
-
-
-def best_text(hypotheses: list[Hypothesis], length_penalty: float) -> list[int]:
-    """The tokens of the hypothesis with the highest score; the first of equals."""
-    return max(hypotheses, key=lambda hypothesis: hypothesis.score(length_penalty)).tokens
-
-
-def check_prompts(model: GPT2, prompts: Sequence[Sequence[int]], settings: Settings) -> None:
-    """Raises ValueError for what the search could not begin or would not end with, before any prompt is read."""
-    vocab_size, n_positions = model.config.vocab_size, model.config.n_positions
-    for index, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise ValueError(f"prompt {index} is empty, expected at least one token (<|endoftext|> starts a free text)")
-        if len(prompt) + settings.max_new_tokens > n_positions:
-            raise ValueError(f"prompt {index} has {len(prompt)} tokens and max_new_tokens is {settings.max_new_tokens}, but "
-                             f"the model has {n_positions} positions: shorten one of them")
-        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-            outside = next(token for token in prompt if not 0 <= token < vocab_size)
-            raise ValueError(f"prompt {index} holds token id {outside}, but the model's ids are 0 to {vocab_size - 1}: use "
-                             "the tokenizer of this model")
-    # all beams come from one in the first step; in `hf` none of them may have ended
-    needed = settings.beam_size + (len(set(settings.eos_ids)) if settings.search == "hf" else 0)
-    if settings.search in ("authors", "hf") and needed > vocab_size:
-        raise ValueError(f"beam_size is {settings.beam_size}, too large for the model's {vocab_size} tokens: lower it")
-
-
-def fitting_batch(model: GPT2, prompt_length: int, settings: Settings) -> int:
-    """How many prompts of at most this length a batch may hold: at least 1, and as many as CACHE_BYTES have room for."""
-    config, itemsize = model.config, model.transformer.wte.weight.element_size()
-    positions = prompt_length + settings.beam_size * settings.max_new_tokens
-    logits = 3 * settings.beam_size * config.vocab_size * itemsize
-    return max(1, CACHE_BYTES // (2 * config.n_layer * config.n_embd * positions * itemsize + logits))
-
-
-SEARCH_CLASSES = {"authors": AuthorsSearch, "hf": HfSearch, "greedy": OnePath, "sample": OnePath}
-
-
-# ---------------------------------------------------------------- E2E
-
-def end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """<|endoftext|> and, where the vocabulary has it as one token, the empty line: 50256 and 628 for GPT-2."""
-    empty_line = tokenizer.pieces("\n\n")
-    return (tokenizer.eos_id, *empty_line) if len(empty_line) == 1 else (tokenizer.eos_id,)
-
-
-def e2e_prompt(tokenizer: Tokenizer, mr: str) -> list[int]:
-    """A meaning representation in the frame in which training shows it, up to where its text would begin."""
-    ids, context_length = encode_e2e(tokenizer, mr, "")
-    return ids[:context_length]
-
-
-def clean(text: str) -> str:
-    """The text as the authors write it: up to the first empty line, without white space at the ends.
-
-    A line break left inside becomes a space, because the scorer's files hold one text per line.
-    """
-    return " ".join(text.split("\n\n")[0].strip().splitlines())
-
-
-def decode_e2e(model: GPT2, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]],
-               length_penalties: Sequence[float] = (0.9,), limit: int | None = None,
-               **options) -> tuple[list[list[str]], dict[float, list[str]]]:
-    """Decode each distinct MR of the (MR, reference) pairs once; limit: only the first so many MRs.
-
-    options: further fields of Settings, such as beam_size and search. Returns the references of each MR, in the order
-    in which the MRs first occur, and the hypotheses for every length penalty in the same order, all from one search.
-    """
-    if limit is not None and limit < 1:
-        raise ValueError(f"the limit is {limit} meaning representations, expected 1 or more")
-    references: dict[str, list[str]] = {}
-    for mr, reference in pairs:
-        references.setdefault(mr, []).append(reference)
-    prompts = [e2e_prompt(tokenizer, mr) for mr in list(references)[:limit]]
-    settings = Settings(length_penalties=tuple(length_penalties), eos_ids=end_tokens(tokenizer), **options)
-    results = n_best(model, prompts, settings)
-    return list(references.values())[:limit], {
-        penalty: [clean(tokenizer.decode(best_text(texts, penalty))) for texts in results] for penalty in length_penalties}
-
-
-def penalty_table(references: list[list[str]], hypotheses: dict[float, list[str]]) -> str:
-    """BLEU, NIST and the length ratio to the closest references, a line per length penalty."""
-    lines = ["length penalty    BLEU    NIST  length ratio"]
-    for penalty in sorted(hypotheses):
-        scores = evaluate(references, hypotheses[penalty], metrics=("BLEU", "NIST"))
-        lines.append(f"{penalty:14g}  {scores.system['BLEU']:.4f}  {scores.system['NIST']:.4f}  "
-                     f"{scores.details['length_ratio']:12.4f}")
-    return "\n".join(lines)
-
-
-def main(arguments: list[str] | None = None) -> int:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="decode.py", description="Decode the meaning representations of an E2E split "
                                      "and write hypotheses and references in the scorer's file format.")
     parser.add_argument("--model", required=True, help="gpt2, gpt2-medium, ... or a model folder")
@@ -196,20 +48,42 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compare-penalties", action="store_true",
                         help="print BLEU, NIST and length ratio for 0.8, 0.9 and 1.0 from the same search")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N meaning representations only")
+    parser.add_argument("--device", default="auto", metavar="{auto,cpu,cuda,cuda:N,mps}")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="auto: that of the adapter's "
+                        "run, else bf16 where this device is faster with it")
     parser.add_argument("--data-dir", help="folder with e2e/ (default: $LORA_DATA, else a cache folder)")
     parser.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
 
-    directory = fetch_model(options.model, options.weights_dir)
+
+def load_model(options: argparse.Namespace, directory: Path, device: str) -> tuple[nn.Module, str]:
+    """The model as it decodes, adapter merged, on its device; and the format of its weights, said with its reason on stderr.
+    Raises ValueError for a model that generates no text."""
     model = load_pretrained(directory)
-    if not isinstance(model, GPT2):
+    if not model.causal:
         raise ValueError(f"{directory} is a RoBERTa, which generates no text: give a GPT-2")
+    run_format, merged = None, ""
     if options.adapter:
-        alpha = options.alpha
-        if alpha is None:
-            alpha = alpha_for_file(options.adapter, model.config, options.task)
-        load_trained(model, options.adapter, alpha, options.task)
-    model.to(device())
+        alpha = alpha_for_file(options.adapter, model.config, options.task) if options.alpha is None else options.alpha
+        if load_trained(model, options.adapter, alpha, options.task) == "lora":
+            merge(model)
+            merged = ", LoRA merged"
+        run_format = format_of_run(options.adapter)
+    if options.precision != "auto" or not options.adapter:
+        model.requires_grad_(False)                                          # else what was trained would ask for fp32
+    if options.precision == "auto" and run_format:
+        precision, why = run_format, "as in the adapter's run"
+    else:
+        precision, why = choose_precision(options.precision, model, device)
+    hold_frozen_in(model, precision)
+    print(f"weights in {precision} ({why}){merged}, on {device}", file=sys.stderr)
+    return model.to(device), precision
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    device, directory = resolve_device(options.device), fetch_model(options.model, options.weights_dir)
+    model, precision = load_model(options, directory, device)
     pairs = read_e2e(options.split, fetch_task("e2e", options.data_dir, options.text), options.text)
     settings = {name: getattr(options, name) for name in ("search", "beam_size", "no_repeat_ngram_size", "max_new_tokens")}
     penalties = dict.fromkeys((options.length_penalty, *((0.8, 0.9, 1.0) if options.compare_penalties else ())))
@@ -219,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_hypotheses(hypotheses[options.length_penalty], options.out)
     write_references(references, references_path)
     write_json({"model": options.model, "adapter": options.adapter, "split": options.split, "text": options.text,
-                "length_penalty": options.length_penalty, **settings}, Path(f"{options.out}.json"))
+                "precision": precision, "length_penalty": options.length_penalty, **settings}, Path(f"{options.out}.json"))
     if options.compare_penalties:
         print(penalty_table(references, hypotheses))
     print(f"wrote {options.out} and {references_path}: {len(references)} MRs of {options.split}, {options.text} text; score "

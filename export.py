@@ -17,16 +17,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import cli
 from adapters import save_adapter
 from adapters.loralib import loralib_tensors
 from adapters.saving import adapter_of
-from data import fetch_model
+from files import cli
 from files.pretrained import read_config
+from files.published import fetch_model
+from files.text import read_json, write_json
+from files.weights import write_safetensors
+from files.writing import written_whole
 from lora import is_base, lora_layers, lora_settings, merge, unmerge
 from methods import load_trained, read_trained
 from model import FAMILIES, load_pretrained
-from weight_files import read_json, write_json, write_safetensors, written_whole
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 

@@ -30,13 +30,14 @@ from typing import BinaryIO
 import torch
 from tqdm import tqdm
 
-import cli
 from adapters.bank import BASE, AdapterBank
 from adapters.requests import Refusal, Request, RequestReader, as_json
-from data import GLUE_TASKS, fetch_model
+from data import GLUE_TASKS
+from files import cli
+from files.published import fetch_model
+from files.tokenizer import Tokenizer, load_tokenizer
 from generation.e2e import clean, end_tokens
 from model import load_pretrained
-from tokenizer import Tokenizer, load_tokenizer
 from training.precision import choose_precision, format_of_run, hold_frozen_in
 from training.processes import DEVICE_HELP, resolve_device
 from training.recipes import alpha_for_file, lacks_alpha

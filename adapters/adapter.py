@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from files.weights import check_finite
 from model import FAMILIES, Target
-from weight_files import check_finite
 
 HEAD = "classifier."                                                         # the task head's name in all of the formats
 PEFT_PREFIX = "base_model.model."

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from weight_files import read_json, read_pickle, read_safetensors, write_json, write_safetensors
+from files.text import read_json, write_json
+from files.weights import read_pickle, read_safetensors, write_safetensors
 
 OWN_SECTION = "lora_from_scratch"                                            # our key in the file's metadata
 OWN_KINDS = {"targets": list, "rank": (int, type(None)), "alpha": (int, float), "init": str, "task": (str, type(None)),

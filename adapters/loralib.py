@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from adapters.adapter import HEAD, Adapter, check_complete, check_rows, height, layers_of, stacked_updates
+from files.weights import read_pickle, read_safetensors
 from lora import TARGETS
-from weight_files import read_pickle, read_safetensors
 
 
 def read_loralib(path: Path, config, targets: tuple[str, ...] | None) -> Adapter:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from adapters.bank import BASE, AdapterBank
 from data import GLUE_TASKS
+from files.text import shorten, unique_keys
+from files.tokenizer import Tokenizer
 from generation.e2e import e2e_prompt
-from tokenizer import Tokenizer, shorten
-from weight_files import unique_keys
 
 ANSWER_KEYS = ("label", "probability", "score", "line", "error")
 

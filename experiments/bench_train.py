@@ -26,14 +26,16 @@ from pathlib import Path
 
 import torch
 
-import parallel
-import run_state
 import train
-from baselines import apply_method
 from experiments.sweep import processor
-from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
-from precision import choose_precision, hold_frozen_in
-from weight_files import write_json, write_safetensors
+from files.pretrained import init_weights
+from files.text import write_json
+from files.weights import write_safetensors
+from methods import apply_method
+from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
+from training import processes as parallel
+from training import run_state
+from training.precision import choose_precision, hold_frozen_in
 
 MODELS = {                                                                   # configuration, task, batch size of the paper
     "gpt2": (GPT2Config(), "e2e", 8),

@@ -20,14 +20,17 @@ import argparse
 from pathlib import Path
 
 import torch
+from adapter_files import LAYERS, MODULES, target_slice
 from torch import Tensor
 
-import cli
-from adapter_files import LAYERS, MODULES, Adapter, read_adapter, target_slice
-from baselines import SIZES
-from lora import check_adapter
-from model import GPT2Config, RobertaConfig, load_pretrained, read_config
-from weight_files import find_model, write_json
+from adapters.adapter import Adapter
+from adapters.saving import check_adapter, read_adapter
+from files import cli
+from files.pretrained import read_config
+from files.published import find_model
+from files.text import write_json
+from methods.counts import SIZES
+from model import GPT2Config, RobertaConfig, load_pretrained
 
 NAMES = {"gpt2": "GPT-2 S", "gpt2-medium": "GPT-2 M", "gpt2-large": "GPT-2 L", "roberta-base": "RoBERTa base",
          "roberta-large": "RoBERTa large"}                                   # without a folder: sizes alone
@@ -197,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_json(found, options.out)
         if options.what == "similarity":
             from experiments.plots import heat_maps  # matplotlib: only where a picture is asked for
-            heat_maps(found["phi"] | {"random": found["random"]}, found["ranks"], options.out.with_suffix(".png"))
+            heat_maps([found], options.out.with_suffix(".png"))
     return 0
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import baselines
 import lora
+import methods as baselines
 import model as M
-import run_state
 import train
+from training import run_state
 
 
 def lora_forward(layer: lora.LoRALinear, x: Tensor) -> Tensor:

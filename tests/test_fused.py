@@ -1,12 +1,12 @@
 """fused.py against the plain forms: same numbers, same gradients; packed batches against each sequence alone."""
+import fused
 import pytest
 import torch
 from torch.nn import functional as F
 
-import baselines
 import data
-import fused
 import lora
+import methods as baselines
 import model as M
 from tests.test_model import ODD_GPT2, ODD_ROBERTA
 

@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 
-import kv_cache as KV
 import model as M
-import weight_files as W
+from files import weights as W
+from files.published import find_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -103,27 +103,6 @@ def test_dropout_comes_from_the_config_and_can_be_switched_off(tmp_path):
     assert torch.equal(without(input_ids), without(input_ids))
 
 
-def test_cache_with_a_mask_equals_the_whole_sequence(tmp_path):
-    """A prompt in one call, then two tokens per row and call, as two beams of it: equal to each beam written out."""
-    gpt2_reference(**ODD_GPT2).save_pretrained(tmp_path)
-    ours = M.load_pretrained(tmp_path)
-    prompt = torch.randint(5, 97, (3, 6))
-    beams = torch.randint(5, 97, (3, 2, 2))                                 # (N, K, steps)
-    cache = KV.KVCache(ours.config, batch=3, capacity=6 + 2 * 2)
-    with torch.inference_mode():
-        ours.hidden_states(prompt, cache=cache)
-        for step in range(2):
-            sees = torch.zeros(2, 6 + 2 * (step + 1), dtype=torch.bool)
-            sees[:, :6] = True
-            for beam in range(2):
-                sees[beam, 6 + beam::2] = True
-            hidden = ours.hidden_states(beams[:, :, step], position_ids=torch.full((3, 2), 6 + step),
-                                        mask=sees[None, None], cache=cache)
-        for beam in range(2):
-            whole = ours.hidden_states(torch.cat([prompt, beams[:, beam]], dim=1))[:, -1]
-            torch.testing.assert_close(hidden[:, beam], whole, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_files_load_as_fp32(tmp_path, dtype):
     reference = gpt2_reference(**ODD_GPT2).to(dtype)
@@ -210,9 +189,9 @@ def test_a_name_is_found_in_the_weights_folder_and_in_the_hugging_face_cache(tmp
     gpt2_reference(**ODD_GPT2).save_pretrained(snapshot)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc\n")
-    assert W.find_model("gpt2") == snapshot
+    assert find_model("gpt2") == snapshot
     shutil.copytree(snapshot, tmp_path / "weights" / "gpt2")
-    assert W.find_model("gpt2") == tmp_path / "weights" / "gpt2"
+    assert find_model("gpt2") == tmp_path / "weights" / "gpt2"
     assert M.load_pretrained("gpt2").config.n_embd == 36
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-import weight_files as W
+from files import weights as W
 
 
 def run(repository, toy_data, out, processes, *options):

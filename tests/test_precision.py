@@ -4,10 +4,10 @@ import json
 import pytest
 import torch
 
-import baselines
+import methods as baselines
 import model as M
-import precision
 import train
+from training import precision
 
 FROZEN_BASE = ("lora", "adapter-h", "adapter-l", "prefix", "head")
 

@@ -10,9 +10,9 @@ from test_lora import BOTH, GPT2, ROBERTA, fill_B, make_adapted, make_base, toke
 import export
 import lora as L
 import model as M
-import weight_files as W
 from adapters import saving as S
 from adapters.loralib import loralib_tensors
+from files import weights as W
 from training.recipes import alpha_for_file
 
 peft = pytest.importorskip("peft")

@@ -1,4 +1,4 @@
-"""adapters/bank.py: mixed batches against each row alone with load_adapter's model, for every population, both models, beams."""
+"""adapters/bank.py: mixed batches against each row alone with load_adapter's model, every population, both models, beams."""
 from collections import Counter
 
 import pytest
@@ -8,9 +8,9 @@ from torch import nn
 import export
 import lora as L
 import model as M
-import weight_files as W
 from adapters import bank as K
 from adapters.saving import adapter_of, read_adapter, save_adapter
+from files import weights as W
 from generation import Settings, generate, n_best
 
 BASES = {"gpt2": M.GPT2Config(vocab_size=97, n_positions=40, n_embd=72, n_layer=3, n_head=3, n_inner=80),

@@ -14,9 +14,9 @@ import lora as L
 import model as M
 import predict
 import train
-import weight_files as W
 from adapters import AdapterBank, load_adapter, save_adapter
 from experiments.bench_requests import differing, write_adapters
+from files import weights as W
 from generation.e2e import decode_e2e, e2e_prompt
 
 

@@ -5,9 +5,9 @@ from test_lora import BOTH, TARGET_SETS, make_adapted, make_base, tokens
 from torch import nn
 
 import lora as L
-import weight_files as W
 from adapters import saving as S
 from adapters.folder import read_folder, write_folder
+from files import weights as W
 
 
 @BOTH

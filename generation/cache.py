@@ -1,0 +1,98 @@
+"""What decoding keeps from step to step: keys and values of every layer, inside the `attend` of model.py.
+
+    RowCache     a beam is a row with its own copy of them, and to go on is cache[:, parents]: the plain form
+    BeamCache    the beams of a prompt are tokens of one row, and a mask of each one's ancestors takes the place of copies
+
+A text's next token asks only for attention over those before it, so their keys and values are all that has to stay. With
+K beams a copy of them would be made in every step, and the prompt's would be there K times: gpt2, 10 beams of a prompt of
+40 tokens and a text of 64, needs 1,040 positions in rows and 680 as beams. The model calls an `attend` once for each layer,
+in their order: what is at the front of `layers` belongs to the layer that calls.
+
+Left out: caches that grow, as a search knows its longest text beforehand.
+Shapes: B prompts, K beams, R rows, P prompt tokens, T tokens of a call, S cached positions, H heads, D head size.
+"""
+from collections import deque
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import model
+from speed.attention import attention
+
+
+class RowCache:
+    """One beam per row, (R, T): first the prompts, padded on the right, then after every go_on one token of each."""
+
+    def __init__(self, lengths: Tensor):
+        """lengths: (R,), tokens of every prompt."""
+        self.longest, self.causal, self.attention, self.mask = int(lengths.max()), True, model.attention, None
+        self.positions = torch.arange(self.longest, device=lengths.device)[None]                 # (1, P)
+        self.visible = self.positions < lengths[:, None]                     # (R, S): tokens, not padding
+        self.layers: deque[Tensor] = deque()                                 # of each: keys and values, (2, R, H, S, D)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
+        """(R, T, H, D) each, kept beside the earlier -> (R, T, H, D)."""
+        kept = torch.stack([key, value]).transpose(2, 3)                     # (2, R, H, T, D)
+        if self.mask is not None:
+            kept = torch.cat([self.layers.popleft(), kept], dim=3)
+        self.layers.append(kept)
+        return self.attention(query.transpose(1, 2), *kept, self.mask, self.causal, p).transpose(1, 2)
+
+    def go_on(self, parents: Tensor) -> None:
+        """The next call has one token for each of R rows, row r after what row parents[r] has."""
+        self.layers = deque(kept[:, parents] for kept in self.layers)
+        self.visible = F.pad(self.visible[parents], (0, 1), value=True)
+        self.positions = self.visible.sum(dim=1, keepdim=True) - 1           # (R, 1)
+        self.mask, self.causal, self.longest = self.visible[:, None, None], False, self.longest + 1
+
+
+class BeamCache:
+    """K tokens per row, (B, K), one of each beam; before them the prompts, (B, P), padded on the right.
+
+    A beam sees the slots of its ancestors, however these have branched. New keys and values go where no beam looks, into
+    padding or what only ended beams have seen, else at the end; none is ever moved for the sake of an order.
+    """
+
+    def __init__(self, lengths: Tensor, capacity: int):
+        """lengths: (B,), tokens of every prompt. capacity: the most positions that a row will need."""
+        self.longest, self.causal, self.attention = int(lengths.max()), True, attention
+        self.positions = torch.arange(self.longest, device=lengths.device)[None]                 # (1, P)
+        self.visible = (self.positions < lengths[:, None])[:, None]          # (B, K, S): beam k's ancestors
+        self.capacity, self.slots = capacity, None
+        self.layers: deque[Tensor] = deque()                                 # keys and values, (2, B, H, capacity, D)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
+        """(B, T, H, D) each, kept in `slots` -> (B, T, H, D)."""
+        new = torch.stack([key, value]).transpose(2, 3)                      # (2, B, H, T, D)
+        if self.slots is None:
+            # zeros, as a row may leave slots unused, and what is masked must still be a number: 0 * NaN is NaN
+            kept, mask = new.new_zeros(*new.shape[:3], self.capacity, new.shape[4]), None
+            kept[:, :, :, :new.shape[3]] = new
+        else:
+            kept, mask = self.layers.popleft(), self.visible[:, None]
+            kept.scatter_(3, self.slots[:, None, :, None].expand_as(new), new)                   # (B, K) -> (2, B, H, K, D)
+        self.layers.append(kept)
+        seen = kept[:, :, :, :self.visible.shape[2]]                         # (2, B, H, S, D)
+        return self.attention(query.transpose(1, 2), *seen, mask, self.causal, p).transpose(1, 2)
+
+    def go_on(self, parents: Tensor) -> None:
+        """The next call has K tokens for each row, token k of row b after what beam parents[b, k] of it has."""
+        B, K = parents.shape
+        visible = self.visible[torch.arange(B, device=parents.device)[:, None], parents]         # (B, K, S)
+        free = ~visible.any(dim=1)                                                               # (B, K, S) -> (B, S)
+        if free.sum(dim=1).min() < K:
+            visible, free = F.pad(visible, (0, K)), F.pad(free, (0, K), value=True)              # (.., S) -> (.., S + K)
+        self.slots = free.byte().argsort(dim=1, descending=True, stable=True)[:, :K]             # (B, K): the first free ones
+        self.visible = visible.scatter(2, self.slots[..., None], True)
+        self.positions = self.visible.sum(dim=2) - 1                         # (B, K): behind all ancestors
+        self.causal, self.longest = False, self.longest + 1
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep these rows, in ascending order; they move up in place, which takes the memory of one layer."""
+        first = next((new for new, old in enumerate(rows) if new != old), len(rows))             # that moves
+        S = self.visible.shape[2]
+        for kept in self.layers:
+            kept[:, first:len(rows), :, :S] = kept[:, rows[first:], :, :S]
+        self.layers = deque(kept[:, :len(rows)] for kept in self.layers)
+        self.visible = self.visible[rows]

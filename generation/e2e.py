@@ -1,0 +1,63 @@
+"""The E2E task, from meaning representation to text: what the model is shown, where a text ends, and what is kept of it.
+
+Left out: reading the data and the form in which it is shown (data.py), the scores (eval_metrics.py).
+"""
+from collections.abc import Sequence
+
+from torch import nn
+
+from data import encode_e2e
+from eval_metrics import evaluate
+from files.tokenizer import Tokenizer
+from generation.decoding import best_text, n_best
+from generation.search import Settings
+
+
+def end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """<|endoftext|> and, where the vocabulary has it as one token, the empty line: 50256 and 628 for GPT-2."""
+    empty_line = tokenizer.pieces("\n\n")
+    return (tokenizer.eos_id, *empty_line) if len(empty_line) == 1 else (tokenizer.eos_id,)
+
+
+def e2e_prompt(tokenizer: Tokenizer, mr: str) -> list[int]:
+    """A meaning representation in the frame in which training shows it, up to where its text would begin."""
+    ids, context_length = encode_e2e(tokenizer, mr, "")
+    return ids[:context_length]
+
+
+def clean(text: str) -> str:
+    """The text as the authors write it: up to the first empty line, without white space at the ends.
+
+    A line break left inside becomes a space, because the scorer's files hold one text per line.
+    """
+    return " ".join(text.split("\n\n")[0].strip().splitlines())
+
+
+def decode_e2e(model: nn.Module, tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]],
+               length_penalties: Sequence[float] = (0.9,), limit: int | None = None,
+               **options) -> tuple[list[list[str]], dict[float, list[str]]]:
+    """Decode each distinct MR of the (MR, reference) pairs once; limit: only the first so many MRs.
+
+    options: further fields of Settings, such as beam_size and search. Returns the references of each MR, in the order
+    in which the MRs first occur, and the hypotheses for every length penalty in the same order, all from one search.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"the limit is {limit} meaning representations, expected 1 or more")
+    references: dict[str, list[str]] = {}
+    for mr, reference in pairs:
+        references.setdefault(mr, []).append(reference)
+    prompts = [e2e_prompt(tokenizer, mr) for mr in list(references)[:limit]]
+    settings = Settings(length_penalties=tuple(length_penalties), eos_ids=end_tokens(tokenizer), **options)
+    results = n_best(model, prompts, settings)
+    return list(references.values())[:limit], {
+        penalty: [clean(tokenizer.decode(best_text(texts, penalty))) for texts in results] for penalty in length_penalties}
+
+
+def penalty_table(references: list[list[str]], hypotheses: dict[float, list[str]]) -> str:
+    """BLEU, NIST and the length ratio to the closest references, a line per length penalty."""
+    lines = ["length penalty    BLEU    NIST  length ratio"]
+    for penalty in sorted(hypotheses):
+        scores = evaluate(references, hypotheses[penalty], metrics=("BLEU", "NIST"))
+        lines.append(f"{penalty:14g}  {scores.system['BLEU']:.4f}  {scores.system['NIST']:.4f}  "
+                     f"{scores.details['length_ratio']:12.4f}")
+    return "\n".join(lines)
