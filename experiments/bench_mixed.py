@@ -20,12 +20,11 @@ import time
 from pathlib import Path
 
 import torch
-from bank import pack_rows, read_bank_adapter
-from fused import Packing
 from torch import Tensor
 
 from adapters import AdapterBank, load_adapter, save_adapter
-from adapters.bank import BankAdapter
+from adapters.bank import BankAdapter, bank_adapter_of
+from adapters.saving import read_adapter
 from data import collate_pairs, encode_e2e, read_e2e, read_glue
 from files.pretrained import init_weights
 from files.text import read_json, write_json
@@ -35,6 +34,7 @@ from generation.cache import BeamCache
 from lora import add_lora, merge
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from speed.linear import lay_out_for_decoding
+from speed.packed import pack
 
 MODELS = {"roberta-base": (RobertaClassifier, RobertaConfig, 8), "gpt2": (GPT2, GPT2Config, 4)}
 POPULATIONS = ("distinct", "uniform", "skewed", "identical")
@@ -68,7 +68,7 @@ class Competitors:
         self.is_gpt2 = isinstance(base, GPT2)
         with tempfile.TemporaryDirectory() as folder:
             self.save_one(base, rank, folder)
-            first = read_bank_adapter(base, folder)
+            first = bank_adapter_of(base, read_adapter(folder, base.config))
             self.single = load_adapter(self.fresh(base), folder).eval()
             self.merged = merge(load_adapter(self.fresh(base), folder).eval())
             for model in (base, self.single, self.merged):
@@ -104,8 +104,8 @@ class Competitors:
         def routed(model, adapters, batch):
             lengths = None
             if section == "forward":
-                _, _, lengths, order = pack_rows(*batch)
-                adapters = [adapters[row] for row in order]
+                lengths, order = batch[1].sum(dim=1).sort(descending=True, stable=True)
+                adapters, lengths = [adapters[row] for row in order.tolist()], lengths.tolist()
             self.bank.route(adapters, lengths)
             run(model, batch)
             self.bank.route([])
@@ -119,11 +119,13 @@ class Competitors:
                 "peft": lambda: peft_run(self.peft, section, peft_names, batch), "per task": per_task}
 
     def forward(self, model, batch: tuple[Tensor, Tensor]) -> None:
-        packed, packing, _, _ = pack_rows(*batch)                            # end to end, as the bank's rows
+        sequences = [row[:length].tolist() for row, length in zip(batch[0], batch[1].sum(dim=1).tolist(), strict=True)]
+        ids, attend = pack(sorted(sequences, key=len, reverse=True), model.causal)       # end to end, as the bank's rows
         if self.is_gpt2:
-            model.hidden_states(packed, packing=Packing(packing.groups))
+            model.hidden_states(ids, attend)
         else:
-            model(packed, packing=packing)
+            firsts = torch.tensor([0, *map(len, sorted(sequences, key=len, reverse=True))][:-1]).cumsum(0)
+            model.classifier(model.hidden_states(ids, attend, firsts))
 
     def decode(self, model, batch: tuple[Tensor, Tensor]) -> None:
         """DECODED steps: (N, 1) tokens after P cached positions. The cache is made anew for every shape and not timed."""

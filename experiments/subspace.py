@@ -20,7 +20,6 @@ import argparse
 from pathlib import Path
 
 import torch
-from adapter_files import LAYERS, MODULES, target_slice
 from torch import Tensor
 
 from adapters.adapter import Adapter
@@ -140,9 +139,10 @@ def amplify(adapter: Adapter, model, alpha: float | None = None) -> dict[str, li
 
 def base_weight(model, block: int, target: str) -> Tensor:
     """The frozen weight (d_out, d_in) that an update belongs to: of GPT-2's c_attn only its third."""
-    layer = model.get_submodule(f"{LAYERS[type(model.config)]}.{block}.{MODULES[type(model.config)][target]}")
+    where = model.config.targets[target]
+    layer = model.get_submodule(f"{model.config.blocks}.{block}.{where.path}")
     weight = layer.weight.T if getattr(layer, "stored_transposed", False) else layer.weight
-    return weight.detach()[target_slice(model.config, target)]
+    return weight.detach()[where.rows]
 
 
 # ---------------------------------------------------------------- output
