@@ -26,12 +26,14 @@ from pathlib import Path
 
 import torch
 
+import adapters
 import data
 import lora
 import methods as baselines
 import model as M
 from files import cache, published
 from files import weights as W
+from files.pretrained import init_weights
 from files.text import write_json
 from files.tokenizer import byte_alphabet
 from metrics.texts import LINE_END, read_pair
@@ -271,7 +273,7 @@ def write_model(folder: Path, kind: str) -> M.GPT2 | M.RobertaClassifier:
     folder.mkdir(parents=True, exist_ok=True)
     config = M.GPT2Config(**GPT2) if kind == "gpt2" else M.RobertaConfig(**ROBERTA)
     model = M.GPT2(config) if kind == "gpt2" else M.RobertaClassifier(config)
-    M.init_weights(model, seed=0)
+    init_weights(model, seed=0)
     write_json({"model_type": kind, **(GPT2 if kind == "gpt2" else ROBERTA)}, folder / "config.json")
     W.write_safetensors(model.state_dict(), folder / "model.safetensors")
     return model.eval()
@@ -483,7 +485,7 @@ def loralib_kind(folder: Path) -> Kind:
     def load() -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             fresh = M.load_pretrained(folder / "base")
-        lora.load_adapter(fresh, path, alpha=5.0)
+        adapters.load_adapter(fresh, path, alpha=5.0)
         require(adapter_numbers(fresh) == whole, "not the file's numbers")
     return Kind([path], damage_bytes, load)
 
