@@ -17,8 +17,8 @@ adapter touches does nothing. So a batch costs the same whether the bank holds t
 The base model is not changed (but by `merge`): while a batch runs, hooks on its linear layers add the updates to their
 outputs, in the base's format, fp32 or bf16. The rows stand end to end, without padding. Left out: training through the bank,
 several batches at the same time (a bank runs one, though adapters may come and go).
-Shapes: B rows (outside of shapes, B is the matrix), T tokens, N tokens of all rows, C hidden size, I layers, r rank of an
-adapter, R gathered rank, L labels, V vocabulary.
+Shapes: B rows (outside of shapes, B is the matrix), T tokens, N tokens of all rows, C hidden size, I blocks, r rank of an
+adapter, R highest rank in a batch, L labels, V vocabulary.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -231,33 +231,25 @@ class AdapterBank:
             adapters = []                                                    # the weights hold it
         elif adapters:
             self.unmerge()
-        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, *update, lengths))
-                      for layer, update in self.gather(adapters).items()]
+        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, updates, lengths))
+                      for layer, updates in self.gather(adapters).items()]
 
-    def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[Tensor, list[tuple[slice, slice, Tensor]]]]:
-        """What a batch adds, by layer name: A (B, R, d_in), and for each target of the layer the rows of the layer's
-        output, the columns among the R, and B (B, r, d_out), in the format of the base's weights.
+    def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, list[tuple[slice, Tensor, Tensor]]]:
+        """What a batch adds, by layer name: for each target on the layer the rows of its output, A (B, R, d_in) and
+        B (B, R, d_out), in the format of the base's weights.
 
-        The targets of one layer (q, k and v of GPT-2's c_attn) stand side by side in R, each as wide as the highest
-        rank of its rows' adapters. If all rows have the same adapter, B is 1: nothing is copied, the product is shared.
+        R is the highest rank of the rows' adapters. If all rows have the same adapter, B is 1: nothing is copied, the
+        product is shared.
         """
         if len(set(adapters)) == 1:
             adapters = adapters[:1]
         config, dtype, layers = self.model.config, next(self.model.parameters()).dtype, {}
-        for path in dict.fromkeys(target.path for target in config.targets.values()):
-            A, parts, start = [], [], 0
-            for name, target in config.targets.items():
-                pairs = [adapter.updates.get(name) for adapter in adapters]
-                if target.path == path and (rank := max((pair[0].shape[1] for pair in pairs if pair), default=0)):
-                    A.append(pad_and_stack([pair and pair[0] for pair in pairs], rank, dtype))
-                    B = pad_and_stack([pair and pair[1] for pair in pairs], rank, dtype)         # (I, B, r, d_out)
-                    parts.append((target.rows, slice(start, start + rank), B))
-                    start += rank
-            if A:
-                A = A[0] if len(A) == 1 else torch.cat(A, dim=2)                         # (I, B, R, d_in)
-                for index in range(len(A)):
-                    layers[f"{config.blocks}.{index}.{path}"] = A[index], [
-                        (rows, columns, B[index]) for rows, columns, B in parts]
+        for name, target in config.targets.items():
+            pairs = [adapter.updates.get(name) for adapter in adapters]
+            if any(pairs):
+                A, B = (pad_and_stack([pair and pair[part] for pair in pairs], dtype) for part in (0, 1))
+                for index in range(config.num_layers):
+                    layers.setdefault(layer_name(config, index, name), []).append((target.rows, A[index], B[index]))
         return layers
 
 
@@ -271,32 +263,31 @@ def classify(adapters: Sequence[BankAdapter], first: Tensor) -> list[Tensor]:
     return logits
 
 
-def pad_and_stack(matrices: Sequence[Tensor | None], rank: int, dtype: torch.dtype) -> Tensor:
-    """(I, r, d) of every row -> (I, B, rank, d), zeros where a row has no matrix or a lower rank."""
+def pad_and_stack(matrices: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
+    """(I, r, d) of every row -> (I, B, R, d), R the highest r, zeros where a row has no matrix or a lower rank."""
     if len(matrices) == 1:
         return matrices[0][:, None].to(dtype)
-    first = next(matrix for matrix in matrices if matrix is not None)
-    stacked = first.new_zeros(first.shape[0], len(matrices), rank, first.shape[2], dtype=dtype)
+    largest = max((matrix for matrix in matrices if matrix is not None), key=lambda matrix: matrix.shape[1])
+    blocks, rank, d = largest.shape
+    stacked = largest.new_zeros(blocks, len(matrices), rank, d, dtype=dtype)
     for row, matrix in enumerate(matrices):
         if matrix is not None:
             stacked[:, row, :matrix.shape[1]] = matrix
     return stacked
 
 
-def add_updates(A: Tensor, parts: list[tuple[slice, slice, Tensor]], lengths: list[int] | None, layer: nn.Module,
+def add_updates(updates: list[tuple[slice, Tensor, Tensor]], lengths: list[int] | None, layer: nn.Module,
                 inputs: tuple[Tensor], h: Tensor) -> None:
     """A forward hook: h (B, T, d_out) of a layer with input x (B, T, d_in) gets each row's own B A x. Rows that stand end
     to end, (N, d), are taken one by one, without what fills N up; after the last attention one token of each may be left."""
-    (x,), n_rows = inputs, len(A)
+    (x,), n_rows = inputs, len(updates[0][1])
     if lengths is None or n_rows == 1 or len(x) == n_rows:
         if lengths is not None:
             x, h = (x[None], h[None]) if n_rows == 1 else (x[:, None], h[:, None])       # all as one row, or one token each
-        low = x @ A.transpose(1, 2)                                          # (B, T, d_in) -> (B, T, R)
-        for rows, columns, B in parts:
-            h[..., rows].add_(low[..., columns] @ B)                         # (B, T, r) -> (B, T, d_out)
+        for rows, A, B in updates:
+            h[..., rows].add_((x @ A.mT) @ B)                                # (B, T, d_in) -> (B, T, R) -> (B, T, d_out)
         return
     N = sum(lengths)
     for row, (tokens, out) in enumerate(zip(x[:N].split(lengths), h[:N].split(lengths), strict=True)):
-        low = tokens @ A[row].T                                              # (t, d_in) -> (t, R)
-        for rows, columns, B in parts:
-            out[:, rows].addmm_(low[:, columns], B[row])                     # (t, r) -> (t, d_out)
+        for rows, A, B in updates:
+            out[:, rows].addmm_(tokens @ A[row].T, B[row])                   # (t, d_in) -> (t, R) -> (t, d_out)

@@ -43,6 +43,7 @@ def read_folder(directory: str | Path) -> tuple[dict[str, Tensor], dict, dict]:
 
 
 def write_folder(directory: str | Path, tensors: dict[str, Tensor], config: dict, own: dict) -> None:
+    """The way back of read_folder; each file is written whole or not at all."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_safetensors(tensors, directory / "adapter_model.safetensors",

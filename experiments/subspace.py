@@ -12,7 +12,7 @@ factor || Delta W ||_F / || U^T W V^T ||_F says how much the update amplifies th
     python -m experiments.subspace similarity ADAPTER ADAPTER --model M --out FILE.json      also draws FILE.png
     python -m experiments.subspace amplification ADAPTER ... --model M [--alpha X] [--out FILE.json]
 
-Adapters are read by adapter_files.py: this project's, PEFT's, loralib's, the authors'. `similarity` needs of the model no
+Adapters are read by adapters/: this project's, PEFT's, loralib's, the authors'. `similarity` needs of the model no
 more than its config.json or a name of those below; `amplification` needs its weights. Left out: the left singular vectors
 of B, which appendix G also names.
 """

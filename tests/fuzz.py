@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+import adapters
 import data
 import lora
 import methods as baselines
@@ -484,7 +485,7 @@ def loralib_kind(folder: Path) -> Kind:
     def load() -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             fresh = M.load_pretrained(folder / "base")
-        lora.load_adapter(fresh, path, alpha=5.0)
+        adapters.load_adapter(fresh, path, alpha=5.0)
         require(adapter_numbers(fresh) == whole, "not the file's numbers")
     return Kind([path], damage_bytes, load)
 

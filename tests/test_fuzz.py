@@ -9,6 +9,7 @@ import zipfile
 import pytest
 import torch
 
+import adapters
 import data
 import lora
 import methods as baselines
@@ -86,7 +87,7 @@ def test_a_pickle_that_would_run_code_does_not_run_it(tmp_path, name, place, rep
             write_json({"peft_type": "LORA", "r": 2, "lora_alpha": 4}, tmp_path / "adapter_config.json")
             baselines.load_trained(model, tmp_path)
         else:
-            lora.load_adapter(model, tmp_path / place, alpha=4)
+            adapters.load_adapter(model, tmp_path / place, alpha=4)
     assert not trap.exists() and "\n" not in str(refusal.value)
 
 
@@ -156,11 +157,11 @@ def test_a_pattern_that_takes_for_ever_is_refused(tmp_path, pattern):
     write_model(tmp_path, "gpt2")
     model = M.load_pretrained(tmp_path)
     lora.add_lora(model, 2, 5.0, ("q", "v"))
-    lora.save_adapter(model, tmp_path / "adapter")
+    adapters.save_adapter(model, tmp_path / "adapter")
     config = read_json(tmp_path / "adapter" / "adapter_config.json")
     write_json(config | {"rank_pattern": {pattern: 4}}, tmp_path / "adapter" / "adapter_config.json")
     with pytest.raises(ValueError, match=f"'{re.escape(pattern[:60])}' in rank_pattern is too intricate"):
-        lora.load_adapter(M.load_pretrained(tmp_path), tmp_path / "adapter")
+        adapters.load_adapter(M.load_pretrained(tmp_path), tmp_path / "adapter")
 
 
 def test_many_equal_keys_are_found_quickly(tmp_path):
@@ -223,14 +224,14 @@ def test_a_tensor_under_two_spellings_is_refused(tmp_path):
     write_model(tmp_path, "gpt2")
     model = M.load_pretrained(tmp_path)
     lora.add_lora(model, 2, 5.0, ("q", "v"))
-    lora.save_adapter(model, tmp_path / "adapter")
+    adapters.save_adapter(model, tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = {name: tensor.clone() for name, tensor in W.read_safetensors(file).items()}
     name = next(iter(tensors))
     tensors[name.removeprefix("base_model.model.")] = tensors[name] + 1
     W.write_safetensors(tensors, file)
     with pytest.raises(ValueError, match="twice, under two spellings"):
-        lora.load_adapter(M.load_pretrained(tmp_path), tmp_path / "adapter")
+        adapters.load_adapter(M.load_pretrained(tmp_path), tmp_path / "adapter")
 
 
 def test_stray_quotes_of_mrpc_are_text(tmp_path):

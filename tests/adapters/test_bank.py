@@ -12,6 +12,7 @@ from adapters import bank as K
 from adapters.saving import adapter_of, read_adapter, save_adapter
 from files import weights as W
 from generation import Settings, generate, n_best
+from training.precision import hold_frozen_in
 
 BASES = {"gpt2": M.GPT2Config(vocab_size=97, n_positions=40, n_embd=72, n_layer=3, n_head=3, n_inner=80),
          "roberta": M.RobertaConfig(vocab_size=97, max_position_embeddings=34, hidden_size=68, num_hidden_layers=3,
@@ -108,6 +109,82 @@ def test_every_row_is_as_its_adapter_alone(served, population):
 
 
 @pytest.mark.parametrize("population", POPULATIONS)
+def test_lists_of_tokens_are_rows_without_their_padding(served, population):
+    kind, bank, _ = served
+    names = POPULATIONS[population]
+    ids, mask = rows(len(names))
+    sequences = [row[:n].tolist() for row, n in zip(ids, mask.sum(dim=1), strict=True)]
+    found, padded = bank.logits_of(names, sequences), bank.logits(names, ids, mask)
+    for sequence, values, row in zip(sequences, found, padded, strict=True):
+        assert torch.equal(values, row[:len(sequence)] if kind == "gpt2" else row)
+    with pytest.raises(ValueError, match="a sequence has no token"):
+        bank.logits_of(["base", "one"], [[5, 6], []])
+    with pytest.raises(ValueError, match="1 adapter names for a batch of 2 rows"):
+        bank.logits_of(["base"], [[5, 6], [7]])
+
+
+@BOTH
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_base_held_in_bf16(repository, tmp_path, kind, when):
+    """The toy models, rounded before or after adapters of ranks 3 and 5 come: each row as its adapter alone, near fp32."""
+    def toy():
+        return M.load_pretrained(repository / "toy" / kind).requires_grad_(False)
+    whole, rounded = K.AdapterBank(toy()), K.AdapterBank(toy())
+    if when == "before":
+        hold_frozen_in(rounded.model, "bf16")
+    for rank, targets in ((3, ("q", "v")), (5, ("k", "fc", "o"))):
+        model, generator = L.add_lora(toy(), rank, 7, targets), torch.Generator().manual_seed(rank)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".lora_B" in name or name.startswith("classifier."):
+                    parameter.normal_(0, 0.1, generator=generator)
+        save_adapter(model, tmp_path / str(rank))
+        for bank in (whole, rounded):                                        # of the base before it was rounded
+            bank.add(str(rank), tmp_path / str(rank))
+    hold_frozen_in(rounded.model, "bf16")
+    names, draw = ["3", "5", "base", "3", "5"], torch.Generator().manual_seed(1)
+    sequences = [torch.randint(5, 400, (length,), generator=draw).tolist() for length in (9, 17, 4, 9, 12)]
+    mixed, exact = rounded.logits_of(names, sequences), whole.logits_of(names, sequences)
+    alone = [rounded.logits_of([name], [sequence])[0] for name, sequence in zip(names, sequences, strict=True)]
+    bare = whole.logits_of(["base"] * 5, sequences)
+    assert {row.dtype for row in mixed} == {torch.bfloat16 if kind == "gpt2" else torch.float32}
+    scale = torch.cat([row.flatten() for row in exact]).std()
+    for name, *found in zip(names, mixed, alone, exact, bare, strict=True):
+        row, by_itself, true, base = (values.float() for values in found)
+        assert (row - by_itself).abs().mean() < 0.03 * scale
+        assert 1e-5 < (row - true).abs().mean() / scale < 0.03               # one rounding to bf16 is up to 0.004
+        assert name == "base" or (true - base).abs().mean() > 0.06 * scale   # the update does more than that
+    if kind == "gpt2":
+        assert len(rounded.generate(names, sequences, beam_size=3, max_new_tokens=6)) == 5
+
+
+def test_a_merged_adapter_answers_as_before_and_makes_room_for_others(served):
+    kind, bank, models = served
+    ids, mask = rows(4)
+    before = {name: parameter.clone() for name, parameter in bank.model.named_parameters()}
+    alone, mixed = bank.logits(["eight"] * 4, ids, mask), bank.logits(["eight", "base", "one", "eight"], ids, mask)
+    bank.merge("eight")
+    hooks = []
+    for _ in range(2):
+        merged = bank.logits(["eight"] * 4, ids, mask)
+        hooks += bank.hooks
+        for found, expected in zip(merged, alone, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert not hooks and bank.merged is bank["eight"]
+    again = bank.logits(["eight", "base", "one", "eight"], ids, mask)        # puts the old weights back
+    assert all(torch.equal(found, expected) for found, expected in zip(again, mixed, strict=True)) and bank.merged is None
+    assert all(torch.equal(parameter, before[name]) for name, parameter in bank.model.named_parameters())
+    bank.merge("one")
+    bank.add("late", adapter_of(make_adapted(kind, "three")))                # which names the base as it was before
+    bank.merge("late")
+    with pytest.raises(ValueError, match="no adapter 'lat'"):
+        bank.merge("lat")
+    bank.remove("late")
+    bank.logits(["base"] * 4, ids, mask)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in bank.model.named_parameters())
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
 @pytest.mark.parametrize("search", ["authors", "hf", "greedy"])
 def test_beams_share_the_adapter_of_their_row(served_gpt2, population, search):
     """Prompts of different lengths, whose rows leave the batch at different steps."""
@@ -189,10 +266,10 @@ def test_a_batch_costs_by_its_own_adapters_not_by_the_bank(served):
     gathered = bank.gather([bank["one"], bank["base"], bank["three"]])
     assert Counter(name.rpartition(".")[2] for name in gathered) == (
         {"c_attn": 3} if kind == "gpt2" else {"query": 3, "key": 3, "value": 3})
-    A, parts = gathered["transformer.h.1.attn.c_attn" if kind == "gpt2" else "roberta.encoder.layer.1.attention.self.key"]
-    assert A.shape == ((3, 1 + 3 + 1, 72) if kind == "gpt2" else (3, 3, 68))
-    assert [B.shape[1] for _, _, B in parts] == ([1, 3, 1] if kind == "gpt2" else [3])
-    assert all(A.shape[0] == 1 for A, _ in bank.gather([bank["most"]] * 9).values())
+    updates = gathered["transformer.h.1.attn.c_attn" if kind == "gpt2" else "roberta.encoder.layer.1.attention.self.key"]
+    assert [A.shape for _, A, _ in updates] == ([(3, 1, 72), (3, 3, 72), (3, 1, 72)] if kind == "gpt2" else [(3, 3, 68)])
+    assert [B.shape[:2] for _, _, B in updates] == [A.shape[:2] for _, A, _ in updates]
+    assert all(A.shape[0] == 1 for updates in bank.gather([bank["most"]] * 9).values() for _, A, _ in updates)
     assert bank.gather([bank["base"]] * 4) == {}
 
 

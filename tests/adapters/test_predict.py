@@ -2,6 +2,7 @@
 import io
 import json
 import random
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ import lora as L
 import model as M
 import predict
 import train
-from adapters import AdapterBank, load_adapter, save_adapter
+from adapters import AdapterBank, bank, load_adapter, save_adapter
 from experiments.bench_requests import differing, write_adapters
 from files import weights as W
 from generation.e2e import decode_e2e, e2e_prompt
@@ -158,6 +159,61 @@ def test_a_gpt2_file_without_alpha_takes_the_recipes(repository, tmp_path, capsy
     assert run(repository, files, "gpt2", lines, tmp_path, *short, "--alpha", "32", names=["mine"])[0] == 0
 
 
+def as_run(adapter, folder, frozen_in):
+    """A copy of an adapter where train.py would leave it, in a run whose base was held in this format."""
+    shutil.copytree(adapter, folder / "adapter")
+    (folder / "config.json").write_text(json.dumps({"frozen_in": frozen_in}))
+    return folder / "adapter"
+
+
+def test_the_format_is_the_runs_unless_told_otherwise(repository, adapters, toy_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("LORA_PRECISION", raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)                 # auto would take fp32
+    bf16, fp32 = (as_run(adapters[name], tmp_path / name, name_of) for name, name_of in (("mrpc", "bf16"), ("mnli", "fp32")))
+    runs = {"mrpc": bf16, "mnli": fp32, "stsb": adapters["stsb"]}            # stsb: no run is known
+    lines = [{"adapter": name, "text": [example.text, example.pair]} for name, example in mixed_requests(toy_data, 15)]
+    of_mrpc = [line for line in lines if line["adapter"] == "mrpc"]
+
+    def said(lines, names, *options):
+        status, answers = run(repository, runs, "roberta", lines, tmp_path, *options, names=names)
+        assert status == 0
+        return capsys.readouterr().err, answers
+    told, rounded = said(of_mrpc, ["mrpc"])
+    assert "precision: the base in bf16 (as the run that trained it)" in told
+    told, exact = said(of_mrpc, ["mrpc"], "--precision", "fp32")
+    assert "precision: the base in fp32 (asked for)" in told
+    assert rounded != exact and [answer["probability"] for answer in rounded] == pytest.approx(
+        [answer["probability"] for answer in exact], abs=0.05)
+    two = [line for line in lines if line["adapter"] != "mnli"]
+    assert "the base in bf16 (as the run" in said(two, ["mrpc", "stsb"])[0]
+    told, mixed = said(lines, ["mrpc", "mnli", "stsb"])
+    assert "the base in fp32 (this processor has neither" in told            # the runs differ
+    assert [answer for answer in mixed if answer["adapter"] == "mrpc"] == [
+        answer | {"probability": pytest.approx(answer["probability"], abs=2e-4)} for answer in exact]
+
+
+@pytest.mark.parametrize("kind, name", [("roberta", "mrpc"), ("gpt2", "e2e")])
+def test_a_single_adapter_is_merged_and_answers_the_same(repository, adapters, toy_data, tmp_path, monkeypatch, kind, name):
+    texts = ([[example.text, example.pair] for example in data.read_glue("mrpc", "dev", toy_data)[:8]] if kind == "roberta" else
+             [mr for mr, _ in data.read_e2e("test", toy_data)][:3])
+    lines, options = [{"adapter": name, "text": text} for text in texts], ["--max-new-tokens", "9", "--precision", "fp32"]
+    added, add_updates = [], bank.add_updates
+    monkeypatch.setattr(bank, "add_updates", lambda *arguments: added.append(1) or add_updates(*arguments))
+    _, merged = run(repository, adapters, kind, lines, tmp_path, *options, names=[name])
+    assert not added
+    again = adapters | {"again": adapters[name]}
+    _, mixed = run(repository, again, kind, lines, tmp_path, *options, names=[name, "again"])
+    assert added and not any(differing(one, other) for one, other in zip(merged, mixed, strict=True))
+
+
+@pytest.mark.parametrize("device, message", [("gpu", "expected auto, cpu, cuda, cuda:N or mps"), ("cuda:99", "CUDA"),
+                                             ("mps:1", "expected auto")])
+def test_a_device_that_is_not_there_is_refused_in_one_line(repository, tmp_path, device, message):
+    with pytest.raises(ValueError, match=message) as refusal:
+        predict.main(["--model", str(repository / "toy/gpt2"), "--device", device, str(tmp_path / "requests.jsonl")])
+    assert "--device" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("pair", ["mrpc", "=x", "mrpc="])
 def test_a_pair_that_lacks_a_part_is_refused(pair):
     assert predict.parse_adapters(["a=b", "c=d=e"]) == [("a", "b"), ("c", "d=e")]
@@ -233,7 +289,7 @@ def test_no_more_than_a_window_is_read_ahead(repository, adapters, batch_size, w
 def test_refused_before_anything_runs(repository, adapters, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("a batch ran")
-    monkeypatch.setattr(AdapterBank, "logits", never)
+    monkeypatch.setattr(AdapterBank, "logits_of", never)
     model, requests = ["--model", str(repository / "toy/roberta")], tmp_path / "requests.jsonl"
     requests.write_text(json.dumps({"adapter": "mrpc", "text": ["a", "b"]}))
     mrpc = f"mrpc={adapters['mrpc']}"
