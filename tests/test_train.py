@@ -15,6 +15,7 @@ import data
 import lora
 import model as M
 import train
+from adapters import load_adapter
 from files import weights as W
 from tests import plain
 from training import tasks
@@ -150,7 +151,7 @@ def test_the_saved_adapter_is_the_chosen_epoch_and_loads_onto_the_base(run, repo
     folder = run("e2e", "--epochs", "2")
     metrics = read_metrics(folder)
     model = M.load_pretrained(repository / "toy" / "gpt2")
-    lora.load_adapter(model, folder / "adapter", task="e2e")
+    load_adapter(model, folder / "adapter", task="e2e")
     settings = SimpleNamespace(task="e2e", text="pretokenised", limit_train=1, limit_eval=12, label_smoothing=0.0)
     task = tasks.make_task(settings, data.load_tokenizer(repository / "toy" / "gpt2"), model.config, toy_data)
     assert task.evaluate(model)["loss"] == pytest.approx(metrics["scores"]["loss"], rel=1e-5)
