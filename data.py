@@ -1,44 +1,74 @@
-"""Text in, batches out: readers for GLUE and E2E, batches, and where models and data are found.
+"""Text in, batches out: what a sample is, where it has a loss, which samples go together; and the readers of GLUE and E2E.
 
-LoRA paper, section 5.2 (RoBERTa on GLUE) and 5.4 (GPT-2 on the E2E challenge). Files are read as their publishers made
-them, and a row that does not fit is an error with file and line: nothing is skipped or repaired.
+    E2E on GPT-2 (Hu et al. 2021, 5.4)    MR <|endoftext|> reference <|endoftext|>, a loss on the reference and its end
+    GLUE on RoBERTa (5.2)                 <s> text </s>, or <s> text </s></s> pair </s>, and a label
 
-Left out: how text becomes ids (tokenizer.py), sliding windows over long documents, streaming (the largest task, MNLI, fits
-in memory), GLUE's diagnostic set.
-Shapes: B batch, T tokens.
+Files are read as their publishers made them, and a row that does not fit is an error with file and line: nothing is
+skipped or repaired. `python data.py NAMES` fetches models and tasks (files/published.py). Left out: how text becomes ids
+(files/tokenizer.py), sliding windows over long documents, streaming (MNLI fits in memory), GLUE's diagnostic set.
+Shapes: N tokens end to end, B batch, T tokens of a row.
 """
-import argparse
-import csv
 import itertools
-import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-import cli
-import download
-from kept import cache_dir
-from names import TASKS
-from tokenizer import Tokenizer, load_tokenizer, read_lines, shorten  # noqa: F401, load_tokenizer is found here, too
-from weight_files import find_model
-
-# ---------------------------------------------------------------- reading files
+from files import cli
+from files.published import fetch_command, fetch_data, require_file
+from files.text import read_csv, read_lines, read_tsv, shorten
+from files.tokenizer import Tokenizer, load_tokenizer  # noqa: F401, load_tokenizer is found here, too
 
 
-def require_file(path: Path, task: str) -> Path:
-    """The path. Raises FileNotFoundError if there is no file, with what to do."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: put the file there" + (
-            ", from the challenge's release, which is not downloaded" if path.suffix == ".csv" else
-            f", or move away what there is of {path.parent} and fetch it whole with `python data.py {task}`"))
-    return path
+def encode_e2e(tokenizer: Tokenizer, mr: str, reference: str) -> tuple[list[int], int]:
+    """The authors' sample: BPE(mr) <|endoftext|> BPE(" " + reference) <|endoftext|>, and the length of its context, which ends
+    with the first <|endoftext|>: from there the first token of the reference is predicted."""
+    context = [*tokenizer.pieces(mr), tokenizer.eos_id]
+    return [*context, *tokenizer.pieces(" " + reference), tokenizer.eos_id], len(context)
 
 
-# ---------------------------------------------------------------- GLUE
+def targets_of(ids: list[int], context_length: int) -> Tensor:
+    """The target at each input ids[:-1]: the token after it, or -100 where that is context. Only here ids are shifted."""
+    return torch.tensor([-100] * (context_length - 1) + ids[context_length:])
+
+
+def pack(sequences: Sequence[list[int]]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+    """Sequences in the order of their lengths -> their ids end to end, (N,), and how many there are of each length, (n, t)."""
+    groups = itertools.groupby(map(len, sequences))
+    return torch.tensor(sum(sequences, [])), tuple((len(list(run)), length) for length, run in groups)
+
+
+def collate_pairs(ids_list: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Encoded texts -> input_ids (B, T) padded on the right and attention_mask (B, T), 1 on tokens, 0 on padding."""
+    rows, lengths = [torch.tensor(ids) for ids in ids_list], torch.tensor([len(ids) for ids in ids_list])
+    input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)          # (B, T)
+    return input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+
+
+def length_grouped_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices of one epoch in batches of like lengths: every index once, the same for the same seed and epoch.
+
+    Shuffle, sort by length within pools of 64 batches, cut into batches, shuffle these: little padding, and a batch
+    still is close to a random draw. Only one batch may be smaller than batch_size.
+    """
+    if batch_size < 1:
+        raise ValueError(f"found batch size {batch_size}, expected at least 1")
+    shuffler = random.Random(f"seed {seed}, epoch {epoch}")
+    order, batches = list(range(len(lengths))), []
+    shuffler.shuffle(order)
+    pool = 64 * batch_size
+    for start in range(0, len(order), pool):
+        indices = sorted(order[start:start + pool], key=lengths.__getitem__)
+        batches += [indices[first:first + batch_size] for first in range(0, len(indices), batch_size)]
+    shuffler.shuffle(batches)
+    return batches
+
+
+# ---------------------------------------------------------------- tasks and their files
 
 @dataclass(frozen=True)
 class GlueTask:
@@ -53,24 +83,49 @@ class GlueTask:
     bare_columns: tuple[str, ...] = ()   # columns of train and dev where these have no header line
 
 
-SENTENCES = ("sentence1", "sentence2")
+PAIR = ("sentence1", "sentence2")
 # The order of the labels is that of the Hugging Face `glue` data set, with which the authors trained: class 0 of their
 # MNLI adapter is entailment. fairseq's and Facebook's own MNLI models count contradiction, neutral, entailment.
 GLUE_TASKS = {
     "cola": GlueTask("CoLA", ("sentence",), "label", ("unacceptable", "acceptable"), ("matthews",),
                      bare_columns=("source", "label", "mark", "sentence")),
     "sst2": GlueTask("SST-2", ("sentence",), "label", ("negative", "positive"), ("accuracy",)),
-    "mrpc": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", ("not_equivalent", "equivalent"),
-                     ("accuracy", "f1")),
-    "stsb": GlueTask("STS-B", SENTENCES, "score", None, ("pearson", "spearman")),
-    "qqp": GlueTask("QQP", ("question1", "question2"), "is_duplicate", ("not_duplicate", "duplicate"),
-                    ("accuracy", "f1")),
-    "mnli": GlueTask("MNLI", SENTENCES, "gold_label", ("entailment", "neutral", "contradiction"), ("accuracy",),
-                     True, ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched")),
+    "mrpc": GlueTask("MRPC", ("#1 String", "#2 String"), "Quality", ("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    "stsb": GlueTask("STS-B", PAIR, "score", None, ("pearson", "spearman")),
+    "qqp": GlueTask("QQP", ("question1", "question2"), "is_duplicate", ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    "mnli": GlueTask("MNLI", PAIR, "gold_label", ("entailment", "neutral", "contradiction"), ("accuracy",), True,
+                     ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched")),
     "qnli": GlueTask("QNLI", ("question", "sentence"), "label", ("entailment", "not_entailment"), ("accuracy",), True),
-    "rte": GlueTask("RTE", SENTENCES, "label", ("entailment", "not_entailment"), ("accuracy",), True),
-    "wnli": GlueTask("WNLI", SENTENCES, "label", ("not_entailment", "entailment"), ("accuracy",)),
+    "rte": GlueTask("RTE", PAIR, "label", ("entailment", "not_entailment"), ("accuracy",), True),
+    "wnli": GlueTask("WNLI", PAIR, "label", ("not_entailment", "entailment"), ("accuracy",)),
 }
+E2E_FILES = {"train": "trainset.csv", "valid": "devset.csv", "test": "testset_w_refs.csv"}           # in the official form
+TASKS = ("e2e", *GLUE_TASKS)
+
+
+def task_files(task: str, text: str | None = None) -> dict[str, Path]:
+    """Split -> file, below the data folder. text: E2E's form (read_e2e), by default "pretokenised"."""
+    if task not in TASKS:
+        raise ValueError(f"found task '{task}', expected one of {', '.join(TASKS)}")
+    if task != "e2e":
+        glue = GLUE_TASKS[task]
+        return {split: Path("glue", glue.folder, f"{split}.tsv") for split in glue.splits}
+    if text == "official":
+        return {split: Path("e2e", "official", file) for split, file in E2E_FILES.items()}
+    return {split: Path("e2e", f"{split}.txt") for split in E2E_FILES}
+
+
+def split_file(task: str, split: str, data_dir: str | Path, text: str | None = None) -> Path:
+    """The file of a split. Raises ValueError for an unknown split, FileNotFoundError, which says what to do, for no file."""
+    files = task_files(task, text)
+    if split not in files:
+        raise ValueError(f"found split '{split}' for {task}, expected one of {', '.join(files)}")
+    return require_file(Path(data_dir) / files[split], task)
+
+
+def fetch_task(task: str, data_dir: str | Path | None = None, text: str | None = None) -> Path:
+    """The data folder that holds the task's files, fetched if its folder does not exist (published.fetch_data)."""
+    return fetch_data(task, list(task_files(task, text).values()), data_dir)
 
 
 @dataclass(frozen=True)
@@ -84,22 +139,15 @@ class PairExample:
 def glue_label(glue: GlueTask, cell: str, where: str) -> int | float:
     """The class id or score that a cell of the label column stands for."""
     if glue.labels is None:
-        try:
-            score = float(cell)
-        except ValueError:
-            score = float("nan")
-        if not 0 <= score <= 5:                                              # false for NaN, too
-            raise ValueError(f"{where}: found score {shorten(cell)}, expected a number from 0 to 5")
-        return score
+        with suppress(ValueError):
+            if 0 <= float(cell) <= 5:                                        # false for NaN, too
+                return float(cell)
+        raise ValueError(f"{where}: found score {shorten(cell)}, expected a number from 0 to 5")
     cells = glue.labels if glue.spelled_out else tuple(map(str, range(len(glue.labels))))
     if cell not in cells:
         meaning = "" if glue.spelled_out else f" ({', '.join(glue.labels)})"
         raise ValueError(f"{where}: found label {shorten(cell)}, expected one of {', '.join(cells)}{meaning}")
     return cells.index(cell)
-
-
-def glue_path(task: str, split: str, data_dir: str | Path) -> Path:
-    return Path(data_dir) / "glue" / GLUE_TASKS[task].folder / f"{split}.tsv"
 
 
 def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
@@ -111,41 +159,20 @@ def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
     """
     if task not in GLUE_TASKS:
         raise ValueError(f"found task '{task}', expected one of {', '.join(GLUE_TASKS)}")
-    glue = GLUE_TASKS[task]
-    if split not in glue.splits:
-        raise ValueError(f"found split '{split}' for {task}, expected one of {', '.join(glue.splits)}")
-    path = require_file(glue_path(task, split, data_dir), task)
-    is_test = split.startswith("test")
-    lines = read_lines(path)
-    columns = list(glue.bare_columns) if glue.bare_columns and not is_test else next(lines)[1].split("\t")
+    glue, path, is_test = GLUE_TASKS[task], split_file(task, split, data_dir), split.startswith("test")
+    columns, rows = read_tsv(path, () if is_test else glue.bare_columns)
     for name in (*glue.texts, glue.label):
         if columns.count(name) != 1 and not (name == glue.label and is_test and name not in columns):
             raise ValueError(f"{path}, line 1: found the columns {shorten(', '.join(columns))}, expected one "
                              f"'{name}' among them; is this GLUE's {glue.folder}/{split}.tsv?")
     text_columns = [columns.index(name) for name in glue.texts]
     label_column = columns.index(glue.label) if glue.label in columns else None
-
     examples = []
-    for number, line in lines:
-        cells, where = line.split("\t"), f"{path}, line {number}"
-        if len(cells) != len(columns):
-            raise ValueError(f"{where}: found {len(cells)} fields in {shorten(line)}, expected {len(columns)} between "
-                             f"tabs ({', '.join(columns)}); mend the line or fetch the file again")
+    for number, cells in rows:
         unlabelled = label_column is None or (is_test and not cells[label_column])
-        text, pair = [*(cells[column] for column in text_columns), None][:2]
-        examples.append(PairExample(text, pair, None if unlabelled else glue_label(glue, cells[label_column], where)))
-    if not examples:
-        raise ValueError(f"{path}: found a header and no rows; fetch the file again")
+        label = None if unlabelled else glue_label(glue, cells[label_column], f"{path}, line {number}")
+        examples.append(PairExample(*[*(cells[column] for column in text_columns), None][:2], label))
     return examples
-
-
-# ---------------------------------------------------------------- E2E
-
-E2E_FILES = {"train": "trainset.csv", "valid": "devset.csv", "test": "testset_w_refs.csv"}
-
-
-def e2e_path(split: str, data_dir: str | Path, text: str) -> Path:
-    return Path(data_dir) / "e2e" / (f"{split}.txt" if text == "pretokenised" else f"official/{E2E_FILES[split]}")
 
 
 def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> list[tuple[str, str]]:
@@ -156,144 +183,18 @@ def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> li
     in the form `name[Aromi], area[riverside]`; the white space inside a reference becomes single spaces, because two
     references of the training set hold a line break. Raises ValueError with file and line.
     """
-    if split not in E2E_FILES:
-        raise ValueError(f"found split '{split}' for e2e, expected one of {', '.join(E2E_FILES)}")
     if text not in ("pretokenised", "official"):
         raise ValueError(f"found text '{text}', expected 'pretokenised' or 'official'")
-    path = require_file(e2e_path(split, data_dir, text), "e2e")
+    path, official = split_file("e2e", split, data_dir, text), text == "official"
     samples = []
-    for number, fields in (read_csv(path) if text == "official" else
+    for number, fields in (read_csv(path, ["mr", "ref"]) if official else
                            ((number, line.strip().split("||")) for number, line in read_lines(path))):
         if len(fields) != 2 or not all(field.strip() for field in fields):
             raise ValueError(f"{path}, line {number}: found {shorten(' / '.join(fields))}, expected two texts, MR and "
-                             f"reference, with {'||' if text == 'pretokenised' else 'a comma'} between")
-        mr, reference = fields
-        samples.append((mr, " ".join(reference.split()) if text == "official" else reference))
+                             f"reference, with {'a comma' if official else '||'} between")
+        samples.append((fields[0], " ".join(fields[1].split()) if official else fields[1]))
     return samples
 
 
-def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(last line, fields) of each record of the challenge's CSV below its header `mr,ref`."""
-    reader = csv.reader((line + "\n" for _, line in read_lines(path)), strict=True)
-    try:
-        header = next(reader)
-        if header != ["mr", "ref"]:
-            raise ValueError(f"{path}, line 1: found the columns {shorten(', '.join(header))}, expected mr, ref")
-        for fields in reader:
-            yield reader.line_num, fields
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: {error}, expected CSV; mend the line") from None
-    if reader.line_num == 1:
-        raise ValueError(f"{path}: found a header and no rows; fetch the file again")
-
-
-def encode_e2e(tokenizer: Tokenizer, mr: str, reference: str) -> tuple[list[int], int]:
-    """The authors' sample: BPE(mr) <|endoftext|> BPE(" " + reference) <|endoftext|>, and the length of its context.
-
-    The context ends with the first <|endoftext|>, from which the first token of the reference is predicted.
-    """
-    context = [*tokenizer.pieces(mr), tokenizer.eos_id]
-    return [*context, *tokenizer.pieces(" " + reference), tokenizer.eos_id], len(context)
-
-
-# ---------------------------------------------------------------- batches
-
-def pack(sequences: Sequence[list[int]]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
-    """Sequences in the order of their lengths -> their ids end to end, (N,), and how many there are of each length, (n, t)."""
-    groups = itertools.groupby(map(len, sequences))
-    return torch.tensor(sum(sequences, [])), tuple((len(list(run)), length) for length, run in groups)
-
-
-def targets_of(ids: list[int], context_length: int) -> Tensor:
-    """The target at each input ids[:-1]: the token after it, or -100 where that is context. Only here ids are shifted."""
-    return torch.tensor([-100] * (context_length - 1) + ids[context_length:])
-
-
-def collate_pairs(ids_list: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Encoded texts -> input_ids (B, T) padded on the right and attention_mask (B, T), 1 on tokens, 0 on padding."""
-    length = max(map(len, ids_list))
-    input_ids = torch.full((len(ids_list), length), pad_id)                   # (B, T)
-    attention_mask = torch.zeros(len(ids_list), length, dtype=torch.long)     # (B, T)
-    for row, ids in enumerate(ids_list):
-        input_ids[row, :len(ids)] = torch.tensor(ids)
-        attention_mask[row, :len(ids)] = 1
-    return input_ids, attention_mask
-
-
-def length_grouped_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices of one epoch in batches of like lengths: every index once, the same for the same seed and epoch.
-
-    Shuffle, sort by length within pools of 64 batches, cut into batches, shuffle these: little padding, and a batch
-    still is close to a random draw. Only one batch may be smaller than batch_size.
-    """
-    if batch_size < 1:
-        raise ValueError(f"found batch size {batch_size}, expected at least 1")
-    shuffler = random.Random(f"seed {seed}, epoch {epoch}")
-    order = list(range(len(lengths)))
-    shuffler.shuffle(order)
-    pool = 64 * batch_size
-    batches = []
-    for start in range(0, len(order), pool):
-        indices = sorted(order[start:start + pool], key=lengths.__getitem__)
-        batches += [indices[first:first + batch_size] for first in range(0, len(indices), batch_size)]
-    shuffler.shuffle(batches)
-    return batches
-
-
-# ---------------------------------------------------------------- where models and data are
-
-def fetch_model(name: str, weights_dir: str | Path | None = None) -> Path:
-    """The directory of a model: a directory as given, one found locally (weight_files.find_model), or a fresh download.
-
-    Downloads go to weights_dir, default $LORA_WEIGHTS, default the user's cache, and add only what is missing.
-    """
-    found = find_model(name, weights_dir)
-    if found and (found == Path(name) or not download.missing_model_files(found)):
-        return found
-    if name not in download.MODELS:
-        raise FileNotFoundError(f"{name} is no directory with a config.json and no model to download; expected a Hugging "
-                                f"Face model directory or one of {', '.join(download.MODELS)}")
-    directory = Path(weights_dir or os.environ.get("LORA_WEIGHTS") or cache_dir() / "weights") / name
-    download.fetch_model(name, directory)
-    return directory
-
-
-def fetch_task(task: str, data_dir: str | Path | None = None, text: str | None = None) -> Path:
-    """The data directory that holds a task's training and dev files, downloaded where its folder does not exist.
-
-    data_dir defaults to $LORA_DATA, then the user's cache. text: E2E's form, see read_e2e; the official one is not downloaded.
-    A folder that exists is left as it is: a file missing there is an error, because published files beside somebody's own
-    would be mixed up unnoticed.
-    """
-    if task not in TASKS:
-        raise ValueError(f"found task '{task}', expected one of {', '.join(TASKS)}")
-    data_dir = Path(data_dir or os.environ.get("LORA_DATA") or cache_dir() / "data")
-    official = task == "e2e" and text == "official"
-    if official:
-        folder, files = data_dir / "e2e" / "official", list(E2E_FILES.values())
-    elif task == "e2e":
-        folder, files = data_dir / "e2e", [f"{split}.txt" for split in E2E_FILES]
-    else:
-        glue = GLUE_TASKS[task]
-        folder, files = data_dir / "glue" / glue.folder, [f"{split}.tsv" for split in glue.splits]
-    if not folder.is_dir() and not official:
-        download.fetch_task_folder(folder, files)
-    for file in files:
-        if not file.startswith("test") or task == "e2e":                      # nothing is scored on GLUE's hidden labels
-            require_file(folder / file, task)
-    return data_dir
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Fetch models and tasks, and print where they are.")
-    parser.add_argument("names", nargs="+", metavar="NAME",
-                        help=f"models: {', '.join(download.MODELS)}; tasks: {', '.join(TASKS)}")
-    parser.add_argument("--data-dir", help="default: $LORA_DATA, else the user's cache")
-    parser.add_argument("--weights-dir", help="default: $LORA_WEIGHTS, else the user's cache")
-    options = parser.parse_args()
-    for name in options.names:
-        print(name, fetch_task(name, options.data_dir) if name in TASKS else fetch_model(name, options.weights_dir), sep="\t")
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(lambda: fetch_command(TASKS, fetch_task))

@@ -9,21 +9,22 @@ import argparse
 import sys
 from pathlib import Path
 
-from methods import load_trained
 from torch import nn
 
-import cli
-from data import fetch_model, fetch_task, read_e2e
-from eval_metrics import write_hypotheses, write_references
+from data import fetch_task, read_e2e
+from files import cli
+from files.published import fetch_model
+from files.text import write_json
+from files.tokenizer import load_tokenizer
 from generation import SEARCHES
 from generation.e2e import decode_e2e, penalty_table
 from lora import merge
+from methods import load_trained
+from metrics.texts import write_hypotheses, write_references
 from model import load_pretrained
-from parallel import resolve_device
-from precision import choose_precision, format_of_run, hold_frozen_in
-from recipes import alpha_for_file
-from tokenizer import load_tokenizer
-from weight_files import write_json
+from training.precision import choose_precision, format_of_run, hold_frozen_in
+from training.processes import resolve_device
+from training.recipes import alpha_for_file
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

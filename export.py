@@ -4,7 +4,7 @@
     python export.py --model M --adapter A --out DIR --format peft
     python export.py --model M --adapter A --out FILE.pt --format loralib
 
-A: whatever lora.load_adapter reads; so this also turns the authors' files into PEFT's and the other way round. Methods
+A: whatever adapters/ reads; so this also turns the authors' files into PEFT's and the other way round. Methods
 that change the base's weights alone (full, last-layers, bitfit) export as a merged model like LoRA; adapters and prefixes
 are modules that transformers does not have.
 
@@ -17,19 +17,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import cli
-import lora
-from adapter_files import HEAD
-from adapter_writing import loralib_tensors
-from baselines import load_trained, read_trained
-from data import fetch_model
-from model import GPT2, RobertaClassifier, load_pretrained, read_config
-from weight_files import read_json, write_json, write_safetensors, written_whole
+from adapters import save_adapter
+from adapters.loralib import loralib_tensors
+from adapters.saving import adapter_of
+from files import cli
+from files.pretrained import read_config
+from files.published import fetch_model
+from files.text import read_json, write_json
+from files.weights import write_safetensors
+from files.writing import written_whole
+from lora import is_base, lora_layers, lora_settings, merge, unmerge
+from methods import load_trained, read_trained
+from model import FAMILIES, load_pretrained
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def export_merged(model: GPT2 | RobertaClassifier, directory: str | Path, source_directory: str | Path) -> None:
+def export_merged(model: nn.Module, directory: str | Path, source_directory: str | Path) -> None:
     """Write the model as a Hugging Face folder: model.safetensors, config.json, and the tokenizer's files.
 
     LoRA is merged for it and unmerged again, also after an error. source_directory: the base's folder, whose config.json
@@ -37,9 +41,9 @@ def export_merged(model: GPT2 | RobertaClassifier, directory: str | Path, source
     transformers' models.
     """
     directory, source_directory = Path(directory), Path(source_directory)
-    updates = lora.lora_layers(model)
+    updates = lora_layers(model)
     added = [name for name, _ in model.named_parameters()
-             if not lora.is_base(name) and not name.startswith(HEAD) and ".lora_" not in name]
+             if not is_base(model, name) and not (model.head and name.startswith(model.head)) and ".lora_" not in name]
     if added:
         raise ValueError(f"the model has '{added[0]}', which no transformers model has: only LoRA and methods that change "
                          "the base's own weights can be merged")
@@ -48,13 +52,13 @@ def export_merged(model: GPT2 | RobertaClassifier, directory: str | Path, source
     to_merge = updates and not any(layer.merged for layer in updates.values())
     directory.mkdir(parents=True, exist_ok=True)
     if to_merge:
-        lora.merge(model)
+        merge(model)
     try:
         write_safetensors({name: parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name},
                           directory / "model.safetensors", metadata={"format": "pt"})
     finally:
         if to_merge:
-            lora.unmerge(model)
+            unmerge(model)
     for name in TOKENIZER_FILES:
         if (source_directory / name).is_file():
             shutil.copyfile(source_directory / name, directory / name)
@@ -64,10 +68,10 @@ def export_merged(model: GPT2 | RobertaClassifier, directory: str | Path, source
 def merged_config(model: nn.Module, source_directory: Path) -> dict:
     """The base's config.json, for a model with a head and fp32 weights."""
     content = read_json(source_directory / "config.json") | {"torch_dtype": "float32"}
-    if isinstance(model, GPT2):
-        return content | {"architectures": ["GPT2LMHeadModel"]}
+    if model.head is None:
+        return content | {"architectures": [f"{type(model).__name__}LMHeadModel"]}       # transformers' names
     labels = model.config.num_labels
-    content |= {"architectures": ["RobertaForSequenceClassification"]}
+    content |= {"architectures": [type(model).__name__.replace("Classifier", "ForSequenceClassification")]}
     if len(content.get("id2label") or ()) != labels:                         # transformers counts the labels by their names
         names = [f"LABEL_{index}" for index in range(labels)]
         content |= {"id2label": {str(index): name for index, name in enumerate(names)},
@@ -75,10 +79,10 @@ def merged_config(model: nn.Module, source_directory: Path) -> dict:
     return content
 
 
-def export_loralib(model: GPT2 | RobertaClassifier, file: str | Path) -> None:
+def export_loralib(model: nn.Module, file: str | Path) -> None:
     """Write the LoRA matrices and the head under loralib's names: FILE.safetensors, or else by torch.save, which is what
     loralib's users load. The file holds no alpha: it is the lora_alpha of loralib's layers."""
-    tensors, file = loralib_tensors(lora.adapter_of(model)), Path(file)
+    tensors, file = loralib_tensors(adapter_of(model)), Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".safetensors":
         write_safetensors(tensors, file)
@@ -97,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
     options = parser.parse_args(arguments)
     directory = fetch_model(options.model, options.weights_dir)
-    config = read_config(directory, None, None)
+    _, config = read_config(directory, FAMILIES)
     adapter, _ = read_trained(options.adapter, config)
     model = load_pretrained(directory, num_labels=adapter.num_labels)
     method = load_trained(model, options.adapter, options.alpha)
@@ -106,11 +110,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.format == "merged":
         export_merged(model, options.out, directory)
     elif options.format == "peft":
-        lora.save_adapter(model, options.out, options.model, adapter.task or "")
+        save_adapter(model, options.out, options.model, adapter.task or "")
     else:
         export_loralib(model, options.out)
-    alpha = "" if method != "lora" else f", rank {model.lora_settings.rank}, alpha {model.lora_settings.alpha:g}"
-    print(f"wrote {options.out}: {method}{alpha}, format {options.format}")
+    if method == "lora":
+        settings = lora_settings(model)
+        method += f", rank {settings.rank}, alpha {settings.alpha:g}"
+    print(f"wrote {options.out}: {method}, format {options.format}")
     return 0
 
 

@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from model import Dropout
+from speed.dropout import Dropout
 
 TARGETS = ("q", "k", "v", "o", "fc", "proj", "qkv")                          # Table 5 names q k v o
 GAUSSIAN_STD = 0.02                                                          # the authors' first release; the paper gives none

@@ -44,30 +44,27 @@ def bench_growth(options: argparse.Namespace) -> dict:
 
 
 def plot(figures: dict, path: Path) -> None:
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    """Time and memory over batch size, length and rank, all axes logarithmic: a straight line is a power of the work."""
+    from experiments import plots  # matplotlib: only where a picture is asked for
     names = list(figures["points"])
-    figure, axes = pyplot.subplots(2, len(names), squeeze=False, figsize=(4 * len(names), 5.6), sharex="col")
-    for column, name in enumerate(names):
-        points = figures["points"][name]
-        others = ", ".join(f"{other} {value}" for other, value in BASE.items() if other != name)
-        for axis, key, label in zip(axes[:, column], ("milliseconds", "peak_mib"), ("step (ms)", "peak memory (MiB)"),
-                                    strict=True):
-            axis.plot([made[name] for made in points], [made[key] for made in points], marker="o")
+    figure, axes = plots.new_figure(len(names), 2, 3.6, 3.2, sharex="col", sharey="row")
+    for row, (key, label) in enumerate((("milliseconds", "step (ms)"), ("peak_mib", "peak memory (MiB)"))):
+        for axis, name in zip(axes[row * len(names):], names, strict=False):
+            points = figures["points"][name]
+            axis.plot([made[name] for made in points], [made[key] for made in points], marker="o", color=plots.LORA)
             axis.set_xscale("log", base=2)
-            axis.set_xticks(ticks := [made[name] for made in points], map(str, ticks))
-            axis.minorticks_off()
-            axis.set_ylim(0, 1.1 * max(made[key] for made in points))
-            axis.grid(alpha=0.3)
-            axis.set_ylabel(label if column == 0 else "")
-        axes[0][column].set_title(f"{name} ({others})", fontsize=10)
-        axes[1][column].set_xlabel(name if name != "length" else "length (tokens)")
+            axis.set_yscale("log")
+            plots.plain_ticks(axis.xaxis, [made[name] for made in points])
+            plots.growth_ticks(axis.yaxis)
+            if row == 0:
+                others = ", ".join(f"{other} {value}" for other, value in BASE.items() if other != name)
+                axis.set_title(f"{name} varies\n({others})")
+            else:
+                axis.set_xlabel({"length": "length (tokens)", "batch": "batch (samples)"}.get(name, "rank r"))
+        axes[row * len(names)].set_ylabel(label)
     about = figures["machine"]
-    figure.suptitle(f"A LoRA step of gpt2, fp32, {about['threads']} threads, {about['device']}", fontsize=11)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    figure.suptitle(f"A LoRA step of gpt2 (random weights), fp32, {about['threads']} threads, {about['device']}", fontsize=13)
+    plots.save_figure(figure, path)
     print(f"wrote {path}")
 
 

@@ -1,6 +1,6 @@
 """The cost of a batch whose rows use different adapters, against merged weights, PEFT, and one batch per task.
 
-    python -m experiments.bench mixed --json results/mixed.json --plot results/mixed.png --data-dir DIR --tokenizers DIR
+    python -m experiments.bench mixed --json results/bench/mixed.json --plot FILE.png --data-dir DIR --tokenizers DIR
     python -m experiments.bench mixed --models roberta-base --batches 8 --adapters 8 --rounds 5 ...      # two minutes
 
 Models have the real configuration and random weights; adapters have the paper's settings (q and v, rank 8 on RoBERTa,
@@ -22,15 +22,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bank import AdapterBank, BankAdapter, pack_rows, read_bank_adapter
+from adapters import AdapterBank, load_adapter, save_adapter
+from adapters.bank import BankAdapter, bank_adapter_of
+from adapters.saving import read_adapter
 from data import collate_pairs, encode_e2e, read_e2e, read_glue
-from fused import Packing
+from files.pretrained import init_weights
+from files.text import read_json, write_json
+from files.tokenizer import load_tokenizer
+from files.weights import read_safetensors, write_safetensors
 from generation.cache import BeamCache
-from lora import add_lora, load_adapter, merge, save_adapter
-from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
+from lora import add_lora, merge
+from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from speed.linear import lay_out_for_decoding
-from tokenizer import load_tokenizer
-from weight_files import read_json, read_safetensors, write_json, write_safetensors
+from speed.packed import pack
 
 MODELS = {"roberta-base": (RobertaClassifier, RobertaConfig, 8), "gpt2": (GPT2, GPT2Config, 4)}
 POPULATIONS = ("distinct", "uniform", "skewed", "identical")
@@ -64,7 +68,7 @@ class Competitors:
         self.is_gpt2 = isinstance(base, GPT2)
         with tempfile.TemporaryDirectory() as folder:
             self.save_one(base, rank, folder)
-            first = read_bank_adapter(base, folder)
+            first = bank_adapter_of(base, read_adapter(folder, base.config))
             self.single = load_adapter(self.fresh(base), folder).eval()
             self.merged = merge(load_adapter(self.fresh(base), folder).eval())
             for model in (base, self.single, self.merged):
@@ -100,8 +104,8 @@ class Competitors:
         def routed(model, adapters, batch):
             lengths = None
             if section == "forward":
-                _, _, lengths, order = pack_rows(*batch)
-                adapters = [adapters[row] for row in order]
+                lengths, order = batch[1].sum(dim=1).sort(descending=True, stable=True)
+                adapters, lengths = [adapters[row] for row in order.tolist()], lengths.tolist()
             self.bank.route(adapters, lengths)
             run(model, batch)
             self.bank.route([])
@@ -115,11 +119,13 @@ class Competitors:
                 "peft": lambda: peft_run(self.peft, section, peft_names, batch), "per task": per_task}
 
     def forward(self, model, batch: tuple[Tensor, Tensor]) -> None:
-        packed, packing, _, _ = pack_rows(*batch)                            # end to end, as the bank's rows
+        sequences = [row[:length].tolist() for row, length in zip(batch[0], batch[1].sum(dim=1).tolist(), strict=True)]
+        ids, attend = pack(sorted(sequences, key=len, reverse=True), model.causal)       # end to end, as the bank's rows
         if self.is_gpt2:
-            model.hidden_states(packed, packing=Packing(packing.groups))
+            model.hidden_states(ids, attend)
         else:
-            model(packed, packing=packing)
+            firsts = torch.tensor([0, *map(len, sorted(sequences, key=len, reverse=True))][:-1]).cumsum(0)
+            model.classifier(model.hidden_states(ids, attend, firsts))
 
     def decode(self, model, batch: tuple[Tensor, Tensor]) -> None:
         """DECODED steps: (N, 1) tokens after P cached positions. The cache is made anew for every shape and not timed."""
@@ -278,33 +284,32 @@ def line(point: dict) -> str:
 
 
 def plot(figures: dict, path: Path) -> None:
-    """Time by merged weights over the number of adapters, one panel per model, section and batch size; distinct rows."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    points = [point for point in figures["points"] if point["population"] == figures["points"][0]["population"]]
-    panels = list(dict.fromkeys((point["model"], point["section"], point["batch"]) for point in points))
-    columns = min(3, len(panels))
-    figure, axes = pyplot.subplots(-(-len(panels) // columns), columns, squeeze=False,
-                                   figsize=(4.2 * columns, 3.2 * -(-len(panels) // columns)))
-    for axis in axes.flat[len(panels):]:
-        axis.axis("off")
-    for axis, panel in zip(axes.flat, panels, strict=False):
-        chosen = [point for point in points if (point["model"], point["section"], point["batch"]) == panel]
+    """Time by merged weights over how many different adapters a batch has, every measurement once; one panel per model,
+    section and batch size above 1, as one row has one adapter."""
+    from experiments import plots  # matplotlib: only where a picture is asked for
+    measured = {(point["model"], point["section"], point["batch"], point["milliseconds"]["mixed"]): point
+                for point in figures["points"] if point["batch"] > 1}        # points of equal rows are one measurement
+    shapes = list(dict.fromkeys(key[:3] for key in measured))
+    figure, axes = plots.new_figure(len(shapes), 1, 4.4, 4.2, sharey=True)
+    for axis, shape in zip(axes, shapes, strict=True):
+        chosen = sorted((point for key, point in measured.items() if key[:3] == shape), key=lambda p: p["adapters_in_batch"])
         for way in chosen[0]["milliseconds"]:
-            axis.plot([point["adapters"] for point in chosen],
-                      [point["milliseconds"][way] / point["milliseconds"]["merged"] for point in chosen], marker="o", label=way)
-        axis.set(xscale="log", yscale="log", xlabel="adapters in the bank (number)", ylabel="time / time of merged weights",
-                 title=f"{panel[0]}, {panel[1]}, batch {panel[2]}")
-        axis.set_xticks(ticks := [point["adapters"] for point in chosen], map(str, ticks))
-        axis.set_yticks(marks := [1, 1.25, 1.5, 2, 4, 8], map(str, marks))
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes.flat[0].legend(fontsize=8)
-    figure.suptitle(f"Rows with {points[0]['population']} adapters in one batch, {figures['threads']} threads, fp32")
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+            label, colour, marker = plots.WAYS[way]
+            axis.plot([point["adapters_in_batch"] for point in chosen],
+                      [point["milliseconds"][way] / point["milliseconds"]["merged"] for point in chosen], label=label,
+                      color=colour, marker=marker, linestyle="--" if way == "merged" else "none", alpha=0.8)
+        axis.set(xscale="log", yscale="log", title=f"{shape[0]}, {shape[1]}, batch {shape[2]}",
+                 xlabel="different adapters in the batch")
+        plots.plain_ticks(axis.xaxis, sorted({point["adapters_in_batch"] for point in chosen}))
+        plots.plain_ticks(axis.yaxis, [0.8, 1, 1.2, 1.5, 2, 3, 4, 6, 8])
+    axes[0].set_ylabel("time, merged weights = 1")
+    axes[0].set_ylim(0.75, 1.1 * max(max(point["milliseconds"].values()) / point["milliseconds"]["merged"]
+                                     for point in measured.values()))
+    plots.one_legend(figure, axes, 3 if len(shapes) < 4 else len(plots.WAYS))
+    held = max(point["adapters"] for point in measured.values())
+    figure.suptitle(f"Rows with different adapters in one batch, {held} in the bank; random weights, fp32, "
+                    f"{figures['threads']} threads", fontsize=13)
+    plots.save_figure(figure, path)
     print(f"wrote {path}")
 
 

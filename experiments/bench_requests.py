@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 
+from adapters import save_adapter
 from data import read_glue
-from lora import add_lora, save_adapter
+from lora import add_lora
 from model import load_pretrained
 from toy.world import write_tasks
 

@@ -26,14 +26,17 @@ from pathlib import Path
 
 import torch
 
-import parallel
-import run_state
 import train
-from baselines import apply_method
 from experiments.sweep import processor
-from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
-from precision import choose_precision, hold_frozen_in
-from weight_files import write_json, write_safetensors
+from files.pretrained import init_weights
+from files.text import write_json
+from files.weights import write_safetensors
+from methods import apply_method
+from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
+from training import run_state
+from training.memory import peak_bytes
+from training.precision import choose_precision, hold_frozen_in
+from training.processes import resolve_device
 
 MODELS = {                                                                   # configuration, task, batch size of the paper
     "gpt2": (GPT2Config(), "e2e", 8),
@@ -90,11 +93,11 @@ class Ours:
     def __init__(self, job: dict):
         options = train.parse_arguments(["--model", job["folder"], "--task", job["task"], "--data-dir", job["data_dir"],
                                          "--batch-size", str(job["batch"]), "--out-dir", job["scratch"], *job["options"]])
+        options.device = resolve_device(options.device)
         model, task, settings, _ = train.prepare(options, seed=0)
-        apply_method(model, settings["method"], seed=0,
-                     **{name: settings[name] for name in ("rank", *train.LORA_ONLY) if name in settings})
-        hold_frozen_in(model, choose_precision(settings["precision"], model, parallel.device())[0])
-        self.trainer = train.Trainer(model.to(parallel.device()), task, settings, 0, Path(job["scratch"]),
+        apply_method(model, settings.method, seed=0, **settings.of_method())
+        hold_frozen_in(model, choose_precision(settings.precision, model, settings.device)[0])
+        self.trainer = train.Trainer(model.to(settings.device), task, settings, 0, Path(job["scratch"]),
                                      run_state.Interruptions())
         if "length" in job:                                                  # samples of one length instead of the real ones
             task.train = [(list(range(100, 100 + job["length"])), job["length"] // 2)] * job["batch"]
@@ -114,7 +117,7 @@ class Peer:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         torch.manual_seed(0)
-        self.device, self.autocast = parallel.device(), job["precision"] == "bf16"
+        self.device, self.autocast = resolve_device("auto"), job["precision"] == "bf16"
         self.is_gpt2 = job["task"] == "e2e"
         if self.is_gpt2:
             model = transformers.AutoModelForCausalLM.from_pretrained(job["folder"])
@@ -159,21 +162,10 @@ class Limit:
 
     def __init__(self, job: dict):
         dtype = torch.bfloat16 if job["precision"] == "bf16" else torch.float32
-        self.matrices = [torch.randn(LIMIT_SIZE, LIMIT_SIZE, device=parallel.device()).to(dtype) for _ in range(2)]
+        self.matrices = [torch.randn(LIMIT_SIZE, LIMIT_SIZE, device=resolve_device("auto")).to(dtype) for _ in range(2)]
 
     def step(self, number: int) -> float:
         return torch.mm(*self.matrices)[0, 0].item()
-
-
-def peak_mib() -> float:
-    """The most memory this process ever had: of the GPU where one is used, else resident. ru_maxrss would include the
-    parent's at the moment of its start."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
-    return train.peak_memory_bytes() / 2**20
 
 
 def serve(job: dict) -> None:
@@ -185,7 +177,8 @@ def serve(job: dict) -> None:
         for line in iter(sys.stdin.readline, "\n"):
             started, processor_started = time.perf_counter(), time.process_time()
             loss = worker.step(int(line))
-            print(json.dumps({"seconds": time.perf_counter() - started, "loss": loss, "peak_mib": peak_mib(),
+            print(json.dumps({"seconds": time.perf_counter() - started, "loss": loss,
+                              "peak_mib": peak_bytes(resolve_device("auto")) / 2**20,
                               "processor_seconds": time.process_time() - processor_started}), flush=True)
 
 

@@ -1,5 +1,5 @@
-"""What the paper claims, held against what was run: each claim with "seen", "not seen" or "cannot be tested here", the figure
-and the command it comes from.
+"""What the paper claims, held against what was run: each claim with "seen", "not seen" or "cannot be tested here", and the
+figure. The command stands in the section of the page that has the experiment's table.
 
 Two means count as equal if they differ by no more than the sum of their standard deviations over the seeds. A claim is
 judged on each kept experiment that bears on it; with one seed nothing is judged, because there is no spread.
@@ -7,29 +7,21 @@ judged on each kept experiment that bears on it; with one seed nothing is judged
 import statistics
 from pathlib import Path
 
-from experiments.tables import main_metric, markdown, runs_of, values_of
-from weight_files import read_json
+from experiments.kept_runs import read_lines, runs_of
+from experiments.tables import level_with, markdown, ranking, spread
+from files.text import read_json
 
 
-def scores(found: list[dict]) -> list[float]:
-    """The scores that methods are ranked by: BLEU, or the task's score at the best epoch."""
-    task = found[0]["task"]
-    return values_of(found, "BLEU") if task == "e2e" else values_of(found, main_metric(task), "best")
-
-
-def mean_and_spread(found: list[dict]) -> tuple[float, float]:
-    values = scores(found)
-    return statistics.mean(values), statistics.stdev(values)
+def mean_of(found: list[dict]) -> float:
+    return statistics.mean(ranking(found)[1])
 
 
 def shown(found: list[dict]) -> str:
-    mean, deviation = mean_and_spread(found)
-    return f"{mean:.1f} ± {deviation:.1f}"
+    return spread(ranking(found)[1])
 
 
 def not_below(one: list[dict], other: list[dict]) -> bool:
-    (first, s_1), (second, s_2) = mean_and_spread(one), mean_and_spread(other)
-    return first >= second - (s_1 + s_2)
+    return level_with(ranking(one)[1], ranking(other)[1])
 
 
 def verdict(seen: bool) -> str:
@@ -60,7 +52,7 @@ def less_memory(runs: dict) -> tuple[str, str]:
 
 def saturates(runs: dict) -> tuple[str, str]:
     small = {label: found for label, found in runs.items() if label in ("r = 1", "r = 2", "r = 4", "r = 8")}
-    best_small = max(small, key=lambda label: mean_and_spread(small[label])[0])
+    best_small = max(small, key=lambda label: mean_of(small[label]))
     largest = max(runs, key=lambda label: int(label.split("= ")[1]))
     return verdict(not_below(small[best_small], runs[largest])), (
         ", ".join(f"{label}: {shown(found)}" for label, found in runs.items()))
@@ -68,7 +60,7 @@ def saturates(runs: dict) -> tuple[str, str]:
 
 def q_and_v(runs: dict) -> tuple[str, str]:
     attention = {label: found for label, found in runs.items() if "fc" not in label and "proj" not in label}
-    best = max(attention, key=lambda label: mean_and_spread(attention[label])[0])
+    best = max(attention, key=lambda label: mean_of(attention[label]))
     return verdict(not_below(runs["q v"], attention[best])), (
         ", ".join(f"{label}: {shown(found)}" for label, found in runs.items()))
 
@@ -82,26 +74,24 @@ CLAIMS = (  # claim, experiments, rows that it needs, judge
 )
 
 
-def subspace_rows(results: Path) -> list[list[str]]:
+def subspace_rows(subspaces: dict[str, dict]) -> list[list[str]]:
     """The top direction of r = 8 lies in r = 64's (Figure 3): phi(1, 1) over one half, in every target of the block."""
-    rows = []
-    for path in sorted((results / "subspace").glob("*_ranks.json")):
-        found = read_json(path)
-        tops = {target: phi[0][0] for target, phi in found["phi"].items()}
-        figure = ", ".join(f"φ(1, 1) of {target} {value:.2f}" for target, value in tops.items())
-        rows.append(["the top directions of r = 8 and r = 64 overlap (section 7.2)", path.stem,
-                     verdict(all(value > 0.5 for value in tops.values())), f"{figure}; random {found['random'][0][0]:.2f}",
-                     "`make ablation-rank report`"])
-    return rows or [["the top directions of r = 8 and r = 64 overlap (section 7.2)", "–", "cannot be tested here",
-                     "the rank experiment with r = 8 and 64 and two seeds has not been run", "`make ablation-rank report`"]]
+    claim, rows = "the top directions of r = 8 and r = 64 overlap (section 7.2)", []
+    for place, found in subspaces.items():
+        if place.endswith("/ranks"):
+            tops = {target: phi[0][0] for target, phi in found["phi"].items()}
+            figure = ", ".join(f"φ(1, 1) of {target} {value:.2f}" for target, value in tops.items())
+            rows.append([claim, place.removesuffix("/ranks"), verdict(all(value > 0.5 for value in tops.values())),
+                         f"{figure}; random {found['random'][0][0]:.2f}"])
+    return rows or [[claim, "–", "cannot be tested here", "r = 8 and r = 64 with two seeds have not "
+                      "been run: `make ablation-rank report`"]]
 
 
-def latency_row(results: Path) -> list[str]:
-    """Merged weights cost no more than the base's (Table 1), from results/latency.json."""
-    claim, command = "merged, it adds no latency (Table 1)", "`python -m experiments.latency`"
-    path = results / "latency.json"
+def latency_row(path: Path) -> list[str]:
+    """Merged weights cost no more than the base's (Table 1), from latency.json."""
+    claim = "merged, it adds no latency (Table 1)"
     if not path.exists():
-        return [claim, "–", "cannot be tested here", "not measured", command]
+        return [claim, "–", "cannot be tested here", "not measured: `python -m experiments.latency`"]
     found = read_json(path)
     figures = []
     for name in ("LoRA, merged", "LoRA, apart", "adapter-l", "adapter-h"):
@@ -109,29 +99,22 @@ def latency_row(results: Path) -> list[str]:
         figures.append(f"{name} {min(ratios):.2f} to {max(ratios):.2f}")
     merged = statistics.mean(case["LoRA, merged"] / case["base"] for case in found["cases"])
     return [claim, found["model"], verdict(merged <= 1 + found["noise"]), "a forward pass over the base's: "
-            f"{', '.join(figures)}; the base against itself up to {1 + found['noise']:.2f}", command]
+            f"{', '.join(figures)}; the base against itself up to {1 + found['noise']:.2f}"]
 
 
-def command_of(plan: dict) -> str:
-    """The command that runs this plan; a setting of the toy or mini world is named by its task."""
-    world, _, task = plan["setting"].partition("-")
-    of_task = f" --task {task}" if world in ("toy", "mini") else ""
-    return f"python -m experiments.sweep {plan['experiment']}{of_task} --seeds {' '.join(map(str, plan['seeds']))}"
-
-
-def claims_table(plans: list[dict], results: Path) -> list[str]:
+def claims_table(plans: list[dict], kept: dict[str, dict], results: Path) -> list[str]:
     rows = []
     for claim, experiments, needed, judge in CLAIMS:
         tested = False
         for plan in plans:
             if plan["experiment"] not in experiments:
                 continue
-            runs = {label: found for label, found in runs_of(plan, results / "runs").items()
+            runs = {label: found for label, found in runs_of(plan, kept).items()
                     if len(found) > 1 and "memory_parts_bytes" in found[0]}
             if all(label in runs for label in needed):
                 tested = True
-                rows.append([claim, plan["setting"], *judge(runs), f"`{command_of(plan)}`"])
+                rows.append([claim, plan["setting"], *judge(runs)])
         if not tested:
-            rows.append([claim, "–", "cannot be tested here", "no experiment with two seeds or more is kept", "–"])
-    rows += [*subspace_rows(results), latency_row(results)]
-    return markdown(["claim", "on", "", "figure", "command"], rows)
+            rows.append([claim, "–", "cannot be tested here", "no experiment with two seeds or more is kept"])
+    rows += [*subspace_rows(read_lines(results / "subspaces.jsonl")), latency_row(results / "latency.json")]
+    return markdown(["claim", "on", "", "figure"], rows)

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-import cli
+from files import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHOWN = ("demo", "tour", "counts", "recipes", "pretrain-mini", "pretrain-toy")           # what they print is worth keeping

@@ -33,10 +33,10 @@ from xml.etree import ElementTree
 
 import torch
 
-import cli
-from run_state import read_state
+from files import cli
+from files.text import write_json
 from toy.world import write_tasks
-from weight_files import write_json
+from training.run_state import read_state
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CASES = [("mrpc", "lora"), ("e2e", "full"), ("mrpc", "full"), ("e2e", "lora")]
@@ -287,7 +287,7 @@ def run_tests() -> list[dict]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         subprocess.run([sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "-o", "junit_family=xunit1",
-                        *(f"tests/{name}" for name in TESTS)], cwd=REPOSITORY, check=False)
+                        *(str(next((REPOSITORY / "tests").rglob(name))) for name in TESTS)], cwd=REPOSITORY, check=False)
         cases = ElementTree.parse(report).getroot().iter("testcase")
         rows: dict[tuple[str, str], dict] = {}
         for case in cases:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import torch
 
-import cli
-from baselines import SIZES, apply_method
 from experiments.sweep import machine
 from experiments.tables import markdown
+from files import cli
+from files.pretrained import init_weights
+from files.text import write_json
 from lora import lora_layers, merge
-from model import GPT2, init_weights
-from weight_files import write_json
+from methods import apply_method
+from methods.counts import SIZES
+from model import GPT2
 
 METHODS = {"base": None, "base again": None, "LoRA, merged": ("lora", 4), "LoRA, apart": ("lora", 4),
            "adapter-l": ("adapter-l", 64), "adapter-h": ("adapter-h", 64)}

@@ -12,12 +12,12 @@ import matplotlib
 import torch
 from torch import Tensor
 
-import cli
 from data import encode_e2e, read_e2e
 from experiments import tour
+from files import cli
+from files.tokenizer import load_tokenizer
 from lora import add_lora
 from model import load_pretrained
-from tokenizer import load_tokenizer
 from toy import world
 
 matplotlib.use("Agg")

@@ -1,5 +1,7 @@
-"""How every plot of this project looks: large enough letters for a phone, colours that print apart, and the same bytes from
-the same numbers (no date, no version, no font from outside in the file)."""
+"""How every plot of this project looks: one colour per method in all of them, letters that can be read on a phone, and the
+same bytes from the same numbers (no date, no version, no font from outside in the file). A plot shows what was measured and
+nothing else; where several settings are shown, each has a panel of its own and all share one legend.
+"""
 import statistics
 from pathlib import Path
 
@@ -9,104 +11,159 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#000000")   # Okabe and Ito 2008
-MARKERS = "osD^vPX*<hp"
-STYLE = {"font.family": "DejaVu Sans", "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 12, "legend.fontsize": 11,
+# Okabe and Ito 2008, which are told apart by the colour-blind too, and one wine red
+LORA, BASE = "#0072b2", "#555555"
+METHODS = {                                                                  # a row's colour and marker in every figure
+    "LoRA": (LORA, "o"), "full": ("#d55e00", "s"), "last two layers": ("#e69f00", "D"), "BitFit": ("#009e73", "^"),
+    "adapter-h": ("#cc79a7", "v"), "adapter-l": ("#882255", "P"), "prefix": ("#56b4e9", "X"), "frozen base": (BASE, "_"),
+}
+VARIANTS = {"LoRA, r = 1": "<", "LoRA, r = 16": ">"}                         # markers; the colour is the method's
+# ways to serve a batch (bench_mixed.py): ours is LoRA's colour
+WAYS = {"merged": ("merged weights, one task", BASE, "_"), "single": ("one adapter, not merged", "#e69f00", "D"),
+        "mixed": ("mixed, ours", LORA, "o"), "peft": ("mixed, PEFT", "#d55e00", "s"),
+        "per task": ("one batch per task", "#009e73", "^")}
+STYLE = {"font.family": "DejaVu Sans", "font.size": 12, "axes.titlesize": 12.5, "axes.labelsize": 12, "legend.fontsize": 12,
          "axes.grid": True, "grid.alpha": 0.3, "lines.linewidth": 2, "lines.markersize": 8, "errorbar.capsize": 4,
          "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "plots"}
 
 
-def new_figure(columns: int = 1, width: float = 6.4, height: float = 4.4) -> tuple[Figure, list]:
-    """A figure with `columns` plots side by side, sizes in inches; returns it and the list of its axes."""
+def look_of(label: str) -> tuple[str, str]:
+    """Colour and marker of a table's row: those of its method; a row that names none is a variant of LoRA."""
+    colour, marker = next((look for name, look in METHODS.items() if label.startswith(name)), METHODS["LoRA"])
+    return colour, VARIANTS.get(label, marker)
+
+
+def new_figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 4.4, **shared) -> tuple[Figure, list]:
+    """A figure with rows x columns plots, each `width` x `height` inches; returns it and the list of its axes."""
     pyplot.rcdefaults()
     pyplot.rcParams.update(STYLE)
-    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
-    return figure, list(axes[0])
+    figure, axes = pyplot.subplots(rows, columns, figsize=(width * columns, height * rows), layout="constrained",
+                                   squeeze=False, **shared)
+    return figure, list(axes.flat)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG of 120 dots per inch that depends on the figure alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
 
 
+def panels(count: int, width: float = 5.2, height: float = 3.9) -> tuple[Figure, list]:
+    """A figure with `count` plots, two or three in a row."""
+    columns = min(count, 2 if count <= 4 else 3)
+    figure, axes = new_figure(columns, -(-count // columns), width, height)
+    for axis in axes[count:]:
+        axis.axis("off")
+    return figure, axes[:count]
+
+
+def one_legend(figure: Figure, axes: list, columns: int) -> None:
+    """Below all plots, every label once, in the order of METHODS."""
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    names = list(METHODS)
+    place = {label: next((names.index(name) for name in names if label.startswith(name)), 0) for label in handles}
+    labels = sorted(handles, key=lambda label: (place[label], label))
+    figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
+
+
+def plain_ticks(axis, values: list[float], shown=str) -> None:
+    """A mark at every value and at no other."""
+    axis.set_ticks(values, [shown(value) for value in values])
+    axis.set_ticks([], minor=True)
+
+
+def growth_ticks(axis) -> None:
+    """A logarithmic axis with numbers written out, more of them to a power of ten where there is only about one."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5) if high > 20 * low else (1, 1.5, 2, 3, 4, 6, 8)))
+    axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_ticks([], minor=True)
+
+
 # ---------------------------------------------------------------- the figures of the report
 
-def series(axis, xs: list, values: list[list[float]], label: str, index: int, line: str = "-") -> None:
-    """Mean and standard deviation over the seeds at every x."""
-    means = [statistics.mean(found) for found in values]
+def points(axis, xs: list, values: list[list[float]], label: str, line: str = "none") -> None:
+    """Mean and standard deviation over the seeds at every x, in the colour of the row's method."""
+    colour, marker = look_of(label)
     errors = [statistics.stdev(found) if len(found) > 1 else 0.0 for found in values]
-    axis.errorbar(xs, means, errors, label=label, color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)],
-                  linestyle=line)
+    axis.errorbar(xs, [statistics.mean(found) for found in values], errors, label=label, color=colour, marker=marker,
+                  linestyle=line, zorder=3 if colour == LORA else 2)
 
 
-def score_against_parameters(rows: dict[str, tuple[int, list[float]]], score: str, lines: dict[str, float], title: str,
-                             path: Path) -> None:
-    """rows: method -> trained parameters and its scores; lines: name -> a score drawn across."""
-    figure, (axis,) = new_figure(height=5.4)
-    axis.set_title(title)
-    for index, (label, (count, values)) in enumerate(rows.items()):
-        series(axis, [count], [values], label, index, line="none")
-    level_lines(axis, lines)
-    axis.set_xscale("log")
-    axis.set_xlabel("trained parameters (number, task head apart)")
-    axis.set_ylabel(score)
-    figure.legend(loc="outside lower center", ncols=3)
+def score_against_parameters(settings: list[dict], path: Path) -> None:
+    """A panel per setting: {"title", "score", "rows": row -> trained parameters and scores, "base": the frozen base's}."""
+    figure, axes = panels(len(settings))
+    for axis, setting in zip(axes, settings, strict=True):
+        axis.set_title(setting["title"])
+        for label, (count, values) in setting["rows"].items():
+            points(axis, [count], [values], label)
+        if setting["base"] is not None:
+            axis.axhline(setting["base"], label="frozen base", color=BASE, linestyle="--", linewidth=1.5)
+        axis.set_xscale("log")
+        axis.set_xlabel("trained parameters (number, head apart)")
+        axis.set_ylabel(setting["score"])
+    one_legend(figure, axes, 3 if len(axes) == 1 else 5)
     save_figure(figure, path)
 
 
-def level_lines(axis, lines: dict[str, float]) -> None:
-    for index, (label, value) in enumerate(lines.items()):
-        axis.axhline(value, label=label, color="#555555", linestyle=("--", ":", "-.")[index % 3], linewidth=1.5)
-
-
-def score_against(values: dict[str, list[float]], xs: list[float] | None, score: str, x_label: str, lines: dict[str, float],
-                  title: str, path: Path, base: int = 10) -> None:
-    """One point per row: over a logarithmic axis if xs are numbers, else over the rows' names."""
-    figure, (axis,) = new_figure(width=max(6.4, 0.75 * len(values)), height=4.8)
-    axis.set_title(title)
-    series(axis, xs or list(range(len(values))), list(values.values()), "mean ± standard deviation over the seeds", 0,
-           "-" if xs else "none")
-    level_lines(axis, lines)
-    if xs:
-        axis.set_xscale("log", base=base)
-        axis.set_xticks(xs, [f"{x:g}" for x in xs])
-        axis.minorticks_off()
-    else:
-        axis.set_xticks(range(len(values)), list(values))
-        axis.margins(x=0.1)
-    axis.set_xlabel(x_label)
-    axis.set_ylabel(score)
-    figure.legend(loc="outside lower center")
+def learning_curves(settings: list[dict], path: Path) -> None:
+    """A panel per setting: {"title", "loss": its unit, "rows": row -> (samples seen, loss) of every seed's log}. The mean
+    over the seeds, smoothed over five logged steps."""
+    figure, axes = panels(len(settings))
+    for axis, setting in zip(axes, settings, strict=True):
+        axis.set_title(setting["title"])
+        for label, runs in setting["rows"].items():
+            by_step = zip(*runs, strict=False)                               # equal steps; a shorter log ends the curve
+            mean = [(entries[0][0], statistics.mean(loss for _, loss in entries)) for entries in by_step]
+            smooth = [statistics.mean(loss for _, loss in mean[max(0, at - 4):at + 1]) for at in range(len(mean))]
+            axis.plot([samples for samples, _ in mean], smooth, color=look_of(label)[0], label=label,
+                      linestyle={"<": ":", ">": "-."}.get(look_of(label)[1], "-"), zorder=3 if label == "LoRA" else 2)
+        axis.set_xlabel("training samples seen (number)")
+        axis.set_ylabel(f"training loss ({setting['loss']})")
+    one_legend(figure, axes, 3 if len(axes) == 1 else 5)
     save_figure(figure, path)
 
 
-def learning_curves(curves: dict[str, list[list[tuple[int, float]]]], loss: str, title: str, path: Path) -> None:
-    """Method -> (step, training loss) of every seed's log: the mean over the seeds, smoothed over five logged steps."""
-    figure, (axis,) = new_figure(height=5.4)
-    axis.set_title(title)
-    for index, (label, runs) in enumerate(curves.items()):
-        by_step = zip(*runs, strict=False)                                   # equal steps; a shorter log ends the curve
-        points = [(entries[0][0], statistics.mean(value for _, value in entries)) for entries in by_step]
-        smooth = [statistics.mean(value for _, value in points[max(0, at - 4):at + 1]) for at in range(len(points))]
-        axis.plot([step for step, _ in points], smooth, label=label, color=COLOURS[index % len(COLOURS)],
-                  linestyle=("-", "--", ":", "-.")[index % 2 + 2 * (index >= len(COLOURS))])
-    axis.set_xlabel("training step (updates)")
-    axis.set_ylabel(f"loss ({loss}), mean of the seeds")
-    figure.legend(loc="outside lower center", ncols=3)
+def score_and_loss(settings: list[dict], path: Path) -> None:
+    """A row of panels per setting, its score and its validation loss: {"title", "score", "loss": its unit, "x": the label
+    below, "base" of a logarithmic axis or None, "rows": what varies -> scores, losses of every seed}. One method, LoRA."""
+    figure, axes = new_figure(2, len(settings), 5.2, 3.9)
+    for index, setting in enumerate(settings):
+        names, base = list(setting["rows"]), setting["base"]
+        xs = [float(name) for name in names] if base else list(range(len(names)))
+        for axis, at, label in zip(axes[2 * index:], (0, 1), (setting["score"], f"validation loss ({setting['loss']})"),
+                                   strict=False):
+            axis.set_title(setting["title"])
+            values = [found[at] for found in setting["rows"].values()]
+            points(axis, xs, values, "LoRA, mean ± standard deviation", "-" if base else "none")
+            if base:
+                axis.set_xscale("log", base=base)
+            axis.set_xticks([], minor=True)
+            axis.set_xticks(xs, names, fontsize=12 if base else 10)
+            if at and max(map(max, values)) > 5 * min(map(min, values)) > 0:
+                axis.set_yscale("log")
+                growth_ticks(axis.yaxis)
+            axis.set_xlabel(setting["x"])
+            axis.set_ylabel(label)
+    one_legend(figure, axes, 1)
     save_figure(figure, path)
 
 
-def heat_maps(phi: dict[str, list[list[float]]], ranks: list[int], path: Path) -> None:
-    """Similarity of subspaces (subspace.py), one map per target and one of random matrices; ranks count from 1."""
-    figure, axes = new_figure(columns=len(phi), width=3.1 * len(phi), height=3.6)
-    for axis, (name, values) in zip(axes, phi.items(), strict=True):
-        rows, columns = len(values), len(values[0])
-        image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto",
-                            extent=(0.5, columns + 0.5, 0.5, rows + 0.5))
-        axis.grid(False)
-        axis.set_title("random matrices" if name == "random" else f"target {name}")
-        axis.set_xlabel(f"top j directions, r = {ranks[1]}")
-    axes[0].set_ylabel(f"top i directions, r = {ranks[0]}")
-    figure.colorbar(image, ax=axes, label="similarity φ (no unit)")
+def heat_maps(comparisons: list[dict], path: Path, title: str = "") -> None:
+    """Similarity of subspaces (subspace.compare): a row per comparison, a map per target and one of random matrices; the
+    directions count from 1."""
+    columns = max(len(found["phi"]) for found in comparisons) + 1
+    figure, axes = new_figure(columns, len(comparisons), 3.3, 3.5)
+    for row, found in enumerate(comparisons):
+        maps = found["phi"] | {"random": found["random"]}
+        for axis, (name, values) in zip(axes[row * columns:], maps.items(), strict=False):
+            image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto",
+                                extent=(0.5, len(values[0]) + 0.5, 0.5, len(values) + 0.5))
+            axis.grid(False)
+            axis.set_title("random matrices" if name == "random" else f"target {name}, block {found['layer']}")
+            axis.set_xlabel(f"top j directions of\n{Path(found['adapters'][1]).name}")
+        axes[row * columns].set_ylabel(f"top i directions of\n{Path(found['adapters'][0]).name}")
+    figure.colorbar(image, ax=axes, label="similarity φ(i, j)")
+    figure.suptitle(title, fontsize=13)
     save_figure(figure, path)

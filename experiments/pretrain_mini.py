@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import cli
 from data import GLUE_TASKS
+from files import cli
+from files.text import read_lines
+from files.tokenizer import Tokenizer, load_tokenizer
 from model import GPT2
-from tokenizer import Tokenizer, load_tokenizer, read_lines
 from toy.pretrain import causal_loss, masked_loss, pretrain, start_model, steps_of
 
 LENGTH = 128                                                                 # tokens of a packed row

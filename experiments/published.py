@@ -1,6 +1,6 @@
-"""Numbers that others published, as plain data: the paper's tables, reproductions of them, and where the paper and the
-authors' code disagree. Scores of GLUE and BLEU, METEOR and ROUGE-L are in percent. A pair is (mean, ±) as printed; the paper
-calls its ± confidence intervals and does not say how they were computed.
+"""Numbers that others published, as plain data: the paper's tables and reproductions of them. Scores of GLUE and BLEU, METEOR
+and ROUGE-L are in percent. A pair is (mean, ±) as printed; the paper calls its ± confidence intervals and does not say how
+they were computed. Left out: where the paper and the authors' code disagree (docs/paper-and-code.md).
 
 Sources: Hu et al. 2021, arXiv 2106.09685 v2, Tables 2, 3, 5, 16 and 18; issue n = github.com/microsoft/LoRA/issues/n;
 FourierFT = Gao et al. 2024, its own runs of LoRA; RED = Wu et al. 2024, its own runs with PEFT.
@@ -49,29 +49,3 @@ REAL_DATA = {
     "e2e": "cc9fa31672ac3eb7", "mrpc": "94cf15ce851e92a7", "cola": "f557ebd374c8114d", "rte": "d466b11e70baea7f",
     "stsb": "e6374c829edd57d9", "sst2": "47453d12fa48a7db",
 }
-
-# where the paper and the authors' code disagree: what, paper, code, the option that switches it
-DEVIATIONS = (
-    ("alpha, RoBERTa base", "8 (Table 9)", "16 in all scripts, and in the released adapters (issues 37, 151)", "`--alpha`"),
-    ("batch size, RoBERTa base", "16 or 32 (Table 9)", "the same per device, on 2 to 8 GPUs: 64 to 256", "`--batch-size`"),
-    ("RoBERTa large, CoLA", "learning rate 2e-4", "3e-4, with which some runs collapse (issue 149)", "`--lr`"),
-    ("RoBERTa large, STS-B", "batch 8, 30 epochs, 2e-4, 512 tokens", "batch 4, 10 epochs, 3e-4, 128 tokens",
-     "`--batch-size --epochs --lr --max-length`"),
-    ("RoBERTa large, SST-2", "batch 4, 128 tokens", "batch 8, 512 tokens", "`--batch-size --max-length`"),
-    ("start of A", "Gaussian, without a size (section 4.1)", "Kaiming-uniform", "`--lora-init`"),
-    ("start of A in GPT-2's layers", "not said", "one draw copied into all layers", "none: A is drawn for each layer here"),
-    ("dropout in GPT-2", "0.1, without saying where (Table 11)", "in front of A only", "`--model-dropout 0`"),
-    ("length penalty, E2E", "0.9 (Table 11)", "0.8 (README)", "`--length-penalty`"),
-    ("epoch that is scored, E2E", "the best (appendix D.3)", "the last", "`--select`"),
-    ("epoch that is scored, GLUE", "the best on the development set (appendix D.1)", "the last; the best is read off the log",
-     "`--select`"),
-    ("MRPC, RTE, STS-B", "start from MNLI's adapter (appendix D.1)", "the same; the full fine-tuning beside it does not",
-     "`--init-adapter`"),
-    ("MNLI in Table 2", "matched and mismatched together", "87.5 is the matched part, mismatched is 86.9 (README)",
-     "none: both are reported apart"),
-    ("weight decay, clipping, epsilon, RoBERTa", "not said", "0.1, 1.0, 1e-8", "`--weight-decay`; recipes.py"),
-    ("AdamW's epsilon, GPT-2", "not said", "1e-6, no clipping", "recipes.py"),
-    ("parameters of LoRA, GPT-2 M", "0.35M (Table 3)", "393,216, as the paper's own formula has it", "none: `make counts`"),
-    ("reference texts, E2E", "not said", "tokenised before training, and so scored; others' differ by 3 to 4 BLEU",
-     "`--text official`"),
-)

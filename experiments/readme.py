@@ -1,14 +1,14 @@
-"""Keep README.md true to the code and to results/: where its links into files point, how many minutes a file takes to read,
-what a make target takes.
+"""Keep README.md and docs/ true to the code and to results/: where their links into files point, how many minutes a file takes
+to read, what a make target takes.
 
     python -m experiments.readme          rewrites them in place; a test says when it is time to
 
 A link [`name`](file.py#L12) points to where the file defines `name` (a function, Class.method, a constant), or, if it
-defines no such thing, to the one line that holds this text. A row that begins | [`file.py`](file.py) | 15 | has the minutes
-of a calm reader, twenty lines to the minute. A row that begins | `make target` | has what results/costs.json holds of it; for
-the paper's runs, which need the pretrained weights, it is computed from a measured step of results/bench/train.json.
+defines no such thing, to the one line that holds this text. A line of the tree, `file.py   15 min  what it holds`, has the
+minutes of a calm reader, twenty lines to the minute. A row that begins | `make target` | has what results/costs.json holds of
+it; for the paper's runs, which need the pretrained weights, it is computed from a measured step of results/bench/train.json.
 
-Left out: everything else in README.md; tests/test_readme.py checks what can be checked of it.
+Left out: everything else in these pages; tests/test_readme.py checks what can be checked of it.
 """
 import argparse
 import ast
@@ -17,14 +17,15 @@ import math
 import re
 from pathlib import Path
 
-import cli
-from baselines import formula_counts
 from experiments.bench_train import MODELS
-from recipes import recipe_for
+from files import cli
+from methods.counts import formula_counts
+from training.recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]
-LINK = re.compile(r"\[`([^`]+)`\]\(([\w/]+\.py)#L\d+\)")
-ROW = re.compile(r"^\| \[`([\w/]+\.py)`\]\(\1\) \| \d+ \|", re.MULTILINE)
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+LINK = re.compile(r"\[`([^`]+)`\]\(((?:\.\./)?)([\w/]+\.py)#L\d+\)")        # name, the way to the root, file
+BRANCH = re.compile(r"^    (\w+\.py) +\d+ min  ", re.MULTILINE)
 LINES_PER_MINUTE, STEP = 20, 5
 COST = re.compile(r"^\| `make ([\w-]+)` \| (.+?) \| .+ \|$", re.MULTILINE)
 PAPER_RUNS = {"mrpc-lora": ("roberta-base", "mrpc", 3668), "mnli-lora": ("roberta-base", "mnli", 392_702),
@@ -53,8 +54,8 @@ def line_of(name: str, file: str) -> int:
     found = definitions(source).get(name)
     lines = [found] if found else [number for number, line in enumerate(source.splitlines(), 1) if name in line]
     if len(lines) != 1:
-        raise ValueError(f"README.md links to `{name}` in {file}, which has it {len(lines)} times; expected a function or "
-                         "text that is there once")
+        raise ValueError(f"README.md or docs/ link to `{name}` in {file}, which has it {len(lines)} times; expected a function "
+                         "or text that is there once")
     return lines[0]
 
 
@@ -116,21 +117,21 @@ def whole_seconds(printed: str) -> float:
     return sum(int(seconds) * int(steps) / int(done) for done, steps, seconds in runs)
 
 
-def refreshed(text: str) -> str:
-    """README.md with lines, minutes and costs as they are now."""
-    text = COST.sub(lambda row: f"| {' | '.join([f'`make {row[1]}`', row[2], *cost_cells(row[1])])} |", text)
-    text = LINK.sub(lambda link: f"[`{link[1]}`]({link[2]}#L{line_of(link[1], link[2])})", text)
-    return ROW.sub(lambda row: f"| [`{row[1]}`]({row[1]}) | {minutes(row[1])} |", text)
+def refreshed(page: str) -> str:
+    """The text of README.md or of a page of docs/ with lines, minutes and costs as they are now."""
+    page = COST.sub(lambda row: f"| {' | '.join([f'`make {row[1]}`', row[2], *cost_cells(row[1])])} |", page)
+    page = LINK.sub(lambda link: f"[`{link[1]}`]({link[2]}{link[3]}#L{line_of(link[1], link[3])})", page)
+    return BRANCH.sub(lambda branch: f"    {branch[1]:18} {minutes(branch[1]):2} min  ", page)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="experiments.readme", description="Bring README.md's links into the code, its reading "
-                            "times and its costs up to date.").parse_args(arguments)
-    path = ROOT / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = refreshed(old)
-    path.write_text(new, encoding="utf-8", newline="\n")
-    print("README.md was up to date" if new == old else "README.md rewritten")
+    argparse.ArgumentParser(prog="experiments.readme", description="Bring the links into the code, the reading times and the "
+                            "costs of README.md and docs/ up to date.").parse_args(arguments)
+    for path in PAGES:
+        old = path.read_text(encoding="utf-8")
+        new = refreshed(old)
+        path.write_text(new, encoding="utf-8", newline="\n")
+        print(f"{path.relative_to(ROOT)} {'was up to date' if new == old else 'rewritten'}")
     return 0
 
 

@@ -1,102 +1,107 @@
-"""From what was run to results/README.md and its plots.
+"""From what was run to results/README.md and its figures.
 
-    python -m experiments.report              keep the runs of runs/sweep under results/, then write the report of all kept
+    python -m experiments.report              keep the runs of runs/sweep in results/, then write the report of all kept
     python -m experiments.report --kept       only write it anew, from results/ alone; equal numbers give equal bytes
 
-results/plans/*.json are the experiments as they were run, results/runs/<command>/seed<k>/ holds metrics.json, config.json and
-log.jsonl of every run, results/subspace/*.json the analysis of section 7; results/*.md and *.png are written from these and
-from published.py. Runs of other data, bases or reference texts in one table end the report with an error (tables.py), and no
+Kept are a line per run in runs.jsonl, a line per experiment in plans.jsonl and the analysis of section 7 in subspaces.jsonl
+(kept_runs.py); README.md and the figures are written from these, from the benchmarks' files and from
+published.py. Runs of other data, bases or reference texts in one table end the report with an error (tables.py), and no
 difference to the paper is computed where base or test data are not the paper's. Left out: choosing what to believe.
 """
 import argparse
-import json
-import shutil
+import re
 import statistics
+import textwrap
 from pathlib import Path
 
-import cli
-from adapter_files import read_adapter
-from baselines import SIZES, formula_counts
-from experiments import claims, latency, plots, published, subspace
+from adapters.saving import read_adapter
+from experiments import bench_growth, bench_mixed, claims, figures, latency, plots, published, subspace
+from experiments.kept_runs import finished, from_folders, keep_lines, read_lines, runs_of
+from experiments.measured import measured_table
+from experiments.sweep import options_of
 from experiments.tables import (
-    finished,
-    is_single,
+    check_comparable,
+    cost_table,
+    deviation,
+    level_with,
     markdown,
-    plan_tables,
-    primary_score,
-    runs_of,
-    shown_factor,
+    missing,
+    not_above_the_base,
+    pairs_side_by_side,
+    ranking,
+    single_seeds,
     spread,
-    trained_count,
-    values_of,
+    text_table,
 )
+from files import cli
+from files.text import read_json
+from methods.counts import SIZES, formula_counts
 from model import load_pretrained
-from weight_files import read_json, write_json
 
 HEAD = """# What was run
 
-Written by `python -m experiments.report` from the files beside it; `make report` writes it anew. Every number is a mean ±
-standard deviation over the seeds that a table names, with the exact command below the table. "Best epoch" and "last epoch"
-are said in the header of a column; E2E text is decoded for the epoch of the lowest validation loss. Scores are in percent but
-for NIST, CIDEr and losses. Several runs shared the machine's cores, so seconds and tokens/s compare roughly at best;
-parameters, bytes and memory do not depend on that.
-
-**The bases are not the paper's.** `toy/` is the made-up world of this repository with models of 0.9 million parameters,
-`runs/mini/` are bases of 12 to 16 million parameters that `make pretrain-mini` makes. What they show is how the methods stand
-beside each other, not how the paper's models score.
+Written by `make report` from the files beside it: a run is a line of runs.jsonl, its command stands in plans.jsonl. A number is
+a mean ± standard deviation over seeds, in percent but for NIST, CIDEr and losses; pairs at the best epoch, texts at the lowest
+validation loss. "Level" with the highest: apart by no more than both standard deviations together. **The bases are not the
+paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` small ones on real data. They show how
+methods stand beside each other, not how the paper's models score. Where the paper and the authors' code disagree stands in
+[paper and code](../docs/paper-and-code.md).
 """
-KEPT = ("metrics.json", "config.json", "log.jsonl")
-MEBIBYTE = 2 ** 20
+# experiment -> its heading, and what to know before reading its table
+SECTIONS = {
+    "methods": ("The methods beside each other (Tables 2 and 3)", "Learning rates were chosen by hand for each method, not "
+                "searched."),
+    "mini": ("The same on real data, on small bases", "One or two epochs with the toy tasks' learning rates, not tuned."),
+    "rank": ("Which rank? (Tables 6 and 18)", "Everything but r as in LoRA's row above."),
+    "targets": ("Which matrices? (Table 5)", "As many trained parameters in every row; for the MLP, which the paper leaves "
+                "out, a quarter more."),
+    "lr": ("Which learning rate?", "Everything but the learning rate as in LoRA's row above."),
+    "alpha": ("Which alpha?", "Everything but alpha as in LoRA's row above; the update is scaled by alpha / r."),
+    "dropout": ("Dropout in front of A", "Everything but the dropout as in LoRA's row above."),
+    "low-data": ("Few samples (Table 16)", "Fewer samples are seen more often."),
+    "base-quality": ("A worse base", "The same LoRA on bases that were pretrained for less."),
+    "seeds": ("How large is the spread?", "One setting, many seeds."),
+}
 
 
 # ---------------------------------------------------------------- keeping what was run
 
+def plan_place(plan: dict) -> str:
+    return f"{plan['experiment']}_{plan['setting']}"
+
+
 def collect(runs_dir: Path, results: Path) -> None:
-    """Copy the plans, the small files of every finished run, and the subspace analysis of what is there."""
-    for path in sorted((runs_dir / "plans").glob("*.json")):
-        plan = read_json(path)
-        (results / "plans").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, results / "plans" / path.name)
-        for row in plan["rows"]:
-            for seed in plan["seeds"]:
-                found = finished(runs_dir, row, seed)
-                if found is not None:
-                    folder = results / "runs" / row["folder"] / ("base" if is_single(row) else f"seed{seed}")
-                    folder.mkdir(parents=True, exist_ok=True)
-                    for name in KEPT:
-                        if (found.parent / name).exists():
-                            shutil.copyfile(found.parent / name, folder / name)
-    for path in sorted((runs_dir / "plans").glob("rank_*.json")):
-        keep_subspaces(read_json(path), runs_dir, results / "subspace")
+    """Keep the plans, every finished run of theirs, and the analysis of its adapters' subspaces."""
+    plans = [read_json(path) for path in sorted((runs_dir / "plans").glob("*.json"))]
+    if plans:
+        keep_lines({plan_place(plan): {"place": plan_place(plan)} | plan for plan in plans}, results / "plans.jsonl")
+        keep_lines(from_folders(plans, runs_dir), results / "runs.jsonl")
+    for plan in plans:
+        found = subspaces_of(plan, runs_dir) if plan["experiment"] == "rank" else {}
+        if found:
+            keep_lines({place: {"place": place} | line for place, line in found.items()}, results / "subspaces.jsonl")
 
 
-def keep_subspaces(plan: dict, runs_dir: Path, folder: Path) -> None:
+def subspaces_of(plan: dict, runs_dir: Path) -> dict[str, dict]:
     """Section 7 on the runs of a rank experiment: r = 8 against r = 64 (Figure 3), two seeds of r = 64 (Figure 4), and the
-    amplification at r = 4 and r = 64 (Table 7). What has not been run is left out."""
+    amplification at r = 4 and r = 64 (Table 7). Empty where one of these has not been run."""
     rows = {row["label"]: row for row in plan["rows"]}
     adapters = {}
     for label, seed in (("r = 4", 0), ("r = 8", 0), ("r = 64", 0), ("r = 64", 1)):
         found = finished(runs_dir, rows[label], plan["seeds"][seed]) if label in rows and seed < len(plan["seeds"]) else None
-        if found is not None and (found.parent / "adapter").is_dir():
-            config = subspace.config_of(read_json(found)["model"])
-            adapters[label, seed] = read_adapter(found.parent / "adapter", config)
-            adapters[label, seed].source = f"{label}, seed {plan['seeds'][seed]}"
-            model_name, labels = read_json(found)["model"], adapters[label, seed].num_labels
-    if len(adapters) < 4:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(subspace.compare(adapters["r = 8", 0], adapters["r = 64", 0]), folder / f"{plan['setting']}_ranks.json")
-    write_json(subspace.compare(adapters["r = 64", 0], adapters["r = 64", 1]), folder / f"{plan['setting']}_seeds.json")
-    model = load_pretrained(model_name, num_labels=labels)
-    write_json({label: subspace.amplify(adapters[label, 0], model) for label in ("r = 4", "r = 64")},
-               folder / f"{plan['setting']}_amplification.json")
+        if found is None or not (found.parent / "adapter").is_dir():
+            return {}
+        model_name = read_json(found)["model"]
+        adapters[label, seed] = read_adapter(found.parent / "adapter", subspace.config_of(model_name))
+        adapters[label, seed].source = f"{label}, seed {plan['seeds'][seed]}"
+    model = load_pretrained(model_name, num_labels=adapters["r = 4", 0].num_labels)
+    return {f"{plan['setting']}/ranks": subspace.compare(adapters["r = 8", 0], adapters["r = 64", 0]),
+            f"{plan['setting']}/seeds": subspace.compare(adapters["r = 64", 0], adapters["r = 64", 1]),
+            f"{plan['setting']}/amplification": {"blocks": {label: subspace.amplify(adapters[label, 0], model)
+                                                            for label in ("r = 4", "r = 64")}}}
 
 
 # ---------------------------------------------------------------- beside the paper
-
-def real_data(metrics: dict) -> bool:
-    return metrics["data_fingerprints"]["evaluated"] == published.REAL_DATA.get(metrics["task"])
-
 
 def why_not_compared(metrics: dict) -> str | None:
     """Why a run does not compare with the paper's numbers, or None where base and test data are the paper's."""
@@ -105,7 +110,7 @@ def why_not_compared(metrics: dict) -> str | None:
     size = formula_counts(SIZES[subspace.NAMES[wanted]], "full")["trainable"]
     if Path(metrics["model"]).name != wanted or metrics["total_parameters"] < size:
         return f"the base is {metrics['model']}, the paper's is {wanted}"
-    if not real_data(metrics):
+    if metrics["data_fingerprints"]["evaluated"] != published.REAL_DATA.get(task):
         return "the test data are not known to be the paper's"
     return None
 
@@ -123,189 +128,165 @@ def paper_value(task: str, label: str) -> tuple[float, float] | None:
     return as_pair(published.TABLE_2[label][published.GLUE_TASKS_OF_TABLE_2.index(task)])
 
 
-def ranking_score(found: list[dict]) -> tuple[str, list[float], str]:
-    """The score that methods are ranked by, its values and how they were chosen; the paper's way: of GLUE the best epoch."""
-    name, _ = primary_score(found[0])
-    if found[0]["task"] == "e2e":
-        return name, values_of(found, name), "mean"
-    return name, values_of(found, name, "best"), "median, best epoch"
-
-
 def beside_the_paper(runs: dict[str, list[dict]]) -> list[str]:
-    """Ours, the paper's, the difference and whether it lies within the spread, and other people's reproductions of LoRA."""
+    """Ours, the paper's, the difference and whether it lies within the spread, and other people's reproductions of LoRA;
+    nothing where base or test data are not the paper's."""
     found = next((row for row in runs.values() if row and "total_parameters" in row[0]), None)
-    if found is None:
+    if found is None or why_not_compared(found[0]):
         return []
-    task, reason = found[0]["task"], why_not_compared(found[0])
-    if not real_data(found[0]) and reason.startswith("the base"):
-        return ["", f"The paper's numbers do not stand here: {reason}, and the data are others."]
-    name, _, way = ranking_score(found)
+    task, (name, _) = found[0]["task"], ranking(found)
     rows = []
     for label, metrics in runs.items():
         paper = paper_value(task, label)
         if paper is None or not metrics:
             continue
-        values = ranking_score(metrics)[1]
+        values = ranking(metrics)[1]
         ours = statistics.mean(values) if task == "e2e" else statistics.median(values)
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         difference = ours - paper[0]
-        rows.append([label, f"{ours:.1f} ± {deviation:.1f}", f"{paper[0]:.1f}" + (f" ± {paper[1]:.1f}" if paper[1] else ""),
-                     "not compared" if reason else f"{difference:+.1f}",
-                     "–" if reason else "yes" if abs(difference) <= deviation + paper[1] else "no"])
+        rows.append([label, f"{ours:.1f} ± {deviation(values):.1f}", f"{paper[0]:.1f}" + f" ± {paper[1]:.1f}" * bool(paper[1]),
+                     f"{difference:+.1f}", "yes" if abs(difference) <= deviation(values) + paper[1] else "no"])
     others = ", ".join(f"{who} {as_pair(value)[0]}" + (f" ± {as_pair(value)[1]}" if as_pair(value)[1] else "")
                        for who, value in published.OTHERS.get(task, ()))
-    model = published.PAPER_MODELS.get(task, "roberta-base")
-    return ["", f"Beside the paper ({model}; {name}, ours: {way}):", "",
+    way = "mean" if task == "e2e" else "median, best epoch"
+    return ["", f"Beside the paper ({published.PAPER_MODELS.get(task, 'roberta-base')}; {name}, ours: {way}):", "",
             *markdown(["", "ours", "paper", "difference", "within the spread"], rows),
-            *(["", f"LoRA by others on the paper's base: {others}."] if others else []),
-            *(["", f"No difference is computed: {reason}."] if reason else [])]
+            *(["", f"LoRA by others on the paper's base: {others}."] if others else [])]
 
 
-# ---------------------------------------------------------------- efficiency
+# ---------------------------------------------------------------- the page
 
-def efficiency_table(runs: dict[str, list[dict]]) -> list[str]:
-    """Parameters, bytes, memory and speed, each also as a share of full fine-tuning's under the same settings."""
-    full = runs.get("full") or []
-    header = ["", "trained", "adapter", "weights", "gradients", "optimizer", "activations", "these four, of full's",
-              "peak of the process", "training", "tokens/s", "tokens/s, of full's"]
-
-    def mean(found: list[dict], value) -> float:
-        return statistics.mean(value(metrics) for metrics in found)
-
-    def parts(metrics: dict) -> int:
-        return sum(metrics["memory_parts_bytes"].values())
-
-    rows = []
-    for label, found in runs.items():
-        if not found or "memory_parts_bytes" not in found[0]:
-            continue
-        cells = [f"{mean(found, lambda m, part=part: m['memory_parts_bytes'][part]) / MEBIBYTE:.2f} MiB"
-                 for part in ("weights", "gradients", "optimizer", "activations")]
-        of_full = [f"{mean(found, value) / mean(full, value):.0%}" if full else "–"
-                   for value in (parts, lambda metrics: metrics["tokens_per_second"])]
-        rows.append([label, trained_count(found), f"{mean(found, lambda m: m['adapter_bytes']) / 1024:,.0f} KiB", *cells,
-                     of_full[0], f"{mean(found, lambda m: m['peak_memory_bytes']) / MEBIBYTE:,.0f} MiB",
-                     f"{spread([m['seconds'] for m in found])} s", f"{spread([m['tokens_per_second'] for m in found], 0)}",
-                     of_full[1]])
-    return ["", "What it costs (seconds of training steps alone; the peak holds Python, torch and the scorer too):", "",
-            *markdown(header, rows)] if rows else []
+def wrapped(text: str) -> list[str]:
+    """Lines of at most 126 characters; a command in backticks stays on one."""
+    whole = re.sub(r"`[^`]+`", lambda command: command[0].replace(" ", "\0"), text)
+    return [line.replace("\0", " ") for line in textwrap.wrap(whole, 126, break_long_words=False, break_on_hyphens=False)]
 
 
-# ---------------------------------------------------------------- plots
+def highest(setting: str, runs: dict[str, list[dict]]) -> str:
+    """The row with the highest mean, and those that are level with it; nothing for single seeds, which have no spread."""
+    found = {label: ranking(of)[1] for label, of in figures.trained_rows(runs).items() if len(of) > 1}
+    if not found:
+        return ""
+    best = max(found, key=lambda label: statistics.mean(found[label]))
+    level = [label for label in found if label != best and level_with(found[label], found[best])]
+    return f"Highest on {setting}: {best}, {spread(found[best])}" + (f" (level: {'; '.join(level)})." if level else ".")
 
-def score_name(found: list[dict]) -> str:
-    name, _, way = ranking_score(found)
-    unit = " (%)" if shown_factor(name) == 100 else ""
-    return f"{name}{unit}" + (", best epoch" if "best" in way else ", test")
+
+def commands_of(plans: list[dict]) -> str:
+    """The commands that run these plans, one for all that differ in their task alone, and those tasks."""
+    tasks = {}
+    for plan in plans:
+        options = options_of(plan["rows"][0]["command"])
+        model = "" if plan["setting"].startswith(("toy-", "mini-")) else f" --model {options['model']}"
+        command = f"python -m experiments.sweep {plan['experiment']}{model} --seeds {' '.join(map(str, plan['seeds']))}"
+        tasks.setdefault(command, []).append(options["task"])
+    return ", ".join(f"`{command} --task {first}`" + (f" (and {', '.join(others)})" if others else "")
+                     for command, (first, *others) in tasks.items())
 
 
-def draw_plan(plan: dict, runs: dict[str, list[dict]], results: Path) -> list[str]:
-    """The pictures of an experiment; returns the lines that show them."""
-    runs = {label: found for label, found in runs.items() if found}
-    trained = {label: found for label, found in runs.items() if "total_parameters" in found[0]}
-    if len(trained) < 2:
+def experiment_section(name: str, plans: list[dict], kept: dict[str, dict]) -> list[str]:
+    """What is highest, how it was run, and tables: one per text setting, one for all pairs, one for all single seeds."""
+    runs = {plan["setting"]: runs_of(plan, kept) for plan in plans}
+    for plan in plans:
+        check_comparable(plan, runs[plan["setting"]])
+    title, about = SECTIONS[name]
+    best = " ".join(filter(None, (highest(setting, of) for setting, of in runs.items())))
+    made = " / ".join(dict.fromkeys(plan.get("made", "") for plan in plans))
+    lines = [f"## {title}", "", *wrapped(f"{about} {best} {made} {commands_of(plans)}"), ""]
+    singles, several, notes, papers = {}, {}, [], []
+    for plan in plans:
+        setting, of = plan["setting"], runs[plan["setting"]]
+        first = next((found[0] for found in of.values() if found), None)
+        if first and first["task"] == "e2e":
+            lines += [*text_table(of, brief=setting), ""]
+        elif first:
+            (singles if len(plan["seeds"]) == 1 else several)[setting] = of
+        notes += [f"On {setting} {line}." for line in missing(plan, of)]
+        low = not_above_the_base(of)
+        none_above = len(low) == sum(bool(found) for found in of.values()) - 1
+        notes += [f"Not above the base on {setting}: {'all' if none_above else '; '.join(low)}."] if low else []
+        papers += beside_the_paper(of)
+    lines += [*pairs_side_by_side(several), ""] if several else []
+    lines += [*single_seeds(singles), ""] if singles else []
+    return [*lines, *wrapped(" ".join(notes)), *papers]
+
+
+def cost_section(plans: list[dict], kept: dict[str, dict]) -> list[str]:
+    """What training costs, on the largest base that has more than one seed; the others' costs stand in runs.jsonl."""
+    found = [(max(row[0]["total_parameters"] for row in trained.values()), plan["setting"], trained)
+             for plan in plans if len(plan["seeds"]) > 1 and (trained := figures.trained_rows(runs_of(plan, kept)))]
+    if not found:
         return []
-    first, stem = next(iter(trained.values())), f"{plan['experiment']}_{plan['setting']}"
-    title = f"{plan['experiment']} on {plan['setting']}, {len(plan['seeds'])} seed{'s' * (len(plan['seeds']) > 1)}"
-    scores, shown = {label: ranking_score(found)[1] for label, found in trained.items()}, []
-
-    def add(name: str, caption: str) -> Path:
-        shown.append(f"\n![{caption}]({name})")
-        return results / name
-
-    if plan["experiment"] in ("methods", "mini"):
-        lines = {label: statistics.mean(ranking_score(found)[1]) for label, found in runs.items() if label.startswith("frozen")}
-        paper = paper_value(first[0]["task"], "LoRA")
-        if paper and real_data(first[0]):
-            lines["LoRA, paper" + (" (other base)" if why_not_compared(first[0]) else "")] = paper[0]
-        counts = {label: (found[0]["trainable_parameters"], scores[label]) for label, found in trained.items()
-                  if found[0]["trainable_parameters"]}
-        plots.score_against_parameters(counts, score_name(first), lines, title, add(f"{stem}.png", "score against parameters"))
-        curves = {label: [read_log(metrics["path"].parent / "log.jsonl") for metrics in found]
-                  for label, found in trained.items()}
-        loss = "squared error" if first[0]["task"] == "stsb" else "nats"
-        plots.learning_curves(curves, loss, title, add(f"{stem}_curves.png", "learning curves"))
-    elif plan["experiment"] in ("rank", "lr", "alpha", "dropout", "targets", "base-quality"):
-        numbers = plan["experiment"] in ("rank", "lr", "alpha")
-        xs = [float(label.split("= ")[1]) for label in scores] if numbers else None
-        lines = {}
-        if plan["experiment"] == "rank" and first[0]["task"] == "e2e":
-            lines["the paper's r = 4 (GPT-2 medium, real E2E)"] = published.TABLE_18[4][1]
-        path, base = add(f"{stem}.png", f"score against {plan['experiment']}"), 10 if plan["experiment"] == "lr" else 2
-        plots.score_against(scores, xs, score_name(first), X_LABELS[plan["experiment"]], lines, title, path, base)
-    return shown
+    _, setting, runs = max(found, key=lambda entry: entry[0])
+    runs = {label: of for label, of in runs.items() if label not in plots.VARIANTS}
+    return ["## What training costs (section 4.2)", "", *wrapped(
+        f"On {setting}; seconds are those of training steps, with other runs on the same cores; the peak holds torch too."), "",
+        *cost_table(runs), ""]
 
 
-X_LABELS = {"rank": "rank r (no unit)", "lr": "learning rate (no unit)", "alpha": "alpha (no unit)",
-            "dropout": "dropout on the input of A", "targets": "adapted matrices", "base-quality": "pretraining of the base"}
-
-
-def read_log(path: Path) -> list[tuple[int, float]]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [(entry["step"], entry["loss"]) for entry in map(json.loads, lines)]
-
-
-# ---------------------------------------------------------------- the pages
-
-def experiment_section(plan: dict, results: Path) -> list[str]:
-    runs = runs_of(plan, results / "runs")
-    title, *table = plan_tables(plan, results / "runs")                      # refuses what does not compare
-    base = next((found[0]["model"] for found in runs.values() if found), "not run")
-    lines = [f"### {plan['experiment']}, {plan['setting']}", "", f"Base: {base}. {plan.get('made', '')}".strip(), *table]
-    lines += beside_the_paper(runs)
-    if plan["experiment"] in ("methods", "mini"):
-        lines += efficiency_table(runs)
-    lines += draw_plan(plan, runs, results)
-    seeds = " ".join(map(str, plan["seeds"]))
-    commands = [f"{row['label']}: python train.py {row['command']}" + ("" if is_single(row) else f" --seed {seeds}")
-                for row in plan["rows"]]
-    return [*lines, "", "<details><summary>Commands</summary>", "", *(f"    {command}" for command in commands), "",
-            "</details>", ""]
-
-
-def subspace_section(results: Path) -> list[str]:
-    lines = []
-    for path in sorted((results / "subspace").glob("*.json")):
-        found = read_json(path)
-        lines += [f"### {path.stem}", ""]
-        if path.stem.endswith("_amplification"):
-            blocks = len(next(iter(next(iter(found.values())).values())))
-            lines += [f"Block {blocks // 2} of 0 to {blocks - 1}, in the shape of the paper's Table 7.", "",
-                      *subspace.amplification_table(found, blocks // 2), ""]
+def subspace_section(found: dict[str, dict], results: Path) -> list[str]:
+    if not found:
+        return []
+    about = ("φ(i, j) is 1 where the top i directions of one A lie in the top j of the other, 0 where they are orthogonal. The "
+             "factor (Table 7, middle block): how much stronger an update is than its weight in the same directions.")
+    tables, comparisons = [], {}
+    for place, line in found.items():
+        setting, _, kind = place.rpartition("/")
+        if kind == "amplification":
+            middle = len(next(iter(next(iter(line["blocks"].values())).values()))) // 2
+            tables += [*subspace.amplification_table(line["blocks"], middle), ""]
         else:
-            plots.heat_maps(found["phi"] | {"random": found["random"]}, found["ranks"], results / f"subspace_{path.stem}.png")
-            lines += [f"    {line}" for line in subspace.similarity_lines(found)]
-            lines += ["", f"![similarity of subspaces](subspace_{path.stem}.png)", ""]
-    return ["## The subspaces of the updates (section 7)", "", *lines] if lines else []
+            comparisons.setdefault(setting, []).append(line)
+            about += f" {setting}, {' and '.join(line['adapters'])}: φ(1, 1) block by block is " + ", ".join(
+                f"{' '.join(f'{value:.2f}' for value in values)} for {target}"
+                for target, values in line["top_direction"].items()) + "."
+    lines = ["## What is in an update? (section 7)", "", *wrapped(f"{about} `make ablation-rank report`"), "", *tables]
+    for setting, lines_of in comparisons.items():
+        plots.heat_maps(lines_of, results / f"subspaces_{setting}.png", setting)
+        lines += [f"![similarity of subspaces](subspaces_{setting}.png)", ""]
+    return lines
 
 
-def deviations_page() -> str:
-    rows = [list(row) for row in published.DEVIATIONS]
-    return "\n".join(["# Where the paper and the authors' code disagree", "", "`--recipe paper` and `--recipe repo` take all "
-                      "of one column; each difference also has its own option. Sources: the paper's tables, the scripts of "
-                      "microsoft/LoRA, and its issues by number.", "",
-                      *markdown(["what", "paper", "code", "option"], rows)]) + "\n"
+def latency_section(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    found = read_json(path)
+    return ["## What a method costs at inference (Table 1)", "", *wrapped(
+        f"Forward pass of {found['model']}, random weights, {found['threads']} threads, {found['rounds']} rounds' median. "
+        f"{found['made']} `python -m experiments.latency`"), "", *latency.latency_table(found), ""]
+
+
+def measured_section(results: Path) -> list[str]:
+    """The benchmarks' headlines, and their two figures drawn from their numbers."""
+    lines, bench = [*measured_table(results), ""], results / "bench"
+    for file, plot, caption in (("growth", bench_growth.plot, "time and memory of a LoRA step"),
+                                ("mixed-grid", bench_mixed.plot, "time of a batch over the different adapters in it")):
+        if (bench / f"{file}.json").exists():
+            plot(read_json(bench / f"{file}.json"), bench / f"{file}.png")
+            lines += [f"![{caption}](bench/{file}.png)"]
+    return ["## Measured beside the runs", "", *lines] if any(lines) else []
 
 
 def build(results: Path) -> None:
-    """Write README.md, deviations.md and the plots from what is kept."""
-    plans = [read_json(path) for path in sorted((results / "plans").glob("*.json"))]
+    """Write README.md and the figures from what is kept."""
+    plans, kept = list(read_lines(results / "plans.jsonl").values()), read_lines(results / "runs.jsonl")
     if not plans:
-        raise FileNotFoundError(f"{results / 'plans'}: no experiment is kept; run one first: make baselines")
-    lines = [HEAD, "## What the paper claims", "", *claims.claims_table(plans, results), ""]
-    for plan in plans:
-        lines += experiment_section(plan, results) if plan is not plans[0] else [
-            "## Experiments", "", *experiment_section(plan, results)]
-    lines += subspace_section(results)
-    if (results / "latency.json").exists():
-        found = read_json(results / "latency.json")
-        lines += ["## What a method costs at inference (Table 1)", "", f"Forward pass of {found['model']} with random weights, "
-                  f"{found['threads']} threads, median of {found['rounds']} rounds. {found['made']}", "",
-                  *latency.latency_table(found), ""]
-    lines += ["Where the paper and the authors' code disagree: [deviations.md](deviations.md)."]
-    (results / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    (results / "deviations.md").write_text(deviations_page(), encoding="utf-8", newline="\n")
-    print(f"wrote {results / 'README.md'}: {len(plans)} experiments")
+        raise FileNotFoundError(f"{results / 'plans.jsonl'}: no experiment is kept; run one first: make baselines")
+    by_name = {name: [plan for plan in plans if plan["experiment"] == name] for name in SECTIONS}
+    compared = by_name["methods"] + by_name["mini"]
+    pictures = figures.draw_methods(compared, kept, results)
+    last = next((name for name in ("mini", "methods") if by_name[name]), None)          # their figures stand below both
+    lines = [HEAD, "## What the paper claims", "", *claims.claims_table(plans, kept, results), ""]
+    for name, of_name in by_name.items():
+        if of_name:
+            lines += experiment_section(name, of_name, kept)
+            lines += pictures if name == last else figures.draw_ablation(name, of_name, kept, results)
+            lines += ["", *cost_section(compared, kept)] if name == last else [""]
+    lines += subspace_section(read_lines(results / "subspaces.jsonl"), results)
+    lines += latency_section(results / "latency.json")
+    lines += measured_section(results)
+    page = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n"
+    (results / "README.md").write_text(page, encoding="utf-8", newline="\n")
+    print(f"wrote {results / 'README.md'}: {len(plans)} experiments, {len(kept)} runs")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,12 +22,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import cli
-from adapter_files import LAYERS, MODULES, Adapter, read_adapter, target_slice
-from baselines import SIZES
-from lora import check_adapter
-from model import GPT2Config, RobertaConfig, load_pretrained, read_config
-from weight_files import find_model, write_json
+from adapters.adapter import Adapter
+from adapters.saving import check_adapter, read_adapter
+from files import cli
+from files.pretrained import read_config
+from files.published import find_model
+from files.text import write_json
+from methods.counts import SIZES
+from model import GPT2Config, RobertaConfig, load_pretrained
 
 NAMES = {"gpt2": "GPT-2 S", "gpt2-medium": "GPT-2 M", "gpt2-large": "GPT-2 L", "roberta-base": "RoBERTa base",
          "roberta-large": "RoBERTa large"}                                   # without a folder: sizes alone
@@ -137,9 +139,10 @@ def amplify(adapter: Adapter, model, alpha: float | None = None) -> dict[str, li
 
 def base_weight(model, block: int, target: str) -> Tensor:
     """The frozen weight (d_out, d_in) that an update belongs to: of GPT-2's c_attn only its third."""
-    layer = model.get_submodule(f"{LAYERS[type(model.config)]}.{block}.{MODULES[type(model.config)][target]}")
+    where = model.config.targets[target]
+    layer = model.get_submodule(f"{model.config.blocks}.{block}.{where.path}")
     weight = layer.weight.T if getattr(layer, "stored_transposed", False) else layer.weight
-    return weight.detach()[target_slice(model.config, target)]
+    return weight.detach()[where.rows]
 
 
 # ---------------------------------------------------------------- output
@@ -197,7 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_json(found, options.out)
         if options.what == "similarity":
             from experiments.plots import heat_maps  # matplotlib: only where a picture is asked for
-            heat_maps(found["phi"] | {"random": found["random"]}, found["ranks"], options.out.with_suffix(".png"))
+            heat_maps([found], options.out.with_suffix(".png"))
     return 0
 
 

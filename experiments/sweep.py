@@ -33,13 +33,14 @@ from pathlib import Path
 
 import torch
 
-import cli
 import data
-from experiments.tables import finished, is_single, plan_tables, primary_score
+from experiments.kept_runs import finished, from_folders, is_single
+from experiments.tables import plan_tables, primary_score
+from files import cli
+from files.text import read_json, write_json
 from lora import base_fingerprint
 from model import load_pretrained
 from toy import world
-from weight_files import read_json, write_json
 
 TOY_DATA = Path("toy/data")
 
@@ -329,7 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_json(plan, path)
     failed = run_all(plans, options.out_dir, options.jobs)
     for plan in plans:
-        print("\n" + "\n".join(plan_tables(plan, options.out_dir)))
+        print("\n" + "\n".join(plan_tables(plan, from_folders([plan], options.out_dir))))
     return 1 if failed else 0
 
 

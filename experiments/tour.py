@@ -22,12 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-import cli
+from adapters import load_adapter, save_adapter
 from data import encode_e2e, length_grouped_batches, read_e2e
+from files import cli
+from files.tokenizer import Tokenizer, load_tokenizer
 from generation import generate
-from lora import LoRALinear, add_lora, load_adapter, lora_layers, merge, save_adapter, unmerge
+from lora import LoRALinear, add_lora, lora_layers, merge, unmerge
 from model import GPT2, load_pretrained
-from tokenizer import Tokenizer, load_tokenizer
 from toy import world
 
 BASE, DATA = Path("toy/gpt2"), Path("toy/data")                              # run from the repository's root

@@ -3,7 +3,7 @@
 model.py builds the model; here stands what can be wrong with the files. A family of models says of itself, in attributes of
 its class, what this needs to know: config_class, prefix (of its tensors' names), head (the prefix of the task head's, or
 None), ignored (names that nothing is computed with) and required (settings under which it computes what the files mean).
-Left out: reading the bytes (weight_files.py), and names that must be downloaded (download.py).
+Left out: reading the bytes (weights.py), and names that must be downloaded (download.py).
 """
 from dataclasses import fields
 from pathlib import Path
@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from weight_files import FLOATS, check_finite, find_model, read_json, read_weights
+from files.published import find_model
+from files.text import read_json
+from files.weights import FLOATS, check_finite, read_weights
 
 LIMITS = {"n_layer": 1000, "num_hidden_layers": 1000, "num_labels": 100_000}  # before anything is built from a file's word
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from data import encode_e2e
 from eval_metrics import evaluate
+from files.tokenizer import Tokenizer
 from generation.decoding import best_text, n_best
 from generation.search import Settings
-from tokenizer import Tokenizer
 
 
 def end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:

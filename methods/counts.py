@@ -8,7 +8,7 @@ import argparse
 
 import torch
 
-import cli
+from files import cli
 from methods.apply import LAST_LAYERS, apply_method, parameter_counts
 from model import FAMILIES, GPT2Config, RobertaConfig
 

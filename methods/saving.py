@@ -10,9 +10,9 @@ from torch import nn
 from adapters.adapter import Adapter
 from adapters.folder import check_own, read_folder, write_folder
 from adapters.saving import check_adapter, check_base, copy_adapter, copy_tensors, put_adapter, read_adapter, save_adapter
+from files.weights import check_finite
 from lora import TARGETS, lora_settings
 from methods.apply import METHODS, WITH_RANK, apply_method, is_of_head, rank_of, trained_parameters
-from weight_files import check_finite
 
 
 def save_trained(model: nn.Module, method: str, directory: str | Path, base_name: str, task: str) -> None:

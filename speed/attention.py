@@ -17,12 +17,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ca
     at the past alone. p: dropout on the probabilities.
 
     torch's own is best on a GPU and without gradients. On a CPU with gradients and dropout it keeps all (T, S) scores and
-    draws slowly; here QUERY_ROWS queries at a time see, if causal, only their past. bf16 is computed in fp32: the sizes differ
-    in every batch, and oneDNN, which multiplies bf16, would compile a kernel for each.
+    draws slowly; here QUERY_ROWS queries at a time see, if causal, only their past.
     """
     causal = causal and mask is None
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
-        return attention(query.float(), key.float(), value.float(), mask, causal, p).to(query.dtype)
     if query.device.type != "cpu" or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, dropout_p=p)
     if mask is not None:
@@ -46,8 +43,8 @@ class Attention(torch.autograd.Function):
         if mask is not None:
             scores.masked_fill_(~mask, float("-inf"))
         P = scores.softmax(dim=-1)
-        keep, ctx.kept_scale = draw_mask(P.shape, p) if p else (None, 1.0)
-        ctx.save_for_backward(query, key, value, P, keep)
+        keep, ctx.kept_scale = draw_mask(P, p) if p else (None, 1.0)
+        ctx.save_for_backward(query, key, value, P, None if keep is None else keep.to(torch.int8))
         return Attention.drop(P, keep, ctx.kept_scale) @ value
 
     @staticmethod
@@ -58,6 +55,7 @@ class Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_out: Tensor):
         query, key, value, P, keep = ctx.saved_tensors
+        keep = None if keep is None else keep.to(P.dtype)
         d_value = Attention.drop(P, keep, ctx.kept_scale).transpose(-1, -2) @ d_out
         d_P = Attention.drop(d_out @ value.transpose(-1, -2), keep, ctx.kept_scale)
         d_scores = (d_P - (d_P * P).sum(-1, keepdim=True)).mul_(P).mul_(ctx.scale)

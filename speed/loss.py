@@ -12,7 +12,8 @@ LOGIT_ROWS = 128                                                             # t
 
 def target_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Sum over the M targets of the cross-entropy of logits = hidden W^T, in nats: hidden (M, C), weight (V, C), targets
-    (M,). smoothing: the share e of the target that goes to all V tokens alike, as in F.cross_entropy."""
+    (M,). smoothing: the share e of the target that goes to all V tokens alike, as in F.cross_entropy. Rows of hidden behind the
+    targets' fill a batch up and count for nothing."""
     gradients = torch.is_grad_enabled()                                      # TargetLoss.forward itself runs without
     return TargetLoss.apply(hidden, weight, targets, smoothing, gradients and hidden.requires_grad,
                             gradients and weight.requires_grad)
@@ -27,20 +28,22 @@ class TargetLoss(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden) if with_hidden else None
         d_weight = torch.zeros_like(weight) if with_weight else None
         vocabulary, total = weight.shape[0], hidden.new_zeros((), dtype=torch.float32)
-        for start in range(0, len(targets), LOGIT_ROWS):
+        for start in range(0, len(hidden), LOGIT_ROWS):
             rows = slice(start, start + LOGIT_ROWS)
             target = targets[rows, None]                                     # (m, 1)
-            z = (hidden[rows] @ weight.T).float()                            # (m, C) -> (m, V)
+            logits = (hidden[rows] @ weight.T).float()                       # (m or more, C) -> (m or more, V)
+            z = logits[:len(target)]                                         # (m, V), a view
             largest, at_target, mean = z.amax(1, keepdim=True), z.gather(1, target), z.mean(1, keepdim=True)
             Z = z.sub_(largest).exp_().sum(1, keepdim=True)
             total += (largest + Z.log() - (1 - smoothing) * at_target - smoothing * mean).sum()
             if with_hidden or with_weight:
                 z.div_(Z).sub_(smoothing / vocabulary).scatter_add_(1, target, torch.full_like(at_target, smoothing - 1))
-                z = z.to(weight.dtype)
+                logits[len(target):] = 0
+                d_logits = logits.to(weight.dtype)
             if with_hidden:
-                torch.mm(z, weight, out=d_hidden[rows])
+                torch.mm(d_logits, weight, out=d_hidden[rows])
             if with_weight:
-                d_weight.addmm_(z.T, hidden[rows])
+                d_weight.addmm_(d_logits.T, hidden[rows])
         ctx.save_for_backward(d_hidden, d_weight)
         return total
 

@@ -26,13 +26,15 @@ class Packed:
         self.positions = torch.cat([torch.arange(t).repeat(n) for n, t in self.groups]).to(device)       # (N,)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
-        """(N, H, D) each -> (N, H, D)."""
-        sizes = [n * t for n, t in self.groups]
-        contexts = []
+        """(N, H, D) each -> (N, H, D). bf16 is attended in fp32 on a CPU: the sizes differ in every batch, and oneDNN, which
+        multiplies bf16, would compile a kernel for each."""
+        dtype, sizes, contexts = query.dtype, [n * t for n, t in self.groups], []
+        if query.device.type == "cpu":
+            query, key, value = query.float(), key.float(), value.float()
         for group, *parts in zip(self.groups, *(x.split(sizes) for x in (query, key, value)), strict=True):
             q, k, v = (x.unflatten(0, group).transpose(1, 2) for x in parts)             # (n t, H, D) -> (n, H, t, D)
             contexts.append(self.attention(q, k, v, None, self.causal, p).transpose(1, 2).flatten(0, 1))
-        return torch.cat(contexts)
+        return torch.cat(contexts).to(dtype)
 
 
 def pack(sequences: Sequence[list[int]], causal: bool, device: torch.device | str = "cpu", multiple: int = 1

@@ -23,19 +23,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
-import baselines
 import data
-import download
-import eval_metrics
 import lora
+import methods as baselines
 import model as M
-import token_cache
-import tokenizer as TK
-import weight_files as W
+from files import cache, published
+from files import weights as W
+from files.text import write_json
+from files.tokenizer import byte_alphabet
+from metrics.texts import LINE_END, read_pair
 
 SECONDS = 5                                                                  # a file of a few KB takes milliseconds
 BYTES = 300 << 20                                                            # growth of the peak over a whole kind
@@ -273,7 +272,7 @@ def write_model(folder: Path, kind: str) -> M.GPT2 | M.RobertaClassifier:
     config = M.GPT2Config(**GPT2) if kind == "gpt2" else M.RobertaConfig(**ROBERTA)
     model = M.GPT2(config) if kind == "gpt2" else M.RobertaClassifier(config)
     M.init_weights(model, seed=0)
-    W.write_json({"model_type": kind, **(GPT2 if kind == "gpt2" else ROBERTA)}, folder / "config.json")
+    write_json({"model_type": kind, **(GPT2 if kind == "gpt2" else ROBERTA)}, folder / "config.json")
     W.write_safetensors(model.state_dict(), folder / "model.safetensors")
     return model.eval()
 
@@ -349,7 +348,7 @@ def legacy_pickle_kind(folder: Path) -> Kind:
 
 
 def tokenizer_kind(folder: Path) -> Kind:
-    letters = TK.byte_alphabet()
+    letters = byte_alphabet()
     vocab = {char: number for number, char in enumerate(letters)}
     merges = [("a", "b"), ("Ġ", "ab"), ("ab", "c"), ("Ġab", "abc")]
     for left, right in merges:
@@ -408,9 +407,9 @@ def scorer_kind(folder: Path) -> Kind:
     hypotheses.write_text("".join(f"one {n}\n" for n in range(8)), encoding="utf-8")
 
     def load() -> None:
-        groups, texts = eval_metrics.read_pair(references, hypotheses)
+        groups, texts = read_pair(references, hypotheses)
         require(len(groups) == len(texts) and all(groups), "references and hypotheses do not pair")
-        require("\n".join(texts) == "\n".join(line.strip() for line in eval_metrics.LINE_END.split(
+        require("\n".join(texts) == "\n".join(line.strip() for line in LINE_END.split(
             hypotheses.read_bytes().decode("utf-8").removeprefix("\ufeff")))[:len("\n".join(texts))], "not the file's lines")
     return Kind([references, hypotheses], damage_bytes, load)
 
@@ -500,7 +499,7 @@ def archive_kind(folder: Path) -> Kind:
     content = b"text " * 100
 
     def load() -> None:
-        download.extract(archive, "CoLA", ["train.tsv", "dev.tsv"])
+        published.extract(archive, "CoLA", ["train.tsv", "dev.tsv"])
         require(all((archive.parent / name).read_bytes() == content for name in ("train.tsv", "dev.tsv")), "other text")
         strange = {path.name for path in folder.rglob("*")} - {"part", "CoLA.zip", "train.tsv", "dev.tsv"}
         require(not strange and not Path("/tmp/escaped-absolute").exists(), f"written outside: {strange}")
@@ -514,10 +513,10 @@ def token_cache_kind(folder: Path) -> Kind:
 
     def load() -> None:
         with unittest.mock.patch.dict(os.environ, {"XDG_CACHE_HOME": str(folder)}):
-            found = token_cache.cached_samples(lambda: expected, source, SimpleNamespace(fingerprint="x"), ("train", None))
+            found = cache.kept_samples(lambda: expected, [source], "x", ("train", None))
         require(found == expected, "other samples")
     load()
-    return Kind(list(folder.rglob("*.npz")), damage_bytes, load)
+    return Kind(list(folder.rglob("*.z")), damage_bytes, load)
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {

@@ -1,41 +1,32 @@
 """The training step as one would write it first, to compare the fast one with: padding, logits at every position, torch's
-own GELU and cross-entropy, attention by its formula, LoRA slice by slice. Dropout has to be 0, since the two draw differently.
+own cross-entropy, attention by its formula, LoRA's update as a whole matrix. Dropout has to be 0: the two draw differently.
 
     python -m tests.plain --model DIR --data-dir D --batch-size 4        # 50 steps of both on real data: losses side by side
 """
 import argparse
-import contextlib
 from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import baselines
 import lora
 import model as M
-import run_state
 import train
+from methods import apply_method
+from training import run_state
 
 
 def lora_forward(layer: lora.LoRALinear, x: Tensor) -> Tensor:
-    h = F.linear(x, layer.weight_out_in(), layer.bias)
-    update = torch.zeros_like(h)
-    for target, rows in layer.slices.items():
-        update[..., rows] = layer.scale * x @ layer.lora_A[target].T @ layer.lora_B[target].T
-    return h + update
+    """x (W + (alpha / r) B A)^T + b, the whole update built."""
+    weight = (layer.weight.T if layer.stored_transposed else layer.weight).clone()
+    for target, rows in layer.targets.items():
+        weight[rows] += layer.scale * layer.lora_B[target] @ layer.lora_A[target]
+    return F.linear(x, weight, layer.bias)
 
 
-@contextlib.contextmanager
-def plain_operations():
-    def attention(query, key, value, mask, causal, p):
-        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5      # (B, H, T, S)
-        if causal and mask is None:
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-        return (scores if mask is None else scores.masked_fill(~mask, float("-inf"))).softmax(-1) @ value
-    with (mock.patch.object(M, "gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
-          mock.patch.object(M, "attention", attention), mock.patch.object(lora.LoRALinear, "forward", lora_forward)):
-        yield
+def plain_lora():
+    return mock.patch.object(lora.LoRALinear, "forward", lora_forward)
 
 
 def plain_loss(model: torch.nn.Module, task, indices: list[int]) -> Tensor:
@@ -51,21 +42,22 @@ def plain_loss(model: torch.nn.Module, task, indices: list[int]) -> Tensor:
                               ids, -100)
         logits = model(ids)[:, :-1]                                          # (B, T - 1, V)
         return F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(),
-                               label_smoothing=task.settings["label_smoothing"])
+                               label_smoothing=task.settings.label_smoothing)
     return F.cross_entropy(model(ids, real), torch.tensor([label for _, label in samples]))
 
 
 def losses(arguments: list[str], steps: int, plain: bool, folder) -> list[float]:
     """The losses of `steps` updates by train.py's Trainer, on its own or with everything plain."""
-    options = train.parse_arguments([*arguments, "--dropout", "0", "--model-dropout", "0", "--max-steps", str(steps)])
+    options = train.parse_arguments([*arguments, "--dropout", "0", "--model-dropout", "0", "--max-steps", str(steps),
+                                     "--device", "cpu"])
     model, task, settings, _ = train.prepare(options, seed=1)
     torch.manual_seed(5)
-    baselines.apply_method(model, "lora", rank=settings["rank"], alpha=settings["alpha"], targets=settings["targets"], seed=1)
+    apply_method(model, "lora", rank=settings.rank, alpha=settings.alpha, targets=settings.targets, seed=1)
     trainer = train.Trainer(model, task, settings, 1, folder, run_state.Interruptions())
-    batches = train.length_grouped_batches(task.train_lengths, settings["batch_size"], 1, 0)[:steps]
+    batches = train.length_grouped_batches(task.train_lengths, settings.batch_size, 1, 0)[:steps]
     assert len(batches) == steps
     if plain:
-        with plain_operations(), mock.patch.object(type(task), "loss", lambda self, model, indices: (
+        with plain_lora(), mock.patch.object(type(task), "loss", lambda self, model, indices: (
                 plain_loss(model, self, indices) * self.terms(indices))):
             return [trainer.update(batch, trainer.schedule(step)) for step, batch in enumerate(batches)]
     return [trainer.update(batch, trainer.schedule(step)) for step, batch in enumerate(batches)]

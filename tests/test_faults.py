@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import cli
-import run_state
-import tasks
 import train
-import weight_files as W
 from experiments.faults import ForkedRun, arguments_for, differences, kill_and_compare, run_folder_in, undisturbed, wait_for
+from files import cli, writing
+from files import weights as W
+from files.text import write_json
+from files.writing import fsync_folder
+from training import run_state, tasks
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and process groups of POSIX")
 
@@ -111,7 +112,7 @@ def restored(folder):
 
 def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypatch, capsys, record_property):
     """The process ends at the k-th call of the system, for every k, with what was written torn or whole."""
-    calls = {"os.replace": os.replace, "os.fsync": os.fsync, "W.fsync_folder": W.fsync_folder, "torch.save": torch.save}
+    calls = {"os.replace": os.replace, "os.fsync": os.fsync, "fsync_folder": fsync_folder, "torch.save": torch.save}
     moments = 0
     for crash_at in range(1, 100):
         folder = tmp_path / str(crash_at)
@@ -135,7 +136,7 @@ def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypa
             return call
         monkeypatch.setattr(os, "replace", crashing(calls["os.replace"]))
         monkeypatch.setattr(os, "fsync", crashing(calls["os.fsync"]))
-        monkeypatch.setattr(W, "fsync_folder", crashing(calls["W.fsync_folder"]))
+        monkeypatch.setattr(writing, "fsync_folder", crashing(calls["fsync_folder"]))
         monkeypatch.setattr(torch, "save", crashing(calls["torch.save"], lambda state, file: file.write(b"half a state")))
         monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)     # a dead process tidies nothing up
         crashed = False
@@ -217,7 +218,7 @@ def test_a_full_disk_keeps_the_state_that_was_there(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(OSError, match=r"x.json: No space left on device"):
         (tmp_path / "x.json.tmp").symlink_to("/dev/full")
-        W.write_json({"a": 1}, tmp_path / "x.json")
+        write_json({"a": 1}, tmp_path / "x.json")
 
 
 def test_numbers_that_are_not_finite_are_never_saved(tmp_path):

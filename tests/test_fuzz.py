@@ -9,11 +9,13 @@ import zipfile
 import pytest
 import torch
 
-import baselines
 import data
 import lora
+import methods as baselines
 import model as M
-import weight_files as W
+from files import weights as W
+from files.published import find_model
+from files.text import read_json, write_json
 from tests.fuzz import KINDS, fuzz_kind, write_model
 
 QUICK = {"safetensors": 500, "GLUE TSV": 250, "E2E text and CSV": 250, "tokenizer": 200, "scorer's text files": 150,
@@ -81,7 +83,7 @@ def test_a_pickle_that_would_run_code_does_not_run_it(tmp_path, name, place, rep
             (tmp_path / "model.safetensors").unlink()
             M.load_pretrained(tmp_path)
         elif place == "adapter_model.bin":
-            W.write_json({"peft_type": "LORA", "r": 2, "lora_alpha": 4}, tmp_path / "adapter_config.json")
+            write_json({"peft_type": "LORA", "r": 2, "lora_alpha": 4}, tmp_path / "adapter_config.json")
             baselines.load_trained(model, tmp_path)
         else:
             lora.load_adapter(model, tmp_path / place, alpha=4)
@@ -117,7 +119,7 @@ CLAIMS = {"n_layer": 10**9, "n_embd": 10**12, "vocab_size": 2**70, "n_head": 3, 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_config_that_no_model_can_have_is_refused(tmp_path, name):
     write_model(tmp_path, "gpt2")
-    config = W.read_json(tmp_path / "config.json")
+    config = read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text(json.dumps(config | {name: CLAIMS[name]}))
     with pytest.raises(ValueError, match="config.json: (n_|vocab|layer|resid|attn|embd|3 heads)"):
         M.load_pretrained(tmp_path)
@@ -129,7 +131,7 @@ def test_a_head_is_not_built_on_a_claim(tmp_path):
     tensors = {name: tensor.clone() for name, tensor in W.read_safetensors(tmp_path / "model.safetensors").items()
                if not name.startswith("classifier.")}
     W.write_safetensors(tensors, tmp_path / "model.safetensors")
-    config = W.read_json(tmp_path / "config.json")
+    config = read_json(tmp_path / "config.json")
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 10**6}))
     with pytest.raises(ValueError, match=r"has shape \[.*\], config.json asks for"):
         M.load_pretrained(tmp_path)
@@ -155,8 +157,8 @@ def test_a_pattern_that_takes_for_ever_is_refused(tmp_path, pattern):
     model = M.load_pretrained(tmp_path)
     lora.add_lora(model, 2, 5.0, ("q", "v"))
     lora.save_adapter(model, tmp_path / "adapter")
-    config = W.read_json(tmp_path / "adapter" / "adapter_config.json")
-    W.write_json(config | {"rank_pattern": {pattern: 4}}, tmp_path / "adapter" / "adapter_config.json")
+    config = read_json(tmp_path / "adapter" / "adapter_config.json")
+    write_json(config | {"rank_pattern": {pattern: 4}}, tmp_path / "adapter" / "adapter_config.json")
     with pytest.raises(ValueError, match=f"'{re.escape(pattern[:60])}' in rank_pattern is too intricate"):
         lora.load_adapter(M.load_pretrained(tmp_path), tmp_path / "adapter")
 
@@ -164,10 +166,10 @@ def test_a_pattern_that_takes_for_ever_is_refused(tmp_path, pattern):
 def test_many_equal_keys_are_found_quickly(tmp_path):
     (tmp_path / "vocab.json").write_text("{" + ", ".join(f'"{n}": {n}' for n in range(200_000)) + ', "199999": 0}')
     with pytest.raises(ValueError, match="vocab.json: not valid JSON .*'199999' stands twice"):
-        W.read_json(tmp_path / "vocab.json")
+        read_json(tmp_path / "vocab.json")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="deep.json: not valid JSON"):
-        W.read_json(tmp_path / "deep.json")
+        read_json(tmp_path / "deep.json")
 
 
 # ---------------------------------------------------------------- numbers that are none, and names that lead elsewhere
@@ -214,7 +216,7 @@ def test_a_cache_reference_cannot_point_outside_its_snapshots(tmp_path, monkeypa
         (folder / "config.json").write_text("{}")
     (repository / "refs" / "main").write_text(reference)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
-    assert W.find_model("gpt2") is None
+    assert find_model("gpt2") is None
 
 
 def test_a_tensor_under_two_spellings_is_refused(tmp_path):

@@ -1,14 +1,13 @@
-"""lora.py: the update against PEFT and loralib, what trains, merging, and adapter files that refuse the wrong base."""
+"""lora.py: the update against PEFT and loralib, what trains, and merging."""
 import copy
 
 import pytest
 import torch
-from torch import nn
 
 import lora as L
 import model as M
-import weight_files as W
-from adapter_files import read_folder, write_folder
+from adapters import save_adapter
+from files.pretrained import init_weights
 
 GPT2 = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40,
         "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
@@ -58,7 +57,7 @@ def test_forward_equals_the_dense_update_and_merge_equals_forward(kind, targets)
     with torch.no_grad():
         for name, layer in L.lora_layers(adapted).items():
             weight = base.get_submodule(name).weight
-            for target in layer.slices:
+            for target in layer.targets:
                 delta = 7 / 3 * layer.lora_B[target] @ layer.lora_A[target]             # (d_out, d_in)
                 if kind == "gpt2" and target in "qkv":
                     start = "qkv".index(target) * 24
@@ -91,7 +90,7 @@ def test_roberta_outputs_and_gradients_equal_peft(tmp_path, targets):
     reference = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(
         **ROBERTA, layer_norm_eps=1e-5, type_vocab_size=1, pad_token_id=1))
     reference.load_state_dict(make_base("roberta").state_dict(), strict=True)
-    L.save_adapter(ours, tmp_path)
+    save_adapter(ours, tmp_path)
     theirs = peft.PeftModel.from_pretrained(reference, tmp_path, is_trainable=True).eval()
     x = tokens("roberta")
     torch.testing.assert_close(ours(x), theirs(input_ids=x).logits, atol=1e-5, rtol=1e-5)
@@ -101,7 +100,7 @@ def test_roberta_outputs_and_gradients_equal_peft(tmp_path, targets):
     for name, layer in L.lora_layers(ours).items():
         for letter in "AB":
             theirs_gradient = theirs.get_parameter(f"base_model.model.{name}.lora_{letter}.default.weight").grad
-            (target,) = layer.slices
+            (target,) = layer.targets
             torch.testing.assert_close(our_gradients[f"{name}.lora_{letter}.{target}"], theirs_gradient, atol=1e-6, rtol=1e-4)
             compared += theirs_gradient.abs().max() > 1e-6
     assert compared == 2 * 2 * len(targets)
@@ -138,7 +137,7 @@ def test_peft_reads_our_gpt2_adapter(tmp_path, targets):
     """Several slices of c_attn become one PEFT update of rank n r: the same logits."""
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     ours = make_adapted("gpt2", targets)
-    L.save_adapter(ours, tmp_path)
+    save_adapter(ours, tmp_path)
     reference = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2))
     reference.load_state_dict(make_base("gpt2").state_dict(), strict=False)
     theirs = peft.PeftModel.from_pretrained(reference, tmp_path).eval()
@@ -163,7 +162,7 @@ def test_dropout_acts_on_the_update_only_and_in_training_only():
 @pytest.mark.parametrize("init, bound, std", [("kaiming", 768 ** -0.5, 768 ** -0.5 / 3 ** 0.5), ("gaussian", 0.2, 0.02)])
 def test_A_starts_independently_in_every_layer_and_B_at_zero(init, bound, std):
     model = M.RobertaClassifier(M.RobertaConfig(vocab_size=20, num_hidden_layers=2))
-    M.init_weights(model, seed=0)
+    init_weights(model, seed=0)
     L.add_lora(model, rank=8, alpha=16, targets=("q", "k"), init=init, seed=3)
     starts = [A for layer in L.lora_layers(model).values() for A in layer.lora_A.values()]
     assert len(starts) == 4
@@ -211,89 +210,6 @@ def test_merging_twice_or_without_lora_is_refused(kind):
         L.merge(make_base(kind))
     with pytest.raises(RuntimeError, match="has LoRA already"):
         L.add_lora(L.unmerge(model), 2, 3)
-
-
-@BOTH
-@pytest.mark.parametrize("targets", TARGET_SETS, ids="-".join)
-def test_saved_and_loaded_adapter_is_the_same(tmp_path, kind, targets):
-    model = make_adapted(kind, targets)
-    if kind == "roberta":
-        nn.init.normal_(model.classifier.out_proj.weight)
-    L.save_adapter(model, tmp_path, base_name="base", task="mrpc")
-    loaded = L.load_adapter(make_base(kind), tmp_path, task="mrpc")
-    expected = dict(model.named_parameters())
-    assert all(torch.equal(parameter, expected[name]) for name, parameter in loaded.named_parameters())
-    assert loaded.lora_settings == model.lora_settings
-    x = tokens(kind)
-    with torch.inference_mode():
-        assert torch.equal(loaded(x), model(x))
-        doubled = L.load_adapter(make_base(kind), tmp_path, alpha=14)
-        assert (doubled(x) - model(x)).abs().max() > 1e-3
-
-
-def test_an_adapter_holds_the_adapter_alone(tmp_path):
-    L.save_adapter(make_adapted("gpt2"), tmp_path)
-    stored = W.read_safetensors(tmp_path / "adapter_model.safetensors")
-    assert all("lora_" in name for name in stored)
-    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 4 * 2 * (6 * 24 + 72 * 6) + 2000
-
-
-def test_a_merged_model_or_one_without_lora_is_not_saved(tmp_path):
-    with pytest.raises(RuntimeError, match="merged model is not saved"):
-        L.save_adapter(L.merge(make_adapted("gpt2")), tmp_path)
-    with pytest.raises(RuntimeError, match="no LoRA to save"):
-        L.save_adapter(make_base("gpt2"), tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-@BOTH
-def test_another_base_task_or_head_is_refused(tmp_path, kind):
-    L.save_adapter(make_adapted(kind), tmp_path, task="mrpc")
-    with pytest.raises(ValueError, match="trained on base"):
-        L.load_adapter(make_base(kind, seed=1), tmp_path)
-    with pytest.raises(ValueError, match="trained for task 'mrpc', expected 'rte'"):
-        L.load_adapter(make_base(kind), tmp_path, task="rte")
-    if kind == "roberta":
-        with pytest.raises(ValueError, match="head has 3 labels, this model's 2"):
-            L.load_adapter(make_base(kind, num_labels=2), tmp_path)
-
-
-def damage(directory, change):
-    """Change tensors and our own section of an adapter file, or what PEFT reads of adapter_config.json."""
-    tensors, config, own = read_folder(directory)
-    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
-    change({"tensors": tensors, "config": config, "own": own})
-    write_folder(directory, tensors, config, own)
-
-
-FIRST_B = "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight"
-DAMAGE = {
-    "no file": (lambda d: (d / "adapter_model.safetensors").unlink(), FileNotFoundError, "no adapter_model.safetensors"),
-    "no config": (lambda d: (d / "adapter_config.json").unlink(), FileNotFoundError, "no adapter_config.json"),
-    "not json": (lambda d: (d / "adapter_config.json").write_text("{"), ValueError, "not valid JSON"),
-    "foreign": (lambda d: (d / "adapter_config.json").write_text("{}"), ValueError, "no peft_type, or r or lora_alpha is no"),
-    "alpha 0": (lambda d: damage(d, lambda f: f["config"].update(lora_alpha=0)), ValueError, "lora_alpha is no number above 0"),
-    "alpha 0 of a layer": (lambda d: damage(d, lambda f: f["config"].update(alpha_pattern={"attn": 0})), ValueError,
-                           "expected numbers above 0 by name"),
-    "no init": (lambda d: damage(d, lambda f: f["own"].pop("init")), ValueError, "no LoRA adapter of this project: 'init'"),
-    "rank": (lambda d: damage(d, lambda f: f["own"].update(rank=2)), ValueError, "expected rank 4"),
-    "alpha": (lambda d: damage(d, lambda f: f["config"].update(lora_alpha=8)), ValueError, "alpha is 7 in its metadata"),
-    "target": (lambda d: damage(d, lambda f: f["own"].update(targets=["q", "x"])), ValueError, "unknown LoRA target 'x'"),
-    "other target": (lambda d: damage(d, lambda f: f["own"].update(targets=["q", "k"])), ValueError, "outside the blocks"),
-    "missing": (lambda d: damage(d, lambda f: f["tensors"].pop(FIRST_B)), ValueError, "first difference"),
-    "shape": (lambda d: damage(d, lambda f: f["tensors"].update({FIRST_B: f["tensors"][FIRST_B][:-1].clone()})), ValueError,
-              "has shape"),
-}
-
-
-@pytest.mark.parametrize("fault", DAMAGE)
-def test_a_damaged_adapter_is_refused_in_one_line(tmp_path, fault):
-    L.save_adapter(make_adapted("gpt2"), tmp_path)
-    spoil, kind, message = DAMAGE[fault]
-    spoil(tmp_path)
-    with pytest.raises(kind, match=message) as refusal:
-        L.load_adapter(make_base("gpt2"), tmp_path)
-    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("settings, message", [

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import model as M
-import weight_files as W
+from files import weights as W
+from files.published import find_model
 
 transformers = pytest.importorskip("transformers")
 
@@ -188,9 +189,9 @@ def test_a_name_is_found_in_the_weights_folder_and_in_the_hugging_face_cache(tmp
     gpt2_reference(**ODD_GPT2).save_pretrained(snapshot)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc\n")
-    assert W.find_model("gpt2") == snapshot
+    assert find_model("gpt2") == snapshot
     shutil.copytree(snapshot, tmp_path / "weights" / "gpt2")
-    assert W.find_model("gpt2") == tmp_path / "weights" / "gpt2"
+    assert find_model("gpt2") == tmp_path / "weights" / "gpt2"
     assert M.load_pretrained("gpt2").config.n_embd == 36
 
 

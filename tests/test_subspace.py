@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import cli
-from adapter_files import read_adapter
+from adapters import save_adapter
+from adapters.saving import read_adapter
 from experiments import subspace
-from lora import add_lora, lora_layers, save_adapter
+from files import cli
+from lora import add_lora, lora_layers
 from model import load_pretrained
 
 

@@ -7,9 +7,9 @@ import torch
 
 from data import encode_e2e, read_e2e
 from experiments import tour
+from files.tokenizer import load_tokenizer
 from lora import lora_layers
 from model import load_pretrained
-from tokenizer import load_tokenizer
 
 
 @pytest.fixture()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data import read_e2e, read_glue
+from files.tokenizer import load_tokenizer
 from model import load_pretrained
-from tokenizer import load_tokenizer
 from toy import world
 
 PRETRAINING = list(world.pretraining_documents(2000))

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 import data
 import lora
 import model as M
-import tasks
 import train
-import weight_files as W
+from files import weights as W
 from tests import plain
+from training import tasks
 
 
 @pytest.fixture()

@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import cli
 import data
 import train
+from files import cli
+from files.text import read_json
 from model import load_pretrained
-from tasks import decode_and_score
 from toy import world
-from weight_files import read_json
+from training.tasks import decode_and_score
 
 TOY = Path("toy")                                                            # run from the repository's root
 RUNS = Path("runs/demo")

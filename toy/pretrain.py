@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
-from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig, init_weights
-from precision import multiplies_bf16_fast
+from files import cli
+from files.pretrained import init_weights
+from files.weights import write_safetensors
+from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from toy.world import GENRES, pretraining_documents
-from weight_files import write_safetensors
+from training.precision import multiplies_bf16_fast
 
 VOCABULARY = 1024       # tokens that text is made of; the special ones come on top
 CLOSING, CLOSING_SHARE = 9, 0.3

@@ -8,19 +8,19 @@ from functools import cache
 
 import pytest
 import torch
-from adapters.saving import save_adapter
 
 import generation.decoding as decoding
 import generation.e2e as e2e
+from adapters.saving import save_adapter
 from data import encode_e2e, read_e2e
 from decode import main
-from eval_metrics import read_pair
 from files.pretrained import init_weights
+from files.tokenizer import load_tokenizer
 from generation import SEARCHES, Settings, best_text, generate, n_best
 from generation.e2e import clean, decode_e2e, e2e_prompt, end_tokens, penalty_table
 from lora import add_lora, lora_layers, merge, unmerge
+from metrics.texts import read_pair
 from model import GPT2, GPT2Config, load_pretrained
-from tokenizer import load_tokenizer
 
 
 @cache

@@ -1,0 +1,5 @@
+"""Adapters as files, of this project, PEFT, loralib and the authors; and many of them at once, in a bank."""
+from adapters.bank import AdapterBank
+from adapters.saving import load_adapter, save_adapter
+
+__all__ = ["AdapterBank", "load_adapter", "save_adapter"]

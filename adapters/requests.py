@@ -1,0 +1,112 @@
+"""What predict.py is asked: a JSON line becomes token ids in the form in which its adapter's task was trained.
+
+A line that cannot be answered is refused with a reason, which names what was expected. Left out: the answers (predict.py).
+"""
+import json
+from dataclasses import dataclass
+
+from adapters.bank import BASE, AdapterBank
+from data import GLUE_TASKS
+from files.text import shorten, unique_keys
+from files.tokenizer import Tokenizer
+from generation.e2e import e2e_prompt
+
+ANSWER_KEYS = ("label", "probability", "score", "line", "error")
+
+
+@dataclass(frozen=True)
+class Request:
+    adapter: str
+    ids: list[int]
+    further: dict                                                            # what comes back with the answer
+
+
+@dataclass(frozen=True)
+class Refusal:
+    line: int
+    reason: str
+
+
+class RequestReader:
+    """How requests for the adapters of a bank are read. tasks: of each adapter on RoBERTa."""
+
+    def __init__(self, bank: AdapterBank, tokenizer: Tokenizer, room: int):
+        """room: tokens that GPT-2 may generate after a text.
+
+        Raises ValueError for another model's tokenizer, and for an adapter on RoBERTa whose task does not say what its labels
+        mean, or has another number of them than its head.
+        """
+        if tokenizer.vocab_size > bank.model.config.vocab_size:
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {bank.model.config.vocab_size}: "
+                             "use the tokenizer of this model")
+        self.bank, self.tokenizer, self.room = bank, tokenizer, room
+        self.tasks = {name: self.glue_task(name) for name in bank.adapters if bank.model.head and name != BASE}
+
+    def task_of(self, name: str) -> str:
+        """The task that an adapter was trained for or, where its file does not say, the one it is called by."""
+        return self.bank[name].task or name
+
+    def glue_task(self, name: str) -> str:
+        """The task of an adapter on RoBERTa, which has to be one of GLUE with as many labels as its head."""
+        adapter, task = self.bank[name], self.task_of(name)
+        if task not in GLUE_TASKS:
+            raise ValueError(f"adapter '{name}': its task is {shorten(task)}, so its labels have no names; expected one of "
+                             f"{', '.join(GLUE_TASKS)}: name an adapter that knows no task after it")
+        labels, found = GLUE_TASKS[task].labels or ("score",), adapter.head.out_proj.out_features
+        if len(labels) != found:
+            raise ValueError(f"adapter '{name}': its head has {found} labels, {task} has {len(labels)} ({', '.join(labels)})")
+        return task
+
+    def read(self, line: bytes) -> Request:
+        """The request on a line. Raises ValueError with what is wrong with it."""
+        try:
+            content = json.loads(line.decode("utf-8"), object_pairs_hook=unique_keys)
+            as_json(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not JSON in UTF-8 ({error})") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"found a JSON {type(content).__name__}, expected an object with adapter and text")
+        for key in ("adapter", "text"):
+            if key not in content:
+                raise ValueError(f"no '{key}'; expected an object with adapter and text")
+        further = {key: value for key, value in content.items() if key not in ("adapter", "text")}
+        for key in further:
+            if key in ANSWER_KEYS:
+                raise ValueError(f"'{key}' is a key of the answers; give it another name")
+        name, texts = content["adapter"], content["text"]
+        if not isinstance(name, str):
+            raise ValueError(f"the adapter is {shorten(json.dumps(name))}, expected its name")
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list) or not 1 <= len(texts) <= 2 or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"the text is {shorten(json.dumps(content['text']))}, expected a string or a list of one or two")
+        task = self.task_of(name)                                            # refuses a name that is not held
+        ids = self.encode_pair(name, texts) if self.bank.model.head else self.encode_prompt(task, texts)
+        return Request(name, ids, further)
+
+    def encode_prompt(self, task: str, texts: list[str]) -> list[int]:
+        """A meaning representation in the frame it was trained in (E2E), or plain text to go on with."""
+        if len(texts) != 1:
+            raise ValueError("two texts; GPT-2 continues one")
+        ids = e2e_prompt(self.tokenizer, texts[0]) if task == "e2e" else self.tokenizer.encode(texts[0])
+        most = self.bank.model.config.longest_input - self.room
+        if not 1 <= len(ids) <= most:
+            raise ValueError(f"the text has {len(ids)} tokens, expected 1 to {most}, so that the answer fits")
+        return ids
+
+    def encode_pair(self, name: str, texts: list[str]) -> list[int]:
+        """A sentence or two, as RoBERTa's adapter `name` takes them."""
+        if name == BASE:
+            raise ValueError(f"the base has no head of a task ({self.bank.held()})")
+        task, most = self.tasks[name], self.bank.model.config.longest_input
+        expected = len(GLUE_TASKS[task].texts)
+        if len(texts) != expected:
+            raise ValueError(f"{len(texts)} texts; {task} takes {expected}")
+        ids = self.tokenizer.encode(*texts)
+        if len(ids) > most:
+            raise ValueError(f"the text has {len(ids)} tokens, the model takes {most}: shorten it")
+        return ids
+
+
+def as_json(content) -> bytes:
+    """Raises ValueError for what JSON in UTF-8 cannot hold, NaN and half a surrogate pair, though json.loads takes them."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8")

@@ -1,0 +1,95 @@
+"""The runs that an experiment has made, from their folders or from the lines that are kept of them.
+
+results/runs.jsonl holds a line per run, in the order of their places:
+
+    place        <folder of the command>/seed<k>, or .../base for an evaluation of the base; the path that the run had
+    metrics      its metrics.json as it is
+    config       its config.json as it is; null for an evaluation of the base, which has none
+    log          the training loss at every logged step: {"step": [...], "loss": [...]}, six digits of each loss
+
+results/plans.jsonl (the experiments as they were run: sweep.make_plan) and results/subspaces.jsonl have the same form: a line
+per thing, each with its place. Left out: the rest of a run's folder, above all its weights and texts; and of the log the
+speed of every step, of which metrics.json holds the mean.
+"""
+import json
+from pathlib import Path
+
+from files.text import read_json
+from files.writing import written_whole
+
+
+def is_single(row: dict) -> bool:
+    """Whether a row has one run and no seeds: an evaluation of the base."""
+    return "--eval-only" in row["command"]
+
+
+def finished(runs_dir: Path, row: dict, seed: int) -> Path | None:
+    """The metrics.json of a row's run, if it is there."""
+    found = sorted((runs_dir / row["folder"]).rglob("metrics.json" if is_single(row) else f"seed{seed}/metrics.json"))
+    return found[0] if found else None
+
+
+def places(plan: dict, row: dict) -> dict[int, str]:
+    """Seed -> the place of the row's run; a row without seeds has one, under the plan's first."""
+    if is_single(row):
+        return {plan["seeds"][0]: f"{row['folder']}/base"}
+    return {seed: f"{row['folder']}/seed{seed}" for seed in plan["seeds"]}
+
+
+def from_folders(plans: list[dict], runs_dir: Path) -> dict[str, dict]:
+    """place -> line, of every finished run of these plans."""
+    runs = {}
+    for plan in plans:
+        for row in plan["rows"]:
+            for seed, place in places(plan, row).items():
+                path = finished(runs_dir, row, seed)
+                if path is not None and place not in runs:
+                    config = path.parent / "config.json"
+                    runs[place] = {"place": place, "metrics": read_json(path),
+                                   "config": read_json(config) if config.exists() else None,
+                                   "log": read_log(path.parent / "log.jsonl")}
+    return runs
+
+
+def read_log(path: Path) -> dict[str, list]:
+    """The loss at every logged step, as columns; empty ones where there is no log."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    entries = [json.loads(line) for line in lines]
+    return {"step": [entry["step"] for entry in entries], "loss": [float(f"{entry['loss']:.6g}") for entry in entries]}
+
+
+def runs_of(plan: dict, runs: dict[str, dict]) -> dict[str, list[dict]]:
+    """Label -> the metrics of its runs in the order of the seeds, each with its place, its config and its log."""
+    found = {}
+    for row in plan["rows"]:
+        lines = [runs[place] for place in places(plan, row).values() if place in runs]
+        found[row["label"]] = [line["metrics"] | {"place": line["place"], "config": line["config"] or {}, "log": line["log"]}
+                               for line in lines]
+    return found
+
+
+# ---------------------------------------------------------------- files of a line per thing
+
+def read_lines(path: Path) -> dict[str, dict]:
+    """place -> line; empty where there is no file. Raises ValueError for a line that is none."""
+    lines = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
+        try:
+            line = json.loads(text)
+            lines[line["place"]] = line
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: expected a JSON object with its place, found {text[:40]!r} "
+                             f"({error!r}); make the report anew from the runs") from None
+    return lines
+
+
+def keep_lines(new: dict[str, dict], path: Path) -> dict[str, dict]:
+    """Add lines to a file, or put them in place of those of the same place; returns what it then holds. Equal lines give
+    equal bytes: they are in the order of their places, and a line that has not changed stays as it was."""
+    lines = read_lines(path) | new
+    lines = {place: lines[place] for place in sorted(lines)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as file:
+        for line in lines.values():
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8"))
+    return lines

@@ -1,0 +1,9 @@
+"""What the rest of the house knows of files: to read them with care, write them whole, fetch and keep them.
+
+    text.py         lines, tables, JSON                   published.py    models and tasks: from a name to a folder
+    weights.py      safetensors, pickles, index files     download.py     one file over HTTP, resumed and checked
+    tokenizer.py    byte-level BPE                        cache.py        what is computed once and kept
+    writing.py      whole or not at all; locks            cli.py          one error style for all commands
+
+Only weights.py imports torch. Left out: what models, tasks and adapters are, of which nothing here knows.
+"""

@@ -1,0 +1,47 @@
+"""One error style for every command: one line on stderr, no traceback, a meaningful exit status.
+
+0 success, 1 bad input (ValueError, OSError, too little memory), 2 wrong usage (argparse), 130 Ctrl-C, 143 SIGTERM.
+`--debug`, which every command takes, shows the traceback. What is none of these is a bug and keeps its traceback.
+"""
+import signal
+import sys
+from collections.abc import Callable
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the command where nothing is half done; the message says what is kept."""
+
+    def __init__(self, signum: int, message: str = "interrupted"):
+        super().__init__(message)
+        self.signum = signum
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether this is Python's, numpy's or torch's way to say that memory ran out; torch has several."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc")))
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call `main` and exit with its status; what the user can mend is reported as one line that starts with "error:"."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        status = main() or 0
+    except KeyboardInterrupt as error:
+        message, status = f"\nerror: {str(error) or 'interrupted'}", 128 + getattr(error, "signum", signal.SIGINT)
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        message, status = f"error: {' '.join(str(error).split())}", 1
+    except (MemoryError, RuntimeError) as error:
+        if debug or not out_of_memory(error):
+            raise
+        message, status = ("error: " + (str(error).splitlines() or ["out of memory"])[0][:300]
+                           + ": lower the batch size or the beam size, or take a smaller model"), 1
+    else:
+        message = ""
+    if message:
+        print(message, file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,260 @@
+"""Every number of README.md and docs/: computed ones follow from the code, measured ones stand in results/."""
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+import train
+from experiments import published, readme
+from methods.counts import formula_counts
+from model import GPT2Config, RobertaConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in readme.PAGES}
+README = PAGES["README"]
+FLAT = {name: " ".join(page.split()) for name, page in PAGES.items()}        # each page on one line
+
+
+def kept(name: str) -> str:
+    return (ROOT / "results" / name).read_text("utf-8")
+
+
+def kept_json(name: str) -> dict:
+    return json.loads(kept(name))
+
+
+def table(text: str, column: str) -> list[list[str]]:
+    """The cells of every row of the table that has this column."""
+    for lines in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        header, _, *rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in lines.splitlines()]
+        if column in header:
+            return rows
+    raise ValueError(f"no table has a column '{column}'")
+
+
+# ---------------------------------------------------------------- computed
+
+def test_the_parameter_counts_are_the_formulas():
+    text, configs = PAGES["paper-and-code"], (GPT2Config(n_embd=1024, n_layer=24, n_head=16), RobertaConfig())
+    rows = table(text, "what trains")
+    assert len(rows) == 8
+    for name, _, *cells in rows:
+        for config, cell in zip(configs, cells, strict=True):
+            if cell != "–":
+                count, rank = re.fullmatch(r"([\d,]+)(?: \([rP] = (\d+)\))?", cell).groups()
+                assert int(count.replace(",", "")) == formula_counts(config, name.strip("`"), int(rank or 0))["trainable"], cell
+    assert f"{formula_counts(RobertaConfig(), 'lora', 8)['head']:,}" in text
+    lora, full = (formula_counts(configs[0], method, 4)["trainable"] for method in ("lora", "full"))
+    assert f"r = 4 on q and v: {lora:,} instead of {full:,}" in README and f"formula's {lora:,}" in FLAT["paper-and-code"]
+
+
+def test_the_options_of_the_deviations_exist(capsys):
+    with pytest.raises(SystemExit):
+        train.parse_arguments(["--help"])
+    known, rows = capsys.readouterr().out.split(), table(PAGES["paper-and-code"], "option")
+    named = {word.strip("`;") for *_, option in rows for word in option.split() if word.strip("`").startswith("--")}
+    assert len(rows) == 17 and len(named) > 10 and named <= set(known)
+
+
+def test_the_runs_of_the_paper_are_computed_from_a_measured_step():
+    shown = {row[0].strip("`"): row[2:] for row in table(PAGES["costs"], "target")}
+    steps = {point["model"]: point for point in kept_json("bench/train.json")["points"] if point["way"] == "ours"}
+    for target, name, count in (("mrpc-lora", "roberta-base", 6900), ("mnli-lora", "roberta-base", 736_320),
+                                ("e2e-lora", "gpt2-medium", 26_290), ("e2e-lora-small", "gpt2", 26_290)):
+        time, memory, disk, gpu = shown[f"make {target}"]
+        hours = count * steps[name]["milliseconds"] / 3.6e6
+        assert time.startswith(f"{count:,} steps of {steps[name]['milliseconds'] / 1e3:.1f} s, ")
+        found = float(re.search(r"([\d.]+) (?:h|days) \(computed\)", time)[1]) * (24 if "days" in time else 1)
+        assert found == pytest.approx(hours, rel=0.03) and memory == f"{steps[name]['peak_mib']:,.0f} MiB"
+        assert "(computed)" in disk and "(computed)" in gpu
+        if target in ("mrpc-lora", "e2e-lora-small"):                        # README has these two as well
+            assert f"{hours:.1f} h, {memory} (computed: {time.partition(' s, ')[0]} s on EPYC)" in README
+    hours, count, seconds = re.search(r"([\d.]+) h \(computed: ([\d,]+) steps of ([\d.]+) s, Xeon", README).groups()
+    assert hours == f"{26_290 * float(seconds) / 3600:.1f}" and count == "26,290"
+    assert f"gpt2-medium takes {steps['gpt2-medium']['peak_mib']:,.0f} MiB at batch 8" in FLAT["costs"]
+    assert shown["make e2e-lora"][2] == "1.3 GiB of weights (computed)"      # 354,823,168 x 4 bytes
+
+
+def test_the_whole_pretraining_is_computed_from_its_first_steps():
+    printed = """gpt2: 100 documents, 9 tokens, 5 parameters, 300 of 9,000 steps
+step 100/300 loss 5.1 7 s
+step 300/300 loss 4.1 20 s
+mean loss of this epoch 4.3
+roberta: 100 documents, 9 tokens, 5 parameters, 300 of 6,000 steps
+step 300/300 loss 6.1 40 s
+"""
+    assert readme.whole_seconds(printed) == 30 * 20 + 20 * 40
+    with pytest.raises(ValueError, match="found 1 finished runs"):
+        readme.whole_seconds(printed[:200])
+
+
+def test_durations_and_sizes():
+    assert [readme.duration(seconds) for seconds in (0.071, 109, 5068, 2e4, 2e6)] == ["0.1 s", "109 s", "84 min", "5.6 h",
+                                                                                      "23 days"]
+    assert [readme.size(mib) for mib in (0.2, 57.4, 1640)] == ["under 1 MiB", "57 MiB", "1.6 GiB"]
+
+
+# ---------------------------------------------------------------- scores
+
+def test_the_results_of_the_readme_stand_in_results():
+    """Each score is in a row of results/README.md that begins with its method; the paper's are those of its tables."""
+    methods = {1: "frozen base", 2: "full", 3: "LoRA"}
+    rows = table(README, "trained by LoRA")
+    assert len(rows) == 7
+    for row in rows:
+        if row[0].endswith("the paper's"):
+            tables = (published.TABLE_3, 0) if row[0].startswith("E2E") else (
+                published.TABLE_2, published.GLUE_TASKS_OF_TABLE_2.index("mrpc"))
+            for cell, method in zip(row[2:4], ("full", "LoRA"), strict=True):
+                found = tables[0][method][tables[1]]
+                assert cell == (" ± ".join(map(str, found)) if isinstance(found, tuple) else str(found)), row[0]
+            continue
+        for column, method in methods.items():
+            kept_rows = [line.split(" | ") for line in kept("README.md").splitlines() if line.startswith(f"| {method}")]
+            assert any(row[column] in cells for cells in kept_rows), (row[0], method)
+        assert any(row[3] in cells and row[4] in cells for cells in kept_rows), row[0]
+
+
+def test_every_spread_and_similarity_stands_in_results_or_in_a_paper():
+    text = " ".join(FLAT[name] for name in ("README", "paper-and-code", "questions", "speed"))
+    found = kept("README.md") + kept("bench/bf16.md") + " ".join(
+        f"{mean} ± {deviation:g}" for mean, deviation in re.findall(
+            r"\((\d+\.?\d*), (\.\d+|\d+\.\d+)\)", (ROOT / "experiments" / "published.py").read_text("utf-8"))
+        for deviation in [float(deviation)])
+    spreads = re.findall(r"\d+\.\d+ ± \d+\.\d+", text)
+    assert len(spreads) > 40 and [spread for spread in spreads if spread not in found] == []
+    q, v = re.search(r"φ = (\S+) for q, (\S+) for v", text).groups()
+    assert f"φ(1, 1) of q {q}, φ(1, 1) of v {v}" in found
+    of_rank = dict(re.findall(r"(r = \d+): (\d+\.\d ± \d+\.\d)", kept("README.md")))
+    assert f"r = 1 has {of_rank['r = 1']}, r = 8 {of_rank['r = 8']} and r = 64 {of_rank['r = 64']}" in text
+    million = [f"{int(count.replace(',', '')) / 1e6:.1f}" for count in re.findall(
+        r"tokens, ([\d,]+) parameters", kept("output/pretrain-mini.txt"))]
+    assert f"a GPT-2 of {million[0]} and a RoBERTa of {million[1]} million" in text
+    assert f"real E2E, GPT-2 of {million[0]} million" in README
+    held_out = dict(re.findall(r"^(\w+): (\S+) nats per token on", kept("output/pretrain-mini.txt"), re.MULTILINE))
+    assert f"this GPT-2 loses {float(held_out['gpt2']):.2f} nats" in text
+    assert f"The RoBERTa loses {float(held_out['roberta']):.2f} per" in text
+
+
+def test_the_scores_in_bf16_stand_in_results():
+    rows = table(PAGES["speed"], "difference, seed by seed")
+    assert [row[1:] for row in rows] == [row[1:] for row in table(kept("bench/bf16.md"), "bf16")] and len(rows) == 3
+
+
+# ---------------------------------------------------------------- times and memory
+
+def test_the_speed_of_a_step_stands_in_results():
+    rows = table(PAGES["speed"], "times as fast")
+    assert len(rows) == 3
+    for name, ours, theirs, ratio, limit, memory in rows:
+        row, peer = (re.search(rf"\| {name}, {who}, fp32 \|.*", kept("bench/train.md"))[0] for who in ("ours", r"HF \+ PEFT"))
+        assert ours.removesuffix(" ms") in row and f"{ratio}x" in row and theirs.removesuffix(" ms") in peer, name
+        assert limit.partition(" %")[0] + "%" in row and memory.partition(" MiB")[0] in row, name
+        assert re.search(r"\((\d+) %\)", limit)[1] + "%" in peer and re.search(r"\((.+)\)", memory)[1] in peer, name
+
+
+def test_the_growth_of_a_step_stands_in_results():
+    points, text = kept_json("bench/growth.json")["points"], FLAT["speed"]
+    shown = {name: [f"{point['milliseconds']:,.0f} ms" for point in found] for name, found in points.items()}
+    assert f"{shown['batch'][0]} at batch 1 and {shown['batch'][-1]} at 32" in text
+    assert f"{shown['length'][0]} at 32 tokens and {shown['length'][-1]} at 512" in text
+    assert f"{shown['rank'][0]} at r = 1 and {shown['rank'][-1]} at r = 64" in text
+    growth = points["length"][-1]["milliseconds"] / points["length"][-2]["milliseconds"]
+    assert f"at 512 ({growth:.1f} times what 256 take" in text
+    of_ranks = [point["milliseconds"] for point in points["rank"]]
+    assert f"({min(of_ranks):,.0f} to {max(of_ranks):,.0f} ms over all seven ranks)" in text and len(of_ranks) == 7
+    assert [found[-1][name] for name, found in points.items()] == [32, 512, 64]
+    peaks = {name: {point[name]: f"{point['peak_mib']:,.0f} MiB" for point in found} for name, found in points.items()}
+    batch, length, rank, text = peaks["batch"], peaks["length"], peaks["rank"], FLAT["costs"]
+    assert f"{batch[8]} at batch 8, {batch[4]} at batch 4, {batch[1]} at batch 1" in text
+    assert f"{length[128]} at 128 tokens, {length[512]} at 512" in text and f"{rank[1]} at r = 1, {rank[64]} at r = 64" in text
+
+
+def test_the_mixed_batches_stand_in_results():
+    points = {f"{point['model']}, {point['section']}, batch {point['batch']}, {point['population']}": point
+              for point in kept_json("bench/mixed.json")["points"]}
+    rows = table(PAGES["many-tasks"], "mixed / merged")
+    assert {name for name, *_ in rows} <= set(points) and len(rows) == 6
+    for name, merged, mixed, by_merged, peft, by_mixed, per_task in rows:
+        point = points[name]
+        times = {way: f"{milliseconds:,.0f} ms" for way, milliseconds in point["milliseconds"].items()}
+        assert [merged, mixed, peft, per_task] == [times[way] for way in ("merged", "mixed", "peft", "per task")], name
+        assert [by_merged, by_mixed] == [f"{point['mixed_by_merged'][0]:.3f}", f"{point['peft_by_mixed'][0]:.2f}"], name
+
+
+def test_the_grid_of_mixed_batches_and_the_requests_stand_in_results():
+    """Points of equal rows are one measurement and count once."""
+    ratios, points, text = {1: {}, 8: {}}, kept_json("bench/mixed-grid.json")["points"], FLAT["many-tasks"]
+    for point in points:
+        measured = point["model"], point["section"], point["milliseconds"]["mixed"]
+        ratios[point["batch"]][measured] = point["mixed_by_merged"][0], point["peft_by_mixed"][0]
+    (by_merged, by_mixed), (by_merged_8, by_mixed_8) = (zip(*found.values(), strict=True) for found in ratios.values())
+    median = statistics.median
+    assert f"median {median(by_merged):.3f} at batch 1 and {median(by_merged_8):.3f} at batch 8" in text
+    assert f"PEFT by mixed {median(by_mixed):.2f} and {median(by_mixed_8):.2f}" in text
+    assert f"from {min(by_merged_8):.2f} to {max(by_merged_8):.2f} at batch 8" in text
+    assert f"({len(by_merged) + len(by_merged_8)} of its {len(points)} points were measured)" in text
+    found = kept_json("bench/requests.json")
+    assert f"{found['requests']:,} requests for {found['adapters']} toy adapters" in text and found["different_answers"] == 0
+    assert f"take {found['seconds']:.0f} s in one process and {found['seconds_apart']:.0f} s in" in text
+    later = [memory for count, memory in found["memory"] if count >= 500]
+    assert f"between {min(later):.0f} and {max(later):.0f} MiB" in text
+
+
+def test_what_the_targets_take_is_what_they_took():
+    """docs/costs.md is rewritten by experiments.readme, which test_readme.py compares; here one row, and README's."""
+    costs = kept_json("costs.json")
+    demo, tour, whole, baselines = (costs[target] for target in ("demo", "tour", "test", "baselines"))
+    assert f"| {demo['seconds']:.0f} s | {demo['peak_mib']:,.0f} MiB | {demo['disk_mib']:.0f} MiB | – |" in PAGES["costs"]
+    assert f"scores; {demo['seconds']:.0f} s" in README and f"({demo['peak_mib']:,.0f} MiB" in README.replace("install, ", "(")
+    assert f"with real tensors, {tour['seconds']:.0f} s" in README and f"test suite, {whole['seconds'] / 60:.0f} min" in README
+    assert f"{tour['seconds']:.0f} s and {demo['seconds']:.0f} s on EPYC" in README
+    assert f"{baselines['seconds'] / 60:.0f} min, {baselines['peak_mib']:,.0f} MiB on EPYC" in README
+    together = sum(costs[t]["seconds"] for t in ("ablation-rank", "ablation-targets", "ablation-lr", "baselines", "report"))
+    assert f"take {together / 60:.0f} minutes together" in FLAT["costs"]
+
+
+def test_what_demo_and_tour_print_is_what_they_printed():
+    """Every line of the two blocks; one that ends in ... is the beginning of a longer one."""
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", README.partition("## Two commands")[2], re.MULTILINE)
+    for name, sign in (("demo", "Pairs: do two"), ("tour", "2. Two thin matrices")):
+        printed = [line.strip() for line in kept(f"output/{name}.txt").splitlines()]
+        lines = [line.strip() for line in next(block for block in blocks if sign in block).splitlines()]
+        assert len(lines) > 10
+        for line in lines:
+            beginning = line.removesuffix("...") if line.endswith(" ...") else None
+            assert line in printed or beginning and any(longer.startswith(beginning) for longer in printed), line
+    labels = ("frozen base", "LoRA", r"frozen base \+ head", r"LoRA \+ head")
+    before, after, *accuracies = (re.search(rf"{label} +0(\.\d+)", kept("output/demo.txt"))[1] for label in labels)
+    assert f"BLEU from {100 * float(before):.0f} to {100 * float(after):.0f}" in FLAT["README"]
+    assert f"BLEU {before} → {after}, accuracy {accuracies[0]} → {accuracies[1]}" in README
+
+
+def test_the_waiting_times_stand_in_results():
+    text, start, decode = FLAT["speed"], kept_json("bench/start.json"), kept_json("bench/decode.json")
+    seconds = {name: f"{value:.1f} s" for name, value in start["seconds"].items()}
+    assert (f"4,693 references): {seconds['five scores, cold']} the first time, {seconds['five scores, cached']} when the same "
+            "references") in text
+    assert "{:.0f} and {:.0f} MiB".format(*(start["peak_mib"][f"five scores, {state}"] for state in ("cold", "cached"))) in text
+    cold, cached = (seconds[f"read and tokenise 42,061 E2E samples, {state}"] for state in ("cold", "cached"))
+    assert f"42,061 training samples: {cold}, and {cached} when they were read before" in text
+    assert (f"first step on the toy GPT-2 comes after {seconds['first step on the toy GPT-2']}, of which `import torch` takes "
+            f"{seconds['import torch']} on this") in text
+    found = decode["seconds_per_prompt"]
+    assert f"{found['hf']:.2f} s a prompt against {found['transformers']:.2f} s" in text
+    assert f"{statistics.median(decode['ratios']):.2f} times as fast" in text and decode["differing"] == 0
+
+
+def test_the_faults_stand_in_results():
+    counts = r"^\| .*?\| ([\d,]+) \| ([\d,]+) \|$"
+    survived = re.findall(counts, kept("faults/faults.md").partition("\n\n")[0], re.MULTILINE)
+    assert survived == re.findall(counts, PAGES["faults"], re.MULTILINE) and len(survived) == 8
+    moments = [re.findall(r"[(,] ?(\d+)", row.partition("(1 process)")[2] or row.partition("(2 processes)")[2])
+               for row in kept("faults/faults.md").splitlines() if row.startswith("| kill -9")]
+    assert "({} while writing the state, {} while training, {} while decoding, {} before".format(*moments[0]) in PAGES["faults"]
+    assert "torchrun ({}, {} and {})".format(*moments[1]) in PAGES["faults"]
+    kinds = len(table(kept("faults/faults.md"), "damaged file"))
+    pickles = re.search(r"a pickle that would run code does not run it \| (\d+) \| 0", kept("faults/faults.md"))[1]
+    assert f"data files of {kinds} kinds; {pickles} pickles that would run code did not" in FLAT["faults"]

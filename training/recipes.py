@@ -1,0 +1,194 @@
+"""Hyperparameters of every task, as the paper prints them and as the authors' scripts set them.
+
+Hu et al. 2021: Table 9 (RoBERTa on GLUE) and Table 11 (GPT-2 on E2E) are the column `paper`; the scripts of
+microsoft/LoRA are the column `repo`. What the paper leaves open (weight decay, clipping and epsilon of RoBERTa; epsilon
+of GPT-2; sizes of the random start) is taken from the scripts in both columns. Whatever the command line does not give
+comes from here, is printed, and is saved in the run's config.json.
+
+    python recipes.py          prints all of it as a table
+
+Left out: recipes for the paper's other models and data (DeBERTa, GPT-3, WebNLG, DART).
+"""
+import argparse
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from files import cli
+from model import GPT2Config, RobertaConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    source: str                         # where the numbers stand
+    lr: float
+    batch_size: int
+    epochs: int
+    warmup: float                       # below 1 a share of all steps, from 1 on a number of steps
+    weight_decay: float
+    label_smoothing: float = 0.0        # in the training loss only
+    rank: int = 8                       # also the size of an adapter's bottleneck and the length of a prefix
+    alpha: float = 8.0
+    dropout: float = 0.0                # on the input of A
+    lora_init: str = "kaiming"          # start of A; the paper says gaussian
+    model_dropout: float | None = None  # None: what config.json says
+    max_length: int = 512               # tokens of a sentence pair; longer ones are cut, and counted
+    adam_epsilon: float = 1e-8
+    clip_norm: float = 0.0              # 0: no clipping
+    select: str = "best"                # which epoch is scored and kept: best (by the development set) or last
+    beam_size: int = 10
+    length_penalty: float = 0.9
+
+
+TABLE_9_TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
+MNLI_START = ("mrpc", "rte", "stsb")                                        # appendix D.1: started from MNLI's adapter
+SIBLING = {"wnli": "rte"}                                                    # not in the paper: takes the row of its like
+# RoBERTa, LoRA r = 8 on q and v; columns in the order of TABLE_9_TASKS
+BASE = {"lr": (5e-4, 5e-4, 4e-4, 4e-4, 4e-4, 5e-4, 5e-4, 4e-4), "epochs": (30, 60, 30, 80, 25, 25, 80, 40)}
+BASE_BATCH = {"paper": (16, 16, 16, 32, 32, 16, 32, 16),
+              "repo": (128, 128, 128, 64, 256, 128, 256, 128)}              # per device x GPUs of the scripts
+LARGE = {
+    "paper": {"batch_size": (4, 4, 4, 4, 4, 4, 8, 8), "epochs": (10, 10, 20, 20, 10, 20, 20, 30),
+              "lr": (3e-4, 4e-4, 3e-4, 2e-4, 2e-4, 3e-4, 4e-4, 2e-4),
+              "max_length": (128, 128, 512, 128, 512, 512, 512, 512)},
+    "repo": {"batch_size": (4, 8, 4, 4, 4, 4, 8, 4), "epochs": (10, 10, 20, 20, 10, 20, 20, 10),
+             "lr": (3e-4, 4e-4, 3e-4, 3e-4, 2e-4, 3e-4, 4e-4, 3e-4),
+             "max_length": (128, 512, 512, 128, 512, 512, 512, 128)},
+}
+# The methods LoRA is compared with, where they differ. GPT-2: Li and Liang 2021, Table 5 (LL), from whom the paper has
+# its numbers. RoBERTa, full: the middle of the search space of Liu et al. 2019, Table 10. What was published without
+# hyperparameters has none of these sources: there the numbers are this project's choice.
+LL, OWN = "Li and Liang 2021, Table 5", "this project's choice"
+METHOD_CHANGES = {
+    ("gpt2", "full"): {"source": LL, "lr": 5e-5, "batch_size": 10, "epochs": 5},
+    ("gpt2", "last-layers"): {"source": LL, "lr": 5e-5, "batch_size": 10, "epochs": 5},
+    ("gpt2", "prefix"): {"source": LL, "lr": 8e-5, "batch_size": 10, "epochs": 5, "rank": 5},
+    ("gpt2", "adapter-l"): {"source": f"{LL}, adapter 0.1 %", "lr": 8e-5, "batch_size": 5, "epochs": 10, "rank": 6},
+    ("gpt2", "adapter-l, large"): {"source": f"{LL}, adapter 3 %", "lr": 5e-5, "batch_size": 5, "epochs": 5, "rank": 224},
+    ("gpt2", "adapter-h"): {"source": OWN, "lr": 5e-5, "batch_size": 5, "epochs": 5, "rank": 112},
+    ("gpt2", "bitfit"): {"source": OWN, "lr": 1e-3},
+    ("roberta", "full"): {"source": "Liu et al. 2019, Table 10", "lr": 2e-5, "batch_size": 16, "epochs": 10},
+    ("roberta", "last-layers"): {"source": OWN, "lr": 2e-5, "batch_size": 16, "epochs": 10},
+    ("roberta", "bitfit"): {"source": OWN, "lr": 4e-4},
+    ("roberta", "adapter-h"): {"source": OWN, "lr": 4e-4, "rank": 24},
+    ("roberta", "adapter-l"): {"source": OWN, "lr": 4e-4, "rank": 48},
+    ("roberta", "prefix"): {"source": OWN, "lr": 1e-3, "rank": 16},
+    ("roberta", "head"): {"source": OWN, "lr": 1e-3},
+}
+LARGE_ADAPTER = 37                                                           # the middle of 6 and 224 on a logarithmic scale
+
+
+def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, column: str, rank: int | None = None) -> Recipe:
+    """The recipe of a model, task and method in the column "paper" or "repo".
+
+    rank: as given by the user; Lin adapters of GPT-2 have a recipe for small ones and one for large ones.
+
+    A RoBERTa of 24 layers or more takes the numbers of large, a smaller one those of base. WNLI is not in the paper: it
+    takes RTE's row, its sibling in kind and size. Raises ValueError for a task that the model is not made for.
+    """
+    if isinstance(config, GPT2Config):
+        if task != "e2e":
+            raise ValueError(f"task '{task}' on a GPT-2: this project trains GPT-2 on e2e; use a RoBERTa for GLUE")
+        recipe = Recipe("LoRA paper, Table 11", lr=2e-4, batch_size=8, epochs=5, warmup=500, weight_decay=0.01,
+                        label_smoothing=0.1, rank=4, alpha=32, dropout=0.1, adam_epsilon=1e-6)
+        if column == "repo":                                                 # no dropout but LoRA's, the last epoch, 0.8
+            recipe = replace(recipe, source="microsoft/LoRA, examples/NLG", model_dropout=0.0, select="last",
+                             length_penalty=0.8)
+    else:
+        if task == "e2e":
+            raise ValueError("task 'e2e' on a RoBERTa, which cannot generate text: use a GPT-2, or a GLUE task")
+        recipe = roberta_recipe("large" if config.num_hidden_layers >= 24 else "base", task, column)
+    if column == "paper":
+        recipe = replace(recipe, lora_init="gaussian")                       # section 4.1
+    kind = "gpt2" if isinstance(config, GPT2Config) else "roberta"
+    if (kind, method) == ("gpt2", "adapter-l") and (rank or 0) >= LARGE_ADAPTER:
+        method = "adapter-l, large"
+    changes = dict(METHOD_CHANGES.get((kind, method), {}))
+    if changes:
+        changes["source"] = f"{changes['source']}; the rest: {recipe.source}"
+    return replace(recipe, **changes)
+
+
+def roberta_recipe(size: str, task: str, column: str) -> Recipe:
+    """LoRA on a GLUE task, size "base" or "large": a column of Table 9 or a script of the authors."""
+    index = TABLE_9_TASKS.index(SIBLING.get(task, task))
+    source = f"LoRA paper, Table 9, {size}" if column == "paper" else f"microsoft/LoRA, roberta_{size}_{task}.sh"
+    if size == "large":
+        row = {name: values[index] for name, values in LARGE[column].items()}
+        alpha = 16.0
+    else:
+        row = {name: values[index] for name, values in BASE.items()} | {"batch_size": BASE_BATCH[column][index]}
+        alpha = 8.0 if column == "paper" else 16.0
+    return Recipe(source, warmup=0.06, weight_decay=0.1, clip_norm=1.0, alpha=alpha,
+                  select="best" if column == "paper" else "last", **row)
+
+
+def alpha_for_file(path: str | Path, config: GPT2Config | RobertaConfig, task: str, column: str | None = None
+                   ) -> float | None:
+    """The alpha for an adapter file that holds none (loralib's, the authors'), said on stderr; None for a folder.
+
+    column: the recipe that the user named, if any. Without it paper and scripts must agree: the released RoBERTa weights
+    are of the scripts' 16, and with the paper's 8 they lose 20 points of MNLI. Raises ValueError where they disagree.
+    """
+    if not lacks_alpha(path):
+        return None
+    found = {name: recipe_for(config, task, "lora", name) for name in ((column,) if column else ("paper", "repo"))}
+    if len({recipe.alpha for recipe in found.values()}) > 1:
+        raise ValueError(f"{path}: the file holds no alpha; the paper has {found['paper'].alpha:g}, the authors' scripts "
+                         f"{found['repo'].alpha:g}: give --alpha (their released weights are of the scripts')")
+    name, recipe = next(iter(found.items()))
+    print(f"{path}: the file holds no alpha; {recipe.alpha:g} is taken from the recipe '{name}' ({recipe.source})",
+          file=sys.stderr)
+    return recipe.alpha
+
+
+def lacks_alpha(path: str | Path) -> bool:
+    """Whether it is a bare state dict, loralib's or the authors', and not a folder or the weights in one."""
+    return Path(path).is_file() and not Path(path).name.startswith("adapter_model.")
+
+
+def recipe_table() -> str:
+    """Every recipe in Markdown: LoRA's of each task, paper / scripts where they disagree, then the other methods'."""
+    base = RobertaConfig()
+    large = replace(base, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+    lines = ["LoRA, paper / authors' scripts where they disagree (`--recipe paper` or `repo`; each number is an option, or "
+             "a field of recipes.py)."]
+    models = {"GPT-2": (GPT2Config(), ("e2e",)), "RoBERTa base": (base, TABLE_9_TASKS), "RoBERTa large": (large, TABLE_9_TASKS)}
+    for model, (config, tasks) in models.items():
+        columns = {task: lora_cells(config, task) for task in tasks}
+        fixed = [name for name, shown in columns[tasks[0]].items() if all(cells[name] == shown for cells in columns.values())]
+        varied = [name for name in columns[tasks[0]] if name not in fixed]
+        lines += [f"\n**{model}**, {', '.join(tasks)}: "
+                  + "; ".join(f"{name} {columns[tasks[0]][name]}" for name in fixed)]
+        if varied:
+            lines += [f"\n| task | {' | '.join(varied)} |", "|" + "---|" * (len(varied) + 1)]
+            lines += [f"| {task} | {' | '.join(columns[task][name] for name in varied)} |" for task in tasks]
+    lines += ["\n**The other methods**: what differs from LoRA's recipe.\n",
+              "| model | method | lr | batch_size | epochs | rank | source |", "|" + "---|" * 7]
+    for (kind, method), row in METHOD_CHANGES.items():
+        cells = [f"{row[key]:g}" if key in row else "–" for key in ("lr", "batch_size", "epochs", "rank")]
+        lines.append(f"| {kind} | {method} | {' | '.join(cells)} | {row['source']} |")
+    return "\n".join(lines)
+
+
+def lora_cells(config: GPT2Config | RobertaConfig, task: str) -> dict[str, str]:
+    """Name -> shown value of every setting that the task has, both columns in one where they disagree."""
+    without = ("source", "max_length") if task == "e2e" else ("source", "label_smoothing", "beam_size", "length_penalty")
+    paper, repo = (asdict(recipe_for(config, task, "lora", column)) for column in ("paper", "repo"))
+    cells = {}
+    for name in paper:
+        shown = [f"{value:g}" if isinstance(value, float) else "the model's" if value is None else str(value)
+                 for value in (paper[name], repo[name])]
+        if name not in without:
+            cells[name] = " / ".join(dict.fromkeys(shown))
+    return cells | {"start": "`--init-adapter` of MNLI" if task in MNLI_START else "the base"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    argparse.ArgumentParser(prog="recipes.py", description="Print every recipe as a Markdown table.").parse_args(arguments)
+    print(recipe_table())
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,229 @@
+"""What a task is to the training loop: its samples, its loss, its scores, and the files that a finished run leaves.
+
+PairTask: a GLUE task on RoBERTa, cross-entropy over the labels, or squared error for STS-B's scores.
+GenerationTask: E2E on GPT-2, cross-entropy on the reference and its end token, given the meaning representation (MR).
+
+Both offer the same few names to train.py: train_lengths, loss, terms, evaluate, main_metric, higher_is_better, summary,
+finish, and fingerprints, hashes of the samples that it trains on and is scored on. Batches stand end to end
+(speed/packed.py). Left out: what of a batch an optimizer makes (train.py).
+"""
+import hashlib
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+import data
+from data import GLUE_TASKS
+from eval_metrics import glue_scores, score
+from files.cache import kept_samples
+from files.tokenizer import Tokenizer
+from generation.e2e import decode_e2e
+from metrics.texts import write_hypotheses, write_references
+from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
+from speed.loss import target_loss
+from speed.packed import TOKENS_AT_A_TIME, pack, round_up
+from training.options import Settings
+
+EVAL_BATCH_SIZE = 32
+
+
+def make_task(settings: Settings, tokenizer: Tokenizer, config: GPT2Config | RobertaConfig, data_dir: Path):
+    """The task object for the settings of a run; reads and tokenises its files."""
+    kind = GenerationTask if settings.task == "e2e" else PairTask
+    return kind(settings, tokenizer, config, data_dir)
+
+
+def fingerprint(*content) -> str:
+    """A hash that tells one set of samples from another."""
+    return hashlib.sha256(repr(content).encode("utf-8")).hexdigest()[:16]
+
+
+def in_length_order(lengths: list[int]) -> Iterator[list[int]]:
+    """Evaluation batches: every index once, longest first, so that too large a batch fails at once."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    for start in tqdm(range(0, len(order), EVAL_BATCH_SIZE), desc="evaluating", leave=False, disable=None):
+        yield order[start:start + EVAL_BATCH_SIZE]
+
+
+def length_of(sample: tuple[list[int], float]) -> int:
+    return len(sample[0])
+
+
+def tokens_at_a_time(model: nn.Module) -> int:
+    """To what multiple a batch's tokens are filled up: bf16 products are compiled for every number of rows anew."""
+    return TOKENS_AT_A_TIME if next(model.parameters()).dtype == torch.bfloat16 else 1
+
+
+# ---------------------------------------------------------------- GLUE
+
+class PairTask:
+    """A GLUE task: one sentence or two, and a label or a score."""
+
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, config: RobertaConfig, data_dir: Path):
+        self.name, self.glue, self.tokenizer = settings.task, GLUE_TASKS[settings.task], tokenizer
+        self.max_length = min(settings.max_length, config.longest_input)
+        self.main_metric, self.higher_is_better = self.glue.metrics[0], True
+        self.dev_splits = [split for split in self.glue.splits if split.startswith("dev")]
+        self.cut, self.predictions = 0, {}                                   # predictions: of the last evaluation, by split
+        self.train = self.encode("train", data_dir, settings.limit_train)
+        self.dev = {split: self.encode(split, data_dir, settings.limit_eval) for split in self.dev_splits}
+        self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.dev)}
+        self.train_lengths = [len(ids) for ids, _ in self.train]
+        sizes = ", ".join(f"{len(samples):,} {split}" for split, samples in self.dev.items())
+        self.summary = (f"{self.name}: {len(self.train):,} train, {sizes}, {sum(self.train_lengths) / len(self.train):.1f} "
+                        f"tokens per sample; {self.cut:,} longer than {self.max_length} tokens, cut there")
+
+    def encode(self, split: str, data_dir: Path, limit: int | None) -> list[tuple[list[int], float]]:
+        """(token ids, label) per row; what is longer than max_length loses tokens of its longer sentence."""
+        def build():
+            examples = data.read_glue(self.name, split, data_dir)[:limit]
+            before = self.tokenizer.truncated
+            samples = [(self.tokenizer.encode(example.text, example.pair, self.max_length), example.label)
+                       for example in examples]
+            return samples, self.tokenizer.truncated - before
+        sources = (data.split_file(self.name, split, data_dir), data.__file__, __file__)
+        samples, cut = kept_samples(build, sources, self.tokenizer.fingerprint, (self.name, split, limit, self.max_length))
+        self.cut += cut
+        return samples
+
+    def logits_and_labels(self, model: RobertaClassifier, samples: list) -> tuple[Tensor, Tensor]:
+        """Logits (B, L) and labels (B,) of samples in the order of their lengths."""
+        device, sequences = next(model.parameters()).device, [ids for ids, _ in samples]
+        input_ids, attend = pack(sequences, model.causal, device, tokens_at_a_time(model))               # (N,)
+        firsts = torch.tensor([0, *itertools.accumulate(map(len, sequences[:-1]))], device=device)       # (B,), of <s>
+        labels = torch.tensor([label for _, label in samples], device=device,
+                              dtype=torch.float if self.glue.labels is None else torch.long)
+        return model.classifier(model.hidden_states(input_ids, attend, wanted=firsts)), labels
+
+    def loss(self, model: RobertaClassifier, indices: Sequence[int]) -> Tensor:
+        """Summed loss of the training samples `indices`."""
+        samples = sorted((self.train[index] for index in indices), key=length_of)
+        return self.loss_of(*self.logits_and_labels(model, samples)) * len(samples)
+
+    def terms(self, indices: Sequence[int]) -> int:
+        """How many numbers the loss of these samples is the sum of."""
+        return len(indices)
+
+    def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.glue.labels is None:
+            return F.mse_loss(logits.squeeze(-1), labels)                    # (B, 1) -> (B,)
+        return F.cross_entropy(logits, labels)
+
+    @torch.inference_mode()
+    def predict(self, model: RobertaClassifier, samples: list) -> tuple[list, float]:
+        """The class (or score) of every sample in order, and the mean loss."""
+        predictions, loss = [0] * len(samples), 0.0
+        for indices in in_length_order([len(ids) for ids, _ in samples]):
+            logits, labels = self.logits_and_labels(model, [samples[index] for index in indices])
+            loss += self.loss_of(logits, labels).item() * len(indices)
+            values = logits.squeeze(-1) if self.glue.labels is None else logits.argmax(dim=-1)
+            for index, value in zip(indices, values.tolist(), strict=True):
+                predictions[index] = value
+        return predictions, loss / len(samples)
+
+    def evaluate(self, model: RobertaClassifier) -> dict[str, float]:
+        """The task's scores on the development set; MNLI's mismatched part apart, with its own names."""
+        scores = {}
+        for split in self.dev_splits:
+            suffix = "_mismatched" if split == "dev_mismatched" else ""
+            predictions, loss = self.predict(model, self.dev[split])
+            self.predictions[split] = predictions
+            labels = [label for _, label in self.dev[split]]
+            scores |= {name + suffix: value for name, value in glue_scores(self.name, predictions, labels).items()}
+            scores["loss" + suffix] = loss
+        return scores
+
+    def finish(self, model: RobertaClassifier, folder: Path) -> dict[str, float]:
+        """Evaluate once more and write the predictions on the development set."""
+        scores = self.evaluate(model)
+        for split, predictions in self.predictions.items():
+            lines = ["index\tprediction\tlabel"]
+            for index, (prediction, (_, label)) in enumerate(zip(predictions, self.dev[split], strict=True)):
+                shown = [f"{value:.4f}" if self.glue.labels is None else self.glue.labels[value]
+                         for value in (prediction, label)]
+                lines.append(f"{index}\t{shown[0]}\t{shown[1]}")
+            name = "predictions.tsv" if split == "dev" else f"predictions_{split}.tsv"
+            (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+            if len(set(predictions)) == 1 and len(predictions) > 1:
+                print(f"warning: every prediction on {split} is the same: this run has collapsed; try a lower --lr or "
+                      "another --seed", file=sys.stderr)
+        return scores
+
+
+# ---------------------------------------------------------------- E2E
+
+class GenerationTask:
+    """E2E: from a meaning representation to a sentence. A sample is MR, end token, reference, end token."""
+
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, config: GPT2Config, data_dir: Path):
+        self.settings, self.tokenizer, self.config = settings, tokenizer, config
+        self.main_metric, self.higher_is_better = "loss", False
+        text, limit_eval = settings.text, settings.limit_eval
+        self.train = self.encode("train", data_dir, text, settings.limit_train)
+        self.valid = self.encode("valid", data_dir, text, limit_eval)
+        self.test = data.read_e2e("test", data_dir, text)
+        self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.valid, self.test, limit_eval)}
+        self.train_lengths = [len(ids) for ids, _ in self.train]
+        self.summary = (f"e2e, {text} text: {len(self.train):,} train, {len(self.valid):,} valid, {len(self.test):,} test "
+                        f"references of {len({mr for mr, _ in self.test}):,} MRs, "
+                        f"{sum(self.train_lengths) / len(self.train):.1f} tokens per sample")
+
+    def encode(self, split: str, data_dir: Path, text: str, limit: int | None) -> list[tuple[list[int], int]]:
+        def build():
+            pairs = data.read_e2e(split, data_dir, text)[:limit]
+            return [data.encode_e2e(self.tokenizer, mr, reference) for mr, reference in pairs], 0
+        sources = (data.split_file("e2e", split, data_dir, text), data.__file__, __file__)
+        samples, _ = kept_samples(build, sources, self.tokenizer.fingerprint, (text, split, limit))
+        for row, (ids, _) in enumerate(samples):
+            if len(ids) > self.config.n_positions:
+                raise ValueError(f"e2e {split} sample {row + 1} has {len(ids)} tokens, the model takes "
+                                 f"{self.config.n_positions}: shorten its text or take a model with more positions")
+        return samples
+
+    def summed_loss(self, model: GPT2, samples: list, smoothing: float) -> tuple[Tensor, int]:
+        """Loss of samples in the order of their lengths, summed over their target tokens, and the number of these."""
+        device, multiple = next(model.parameters()).device, tokens_at_a_time(model)
+        input_ids, attend = pack([ids[:-1] for ids, _ in samples], model.causal, device, multiple)       # (N,)
+        targets = torch.cat([data.targets_of(*sample) for sample in samples]).to(device)     # (N,), -100 where there is none
+        wanted = (targets >= 0).nonzero().squeeze(1)                         # (M,)
+        hidden_states = model.hidden_states(input_ids, attend, round_up(wanted, multiple))   # (M, C), or a few rows more
+        return target_loss(hidden_states, model.transformer.wte.weight, targets[wanted], smoothing), len(wanted)
+
+    def loss(self, model: GPT2, indices: Sequence[int]) -> Tensor:
+        """Smoothed loss of the training samples `indices`, summed over their target tokens."""
+        samples = sorted((self.train[index] for index in indices), key=length_of)
+        return self.summed_loss(model, samples, self.settings.label_smoothing)[0]
+
+    def terms(self, indices: Sequence[int]) -> int:
+        """The number of target tokens of these samples."""
+        return sum(len(ids) - context_length for ids, context_length in (self.train[index] for index in indices))
+
+    @torch.inference_mode()
+    def evaluate(self, model: GPT2) -> dict[str, float]:
+        """Loss per target token on the validation set, in nats, without label smoothing."""
+        total, count = 0.0, 0
+        for indices in in_length_order([len(ids) for ids, _ in self.valid]):
+            loss, targets = self.summed_loss(model, [self.valid[index] for index in indices], smoothing=0.0)
+            total, count = total + loss.item(), count + targets
+        return {"loss": total / count}
+
+    def finish(self, model: GPT2, folder: Path) -> dict:
+        """Decode the test set, write predictions.txt and references.txt, and score them."""
+        return decode_and_score(model, self.tokenizer, self.test, self.settings, folder)
+
+
+def decode_and_score(model: GPT2, tokenizer: Tokenizer, pairs: list[tuple[str, str]], settings: Settings, folder: Path) -> dict:
+    """Decode each distinct MR of `pairs` (the first limit_eval of them) once, write predictions.txt and references.txt
+    in the scorer's format, and return the five scores and which reference text they stand on."""
+    penalty = settings.length_penalty
+    references, hypotheses = decode_e2e(model, tokenizer, pairs, (penalty,), settings.limit_eval,
+                                        beam_size=settings.beam_size)
+    write_hypotheses(hypotheses[penalty], folder / "predictions.txt")
+    write_references(references, folder / "references.txt")
+    return score(references, hypotheses[penalty]) | {"reference_text": settings.text}
