@@ -59,22 +59,19 @@ class BeamCache:
         self.longest, self.causal, self.attention = int(lengths.max()), True, attention
         self.positions = torch.arange(self.longest, device=lengths.device)[None]                 # (1, P)
         self.visible = (self.positions < lengths[:, None])[:, None]          # (B, K, S): beam k's ancestors
-        self.capacity, self.slots = capacity, None
+        self.slots, self.capacity = self.positions.expand(len(lengths), -1), capacity            # (B, T): where new ones go
         self.layers: deque[Tensor] = deque()                                 # keys and values, (2, B, H, capacity, D)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
         """(B, T, H, D) each, kept in `slots` -> (B, T, H, D)."""
-        new = torch.stack([key, value]).transpose(2, 3)                      # (2, B, H, T, D)
-        if self.slots is None:
-            # zeros, as a row may leave slots unused, and what is masked must still be a number: 0 * NaN is NaN
-            kept, mask = new.new_zeros(*new.shape[:3], self.capacity, new.shape[4]), None
-            kept[:, :, :, :new.shape[3]] = new
-        else:
-            kept, mask = self.layers.popleft(), self.visible[:, None]
-            kept.scatter_(3, self.slots[:, None, :, None].expand_as(new), new)                   # (B, K) -> (2, B, H, K, D)
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))                     # -> (B, H, T, D)
+        B, H, _, D = key.shape
+        kept = key.new_empty(2, B, H, self.capacity, D) if self.causal else self.layers.popleft()
+        for part, new in zip(kept, (key, value), strict=True):
+            part.scatter_(2, self.slots[:, None, :, None].expand_as(new), new)                   # (B, T) -> (B, H, T, D)
         self.layers.append(kept)
         seen = kept[:, :, :, :self.visible.shape[2]]                         # (2, B, H, S, D)
-        return self.attention(query.transpose(1, 2), *seen, mask, self.causal, p).transpose(1, 2)
+        return self.attention(query, *seen, None if self.causal else self.visible[:, None], self.causal, p).transpose(1, 2)
 
     def go_on(self, parents: Tensor) -> None:
         """The next call has K tokens for each row, token k of row b after what beam parents[b, k] of it has."""
@@ -83,6 +80,8 @@ class BeamCache:
         free = ~visible.any(dim=1)                                                               # (B, K, S) -> (B, S)
         if free.sum(dim=1).min() < K:
             visible, free = F.pad(visible, (0, K)), F.pad(free, (0, K), value=True)              # (.., S) -> (.., S + K)
+            for kept in self.layers:                                         # a row may leave some unused: 0 * NaN is NaN
+                kept[:, :, :, visible.shape[2] - K:visible.shape[2]] = 0
         self.slots = free.byte().argsort(dim=1, descending=True, stable=True)[:, :K]             # (B, K): the first free ones
         self.visible = visible.scatter(2, self.slots[..., None], True)
         self.positions = self.visible.sum(dim=2) - 1                         # (B, K): behind all ancestors

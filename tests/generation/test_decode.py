@@ -1,5 +1,6 @@
 """Beam search against transformers' generate, against a slow search written from the description, and on bad input."""
 import copy
+import json
 import math
 import random
 from collections import Counter
@@ -400,7 +401,7 @@ def test_the_command_writes_the_scorers_files(toy_model, toy_data, repository, t
     save_adapter(adapted, tmp_path / "adapter")
     out = tmp_path / "new" / "predictions.txt"
     options = ["--model", str(repository / "toy" / "gpt2"), "--task", "e2e", "--split", "test", "--data-dir", str(toy_data),
-               "--beam-size", "3", "--max-new-tokens", "10", "--limit", str(len(prompts))]
+               "--precision", "fp32", "--beam-size", "3", "--max-new-tokens", "10", "--limit", str(len(prompts))]
     assert main([*options, "--out", str(out), "--adapter", str(tmp_path / "adapter"), "--compare-penalties"]) == 0
     assert "length ratio" in capsys.readouterr().out
     references, hypotheses = read_pair(f"{out}.references", out)
@@ -408,3 +409,34 @@ def test_the_command_writes_the_scorers_files(toy_model, toy_data, repository, t
     assert hypotheses == decode_e2e(adapted, tokenizer, pairs, beam_size=3, max_new_tokens=10)[1][0.9]
     assert hypotheses != decode_e2e(model, tokenizer, pairs, beam_size=3, max_new_tokens=10)[1][0.9]
     assert '"text": "pretokenised"' in (tmp_path / "new" / "predictions.txt.json").read_text(encoding="utf-8")
+
+
+def test_the_format_is_that_of_the_adapters_run_unless_another_is_asked_for(toy_data, repository, tmp_path, capsys):
+    """The line on stderr says which and why, and that LoRA was merged; FILE.json keeps it."""
+    base = repository / "toy" / "gpt2"
+    adapter = tmp_path / "seed0" / "adapter"
+    save_adapter(add_lora(load_pretrained(base), rank=2, alpha=6), adapter)
+    command = ["--model", str(base), "--data-dir", str(toy_data), "--beam-size", "2", "--max-new-tokens", "4", "--limit", "2",
+               "--out", str(tmp_path / "out.txt"), "--device", "cpu"]
+
+    def said(*options):
+        assert main([*command, *options]) == 0
+        line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("weights in "))
+        kept = json.loads((tmp_path / "out.txt.json").read_text(encoding="utf-8"))
+        assert kept["precision"] == line.split()[2]
+        return line
+    (tmp_path / "seed0" / "config.json").write_text('{"frozen_in": "bf16"}', encoding="utf-8")
+    assert said("--adapter", str(adapter)) == "weights in bf16 (as in the adapter's run), LoRA merged, on cpu"
+    assert said("--adapter", str(adapter), "--precision", "fp32") == "weights in fp32 (asked for), LoRA merged, on cpu"
+    (tmp_path / "seed0" / "config.json").unlink()
+    assert "adapter's run" not in said("--adapter", str(adapter))            # no run's folder: the rule of auto
+    assert said("--precision", "bf16").startswith("weights in bf16 (asked for")
+    for device, message in (("cuda:99", "this machine has"), ("cpu:1", "expected auto"), ("tpu", "expected auto")):
+        with pytest.raises(ValueError, match=message) as error:
+            main([*command, "--device", device])
+        assert "\n" not in str(error.value)
+
+
+def test_an_encoder_generates_no_text(toy_data, repository, tmp_path):
+    with pytest.raises(ValueError, match="is a RoBERTa, which generates no text: give a GPT-2"):
+        main(["--model", str(repository / "toy" / "roberta"), "--data-dir", str(toy_data), "--out", str(tmp_path / "out.txt")])

@@ -422,7 +422,8 @@ def test_decode_reads_an_adapter_of_any_method(repository, toy_data, tmp_path, c
         else:
             B.save_trained(model, method, adapter, "toy", "e2e")
         assert decode.main(["--model", str(source), "--adapter", str(adapter), "--data-dir", str(toy_data), "--out",
-                            str(tmp_path / "out.txt"), "--limit", "3", "--beam-size", "2", "--max-new-tokens", "9"]) == 0
+                            str(tmp_path / "out.txt"), "--limit", "3", "--beam-size", "2", "--max-new-tokens", "9",
+                            "--precision", "fp32"]) == 0
         texts[method] = (tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()
         _, expected = decode_e2e(model, data.load_tokenizer(source), data.read_e2e("test", toy_data), limit=3,
                                         beam_size=2, max_new_tokens=9)
