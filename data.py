@@ -8,7 +8,6 @@ skipped or repaired. `python data.py NAMES` fetches models and tasks (files/publ
 (files/tokenizer.py), sliding windows over long documents, streaming (MNLI fits in memory), GLUE's diagnostic set.
 Shapes: N tokens end to end, B batch, T tokens of a row.
 """
-import itertools
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from files import cli
 from files.published import fetch_command, fetch_data, require_file
@@ -34,19 +33,6 @@ def encode_e2e(tokenizer: Tokenizer, mr: str, reference: str) -> tuple[list[int]
 def targets_of(ids: list[int], context_length: int) -> Tensor:
     """The target at each input ids[:-1]: the token after it, or -100 where that is context. Only here ids are shifted."""
     return torch.tensor([-100] * (context_length - 1) + ids[context_length:])
-
-
-def pack(sequences: Sequence[list[int]]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
-    """Sequences in the order of their lengths -> their ids end to end, (N,), and how many there are of each length, (n, t)."""
-    groups = itertools.groupby(map(len, sequences))
-    return torch.tensor(sum(sequences, [])), tuple((len(list(run)), length) for length, run in groups)
-
-
-def collate_pairs(ids_list: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Encoded texts -> input_ids (B, T) padded on the right and attention_mask (B, T), 1 on tokens, 0 on padding."""
-    rows, lengths = [torch.tensor(ids) for ids in ids_list], torch.tensor([len(ids) for ids in ids_list])
-    input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)          # (B, T)
-    return input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
 
 
 def length_grouped_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:

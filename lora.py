@@ -2,13 +2,11 @@
 
     h = W x + (alpha / r) B A x          W (d_out, d_in) frozen, A (r, d_in), B (d_out, r), r << d
 
-A layer keeps its weight under its old name, so the base still loads and compares as before; A and B stand beside it.
-An update belongs to rows of the layer's output: q, k and v of GPT-2's fused c_attn are three of them, RoBERTa's separate
-projections are one each, all of their layer. The model's configuration says where they are (model.py, `targets`). B starts at
-zero, so training starts from the base model exactly.
-
-merge() adds the update to W, for inference at no extra cost (section 4.1); unmerge() puts the old numbers back. Left out:
-updates of embeddings; files (adapters/). Shapes: d_in, d_out of a layer, r rank, ... any dimensions in front.
+A layer keeps its weight under its old name, so the base still loads and compares as before; A and B stand beside it. An update
+belongs to rows of the layer's output: q, k and v of GPT-2's fused c_attn are a third each; the model's configuration says where
+they are (model.py, `targets`). B starts at zero, so training starts from the base exactly. merge() adds the update to W, for
+inference at no extra cost (section 4.1). Left out: updates of embeddings; files (adapters/).
+Shapes: d_in, d_out of a layer, r rank, N tokens of a batch, ... any dimensions in front.
 """
 import hashlib
 import math
@@ -18,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from speed.dropout import Dropout
+from model import Dropout
 
 TARGETS = ("q", "k", "v", "o", "fc", "proj", "qkv")                          # Table 5 names q k v o
 GAUSSIAN_STD = 0.02                                                          # the authors' first release; the paper gives none
@@ -35,14 +33,12 @@ class LoRASettings:
     bias: str
 
     def __post_init__(self):
-        targets = self.targets
-        unknown = [target for target in targets if target not in TARGETS]
+        given, unknown = self.targets, [target for target in self.targets if target not in TARGETS]
         for is_wrong, message in (
                 (unknown, f"unknown LoRA target '{''.join(unknown[:1])}'; expected any of {' '.join(TARGETS)}"),
-                (not targets, f"no LoRA target was given; expected any of {' '.join(TARGETS)}"),
-                (len(set(targets)) < len(targets), f"LoRA targets {' '.join(targets)} name one twice; give each once"),
-                ("qkv" in targets and {"q", "k", "v"} & set(targets),
-                 "LoRA target qkv is one update for q, k and v together; give it or them"),
+                (not given, f"no LoRA target was given; expected any of {' '.join(TARGETS)}"),
+                (len(set(given)) < len(given), f"LoRA targets {' '.join(given)} name one twice; give each once"),
+                ("qkv" in given and {"q", "k", "v"} & set(given), "LoRA target qkv is q, k and v together; give it or them"),
                 (self.rank < 1 or self.rank != int(self.rank), f"LoRA rank is {self.rank}; expected a whole number from 1"),
                 (not 0 < self.alpha < math.inf, f"LoRA alpha is {self.alpha}; expected a number above 0"),
                 (not 0 <= self.dropout < 1, f"LoRA dropout is {self.dropout}; expected 0 <= dropout < 1"),
@@ -57,12 +53,12 @@ class LoRASettings:
 # ---------------------------------------------------------------- the layer
 
 class LoRALinear(nn.Module):
-    """A linear layer (nn.Linear or Conv1D) with low-rank updates on rows of its output: {target: rows}."""
+    """A linear layer (nn.Linear or Conv1D) with low-rank updates on rows of its output, {target: rows}."""
 
     def __init__(self, linear: nn.Module, targets: dict[str, slice], settings: LoRASettings, generator: torch.Generator):
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias                  # the same tensors, under the same names
-        self.linear, self.stored_transposed = type(linear), getattr(linear, "stored_transposed", False)
+        self.linear_class, self.stored_transposed = type(linear), getattr(linear, "stored_transposed", False)
         self.targets, self.settings, self.scale, self.merged = targets, settings, settings.alpha / settings.rank, False
         self.dropout = Dropout(settings.dropout)
         self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
@@ -84,7 +80,7 @@ class LoRALinear(nn.Module):
         if self.merged and self.training:
             raise RuntimeError("the model is merged and in training mode: call unmerge(model) before training")
         shape, x = x.shape[:-1], x.reshape(-1, x.shape[-1])                  # (..., d_in) -> (N, d_in)
-        h = self.linear.forward(self, x)                                     # W x + b, as the layer's own class computes it
+        h = self.linear_class.forward(self, x)                               # W x + b, as the layer's own class computes it
         if not self.merged:
             x = self.dropout(x)
             for target, rows in self.targets.items():

@@ -1,18 +1,17 @@
-"""GPT-2 and RoBERTa, written out, with the parameter names of the Hugging Face files.
+"""GPT-2 and RoBERTa, the base models of the LoRA paper (Hu et al. 2021), with the parameter names of the Hugging Face files.
 
-The two base models of the LoRA paper (Hu et al. 2021, sections 5.2 and 5.4). GPT-2 (Radford et al. 2019): decoder, LayerNorm
-before each sublayer, tanh GELU, output head tied to the token embedding. RoBERTa (Liu et al. 2019): encoder, LayerNorm after
-each sublayer, erf GELU, positions counted from padding_idx + 1, classification head on <s>.
+GPT-2 (Radford et al. 2019): decoder, LayerNorm before each sublayer, tanh GELU, output head tied to the token embedding.
+RoBERTa (Liu et al. 2019): encoder, LayerNorm after each sublayer, erf GELU, classification head on <s>.
 
 Tokens meet in attention alone. So a block takes x and `attend`, the one object that knows how the tokens of a batch lie:
 `Padded` here is the plain one, others are in speed/packed.py (no padding), generation/cache.py (beams) and methods/prefix.py
 (trained tokens in front). Left out: losses (training/tasks.py) and generation.
-Shapes: B batch, T tokens, ... either (B, T) or (N,) tokens end to end, C hidden size, H heads, D = C / H, S keys, V vocabulary,
-L labels, M wanted tokens.
+Shapes: B batch, T tokens, ... is (B, T) or (N,), tokens end to end; C hidden size, H heads, D = C / H, S keys, M wanted tokens,
+V vocabulary, L labels.
 """
 import math
 import re
-import sys
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,11 +47,10 @@ class GPT2Config:
     resid_pdrop: float = 0.1
     initializer_range: float = 0.02
 
-    blocks = "transformer.h"            # where the blocks are, and in each: its attention, and what its two residuals add
-    attention, sublayers = "attn", ("attn", "mlp")
-    hidden_size = property(lambda self: self.n_embd)
+    # where the blocks are and, in each, its attention and what is added to x; whether tokens see the past alone
+    blocks, attention, sublayers, causal = "transformer.h", "attn", ("attn", "mlp"), True
+    hidden_size, longest_input = property(lambda self: self.n_embd), property(lambda self: self.n_positions)
     num_layers, num_heads = property(lambda self: self.n_layer), property(lambda self: self.n_head)
-    longest_input = property(lambda self: self.n_positions)                  # in tokens
 
     @cached_property
     def targets(self) -> dict[str, Target]:
@@ -80,18 +78,16 @@ class RobertaConfig:
     initializer_range: float = 0.02
     num_labels: int = 2
 
-    blocks = "roberta.encoder.layer"
-    attention, sublayers = "attention.self", ("attention.output.dropout", "output.dropout")
-    num_layers = property(lambda self: self.num_hidden_layers)
-    num_heads = property(lambda self: self.num_attention_heads)
+    blocks, attention, causal = "roberta.encoder.layer", "attention.self", False
+    sublayers = ("attention.output.dropout", "output.dropout")
+    num_layers, num_heads = property(lambda self: self.num_hidden_layers), property(lambda self: self.num_attention_heads)
     longest_input = property(lambda self: self.max_position_embeddings - self.pad_token_id - 1)
 
     @cached_property
     def targets(self) -> dict[str, Target]:
         d, inner = self.hidden_size, self.intermediate_size
-        paths = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value",
-                 "o": "attention.output.dense"}
-        return {name: Target(path, (d, d)) for name, path in paths.items()} | {
+        names = {"q": "self.query", "k": "self.key", "v": "self.value", "o": "output.dense"}
+        return {target: Target(f"attention.{name}", (d, d)) for target, name in names.items()} | {
             "fc": Target("intermediate.dense", (inner, d)), "proj": Target("output.dense", (d, inner))}
 
 
@@ -109,22 +105,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, ca
 
 
 class Padded:
-    """The plain `attend`: rows of tokens (B, T), padded on the right.
-
-    Every such object has `positions`, of the tokens in their sequences; `longest`, the tokens of the longest sequence; and
-    the function `attention`, in whose place methods/prefix.py puts its own.
-    """
+    """The plain `attend`: rows of tokens (B, T), padded on the right. Every such object has `positions`, of the tokens in their
+    sequences, `longest`, the tokens of the longest one, and `attention`, in whose place methods/prefix.py puts its own."""
 
     def __init__(self, input_ids: Tensor, attention_mask: Tensor | None = None, causal: bool = False):
-        """attention_mask: (B, T), 1 at tokens, 0 at padding; None says that every position is a token. Raises ValueError for
-        a 0 before a 1."""
+        """attention_mask: (B, T), 1 at tokens, 0 at padding; None: all are tokens. Raises ValueError for a 0 before a 1."""
         if attention_mask is not None and (attention_mask[:, 1:] > attention_mask[:, :-1]).any():
             raise ValueError("attention_mask has a 0 before a 1: expected padding on the right only")
         self.longest, self.causal, self.attention = input_ids.shape[1], causal, attention
         self.positions = torch.arange(self.longest, device=input_ids.device)[None]               # (1, T)
-        self.mask = None                                                     # causal: no token sees padding, which is behind it
-        if attention_mask is not None and not causal:
-            self.mask = attention_mask.bool()[:, None, None]                 # (B, 1, 1, T)
+        needs_mask = attention_mask is not None and not causal               # causal: no token sees what is behind it
+        self.mask = attention_mask.bool()[:, None, None] if needs_mask else None                 # (B, 1, 1, T)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
         """(B, T, H, D) each -> what every query gets, (B, T, H, D). p: dropout on the probabilities."""
@@ -168,25 +159,15 @@ class GPT2Attention(nn.Module):
         return self.resid_dropout(self.c_proj(context.flatten(-2)))          # (..., H, D) -> (..., C)
 
 
-class GPT2MLP(nn.Module):
-    def __init__(self, config: GPT2Config):
-        super().__init__()
-        n_inner = config.n_inner or 4 * config.n_embd
-        self.c_fc = Conv1D(config.n_embd, n_inner)
-        self.c_proj = Conv1D(n_inner, config.n_embd)
-        self.dropout = Dropout(config.resid_pdrop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
-
-
 class GPT2Block(nn.Module):
     def __init__(self, config: GPT2Config):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.attn = GPT2Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.mlp = GPT2MLP(config)
+        n_inner = config.n_inner or 4 * config.n_embd
+        self.mlp = nn.Sequential(OrderedDict(c_fc=Conv1D(config.n_embd, n_inner), gelu=nn.GELU("tanh"),
+                                             c_proj=Conv1D(n_inner, config.n_embd), dropout=Dropout(config.resid_pdrop)))
 
     def forward(self, x: Tensor, attend, wanted: Tensor | slice = slice(None)) -> Tensor:
         x = (x + self.attn(self.ln_1(x), attend))[wanted]                    # the tokens meet
@@ -195,7 +176,7 @@ class GPT2Block(nn.Module):
 
 class GPT2(nn.Module):
     """Decoder-only language model with a tied output head."""
-    config_class, causal, prefix, head = GPT2Config, True, "transformer.", None
+    config_class, causal, prefix, head = GPT2Config, GPT2Config.causal, "transformer.", None
     ignored = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|lm_head\.weight")   # in files, nothing to compute with
     required = {"activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                 "reorder_and_upcast_attn": False, "add_cross_attention": False, "tie_word_embeddings": True}
@@ -205,16 +186,13 @@ class GPT2(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(config.vocab_size, config.n_embd),
-            "wpe": nn.Embedding(config.n_positions, config.n_embd),
-            "drop": Dropout(config.embd_pdrop),
-            "h": nn.ModuleList(GPT2Block(config) for _ in range(config.n_layer)),
-            "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon),
-        })
+            "wte": nn.Embedding(config.vocab_size, config.n_embd), "wpe": nn.Embedding(config.n_positions, config.n_embd),
+            "drop": Dropout(config.embd_pdrop), "h": nn.ModuleList(GPT2Block(config) for _ in range(config.n_layer)),
+            "ln_f": nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)})
 
     def hidden_states(self, input_ids: Tensor, attend, wanted: Tensor | slice = slice(None)) -> Tensor:
-        """Hidden states after the last LayerNorm, input_ids (...,) -> (..., C), or (M, C) of the wanted tokens alone, which
-        spares the last MLP the others. Raises ValueError for more tokens than the model has positions."""
+        """After the last LayerNorm: input_ids (...,) -> (..., C), or (M, C) of the wanted tokens, which spares the last MLP the
+        others. Raises ValueError for more tokens than the model has positions."""
         check_length(attend, self.config)
         x = self.transformer.drop(self.transformer.wte(input_ids) + self.transformer.wpe(attend.positions))  # (..., C)
         for block in self.transformer.h[:-1]:
@@ -302,7 +280,7 @@ class ClassificationHead(nn.Module):
 
 class RobertaClassifier(nn.Module):
     """RoBERTa with a classification head."""
-    config_class, causal, prefix, head = RobertaConfig, False, "roberta.", "classifier."
+    config_class, causal, prefix, head = RobertaConfig, RobertaConfig.causal, "roberta.", "classifier."
     ignored = re.compile(r"(roberta\.)?(embeddings\.position_ids|pooler\.dense\.(weight|bias))|lm_head\..*")
     required = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "classifier_dropout": None}
     method, fingerprint = None, None                                         # as in GPT-2
@@ -310,10 +288,8 @@ class RobertaClassifier(nn.Module):
     def __init__(self, config: RobertaConfig):
         super().__init__()
         self.config = config
-        self.roberta = nn.ModuleDict({
-            "embeddings": RobertaEmbeddings(config),
-            "encoder": nn.ModuleDict({"layer": nn.ModuleList(RobertaLayer(config) for _ in range(config.num_hidden_layers))}),
-        })
+        layers = nn.ModuleList(RobertaLayer(config) for _ in range(config.num_hidden_layers))
+        self.roberta = nn.ModuleDict({"embeddings": RobertaEmbeddings(config), "encoder": nn.ModuleDict({"layer": layers})})
         self.classifier = ClassificationHead(config)
 
     def hidden_states(self, input_ids: Tensor, attend, wanted: Tensor | slice = slice(None)) -> Tensor:
@@ -329,25 +305,21 @@ class RobertaClassifier(nn.Module):
         return self.classifier(self.hidden_states(input_ids, Padded(input_ids, attention_mask))[:, 0])
 
 
-# ---------------------------------------------------------------- pretrained models
-
 FAMILIES = {"gpt2": GPT2, "roberta": RobertaClassifier}                      # by config.json's model_type
 
 
 def load_pretrained(name_or_directory: str | Path, num_labels: int | None = None, dropout: float | None = None,
                     seed: int = 0) -> GPT2 | RobertaClassifier:
-    """A pretrained model from a Hugging Face directory (or the name of one found locally), fp32, in eval mode.
+    """A pretrained model from a Hugging Face directory (or the name of one found locally), fp32, in eval mode; one line on
+    stderr says what was loaded.
 
-    num_labels: labels of RoBERTa's head, default config.json's. A head in the file is loaded; without one it starts
-    fresh from `seed`, and the report says so. dropout: in place of every dropout probability of config.json (0.0 is
-    the authors' GPT-2, which has none). One line on stderr says what was loaded.
+    num_labels: labels of RoBERTa's head, default config.json's. A head in the file is loaded; without one it starts fresh from
+    `seed`. dropout: in place of every dropout probability of config.json (0.0 is the authors' GPT-2, which has none).
     Raises FileNotFoundError where nothing is found, ValueError for files that do not fit.
     """
     directory = find_folder(name_or_directory)
     kind, config = read_config(directory, FAMILIES, num_labels, dropout)
     with torch.device("meta"):                                               # no memory until the file's tensors are there
         model = FAMILIES[kind](config)
-    tensors, report = read_base(directory, model, seed)
-    model.load_state_dict(tensors, strict=True, assign=True)
-    print(f"loaded {kind} from {report}", file=sys.stderr)
+    model.load_state_dict(read_base(directory, model, seed), strict=True, assign=True)
     return model.eval()

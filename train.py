@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
@@ -38,28 +38,13 @@ from training.setup import evaluate_adapter, prepare
 LOG_EVERY = 10                                                               # steps per line of log.jsonl
 
 
-@dataclass
-class Progress:
-    """How far a run has come; saved with the state it resumes from."""
-    step: int = 0                       # updates made
-    epoch: int = 0                      # epochs closed
-    batch: int = 0                      # updates made in the epoch that runs
-    seconds: float = 0.0                # spent on updates, as are the examples and tokens
-    examples: int = 0
-    tokens: int = 0
-    epochs: list[dict] = field(default_factory=list)     # number, step and scores of each; 0 is the start
-    chosen_epoch: int | None = None
-    activation_bytes: int = 0           # what autograd kept for the largest batch
-    largest_batch_tokens: int = 0
-
-
 class Trainer:
     """A run: the loop that advances it, its best epoch, and its way to disk and back."""
 
     def __init__(self, model: nn.Module, task, settings: Settings, seed: int, folder: Path,
                  interruptions: run_state.Interruptions):
         self.model, self.task, self.settings, self.seed, self.folder = model, task, settings, seed, folder
-        self.interruptions, self.progress, self.saved_step = interruptions, Progress(), None
+        self.interruptions, self.progress, self.saved_step = interruptions, run_state.Progress(), None
         self.schedule = Schedule(settings, math.ceil(len(task.train_lengths) / settings.batch_size))
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(model, settings)
@@ -191,11 +176,11 @@ class Trainer:
 
     def save(self) -> None:
         if processes.is_first():
-            run_state.save_state(self.folder, self.model, self.optimizer, asdict(self.progress))
+            run_state.save_state(self.folder, self.model, self.optimizer, self.progress)
             self.saved_step = self.progress.step
 
     def restore(self) -> None:
-        self.progress = Progress(**run_state.restore_state(self.folder, self.model, self.optimizer))
+        self.progress = run_state.restore_state(self.folder, self.model, self.optimizer)
         self.saved_step = self.progress.step
         print(f"resumed at step {self.progress.step} of {self.schedule.steps}", file=sys.stderr)
 

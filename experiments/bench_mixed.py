@@ -25,7 +25,7 @@ from torch import Tensor
 from adapters import AdapterBank, load_adapter, save_adapter
 from adapters.bank import BankAdapter, bank_adapter_of
 from adapters.saving import read_adapter
-from data import collate_pairs, encode_e2e, read_e2e, read_glue
+from data import encode_e2e, read_e2e, read_glue
 from files.pretrained import init_weights
 from files.text import read_json, write_json
 from files.tokenizer import load_tokenizer
@@ -146,6 +146,13 @@ def select(batch: tuple, rows: list[int]) -> tuple:
 
 
 CACHES: dict = {}
+
+
+def collate_pairs(ids_list: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Encoded texts -> input_ids (B, T) padded on the right and attention_mask (B, T), 1 on tokens, 0 on padding."""
+    rows, lengths = [torch.tensor(ids) for ids in ids_list], torch.tensor([len(ids) for ids in ids_list])
+    input_ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)    # (B, T)
+    return input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
 
 
 def own_cache(model: GPT2, rows: int, past: int) -> BeamCache:

@@ -5,6 +5,7 @@ its class, what this needs to know: config_class, prefix (of its tensors' names)
 None), ignored (names that nothing is computed with) and required (settings under which it computes what the files mean).
 Left out: reading the bytes (weights.py), and names that must be downloaded (download.py).
 """
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def check_config(config, source: Path) -> None:
 
 # ---------------------------------------------------------------- tensors
 
-def read_base(directory: Path, model: nn.Module, seed: int) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a folder's weight file as fp32, under the names of `model`, and a line that says what was read. A head
+def read_base(directory: Path, model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """The tensors of a folder's weight file as fp32, under the names of `model`; a line on stderr says what was read. A head
     that the file lacks starts fresh from `seed`. Raises ValueError for what does not fit the model exactly."""
     stored, file_name = read_weights(directory)
     source = directory / file_name
@@ -97,10 +98,11 @@ def read_base(directory: Path, model: nn.Module, seed: int) -> tuple[dict[str, T
     if fresh:
         tensors |= fresh_head(model, seed)
     count = sum(tensor.numel() for tensor in tensors.values())
-    report = f"{source}: {len(names)} tensors ({stored_as}), {len(stored) - len(names)} ignored, {count:,} parameters"
+    report = f"loaded {source}: {len(names)} tensors ({stored_as}), {len(stored) - len(names)} ignored, {count:,} parameters"
     if fresh:
         report += f"; no classifier in the file: fresh head for {model.config.num_labels} labels, seed {seed}"
-    return {name: tensor.float() for name, tensor in tensors.items()}, report
+    print(report, file=sys.stderr)
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def check_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -> None:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import data
 from files.published import fetch_model
@@ -382,15 +381,6 @@ def test_a_sample_is_context_end_reference_end(real, shared):
 def test_targets_are_shifted_once_and_cover_the_reference_and_its_end():
     samples = [([11, 12, 99, 21, 22, 99], 3), ([13, 99, 23, 99], 2)]
     assert [data.targets_of(*sample).tolist() for sample in samples] == [[-100, -100, 21, 22, 99], [-100, 23, 99]]
-    input_ids, groups = data.pack([ids[:-1] for ids, _ in samples])
-    assert input_ids.tolist() == [11, 12, 99, 21, 22, 13, 99, 23] and groups == ((1, 5), (1, 3))
-
-
-def test_pairs_are_padded_on_the_right():
-    input_ids, attention_mask = data.collate_pairs([[0, 1, 2], [0, 7, 8, 9, 2]], pad_id=1)
-    assert input_ids.tolist() == [[0, 1, 2, 1, 1], [0, 7, 8, 9, 2]]
-    assert attention_mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]     # a real token may have the padding's id
-    assert input_ids.dtype == attention_mask.dtype == torch.int64
 
 
 def test_batches_hold_every_index_once_and_little_padding():

@@ -86,7 +86,7 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
     A RoBERTa of 24 layers or more takes the numbers of large, a smaller one those of base. WNLI is not in the paper: it
     takes RTE's row, its sibling in kind and size. Raises ValueError for a task that the model is not made for.
     """
-    if isinstance(config, GPT2Config):
+    if config.causal:
         if task != "e2e":
             raise ValueError(f"task '{task}' on a GPT-2: this project trains GPT-2 on e2e; use a RoBERTa for GLUE")
         recipe = Recipe("LoRA paper, Table 11", lr=2e-4, batch_size=8, epochs=5, warmup=500, weight_decay=0.01,
@@ -100,7 +100,7 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
         recipe = roberta_recipe("large" if config.num_hidden_layers >= 24 else "base", task, column)
     if column == "paper":
         recipe = replace(recipe, lora_init="gaussian")                       # section 4.1
-    kind = "gpt2" if isinstance(config, GPT2Config) else "roberta"
+    kind = "gpt2" if config.causal else "roberta"
     if (kind, method) == ("gpt2", "adapter-l") and (rank or 0) >= LARGE_ADAPTER:
         method = "adapter-l, large"
     changes = dict(METHOD_CHANGES.get((kind, method), {}))

@@ -24,6 +24,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -124,6 +125,21 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
 
 # ---------------------------------------------------------------- the state
 
+@dataclass
+class Progress:
+    """How far a run has come; saved with the state it resumes from."""
+    step: int = 0                       # updates made
+    epoch: int = 0                      # epochs closed
+    batch: int = 0                      # updates made in the epoch that runs
+    seconds: float = 0.0                # spent on updates, as are the examples and tokens
+    examples: int = 0
+    tokens: int = 0
+    epochs: list[dict] = field(default_factory=list)     # number, step and scores of each; 0 is the start
+    chosen_epoch: int | None = None
+    activation_bytes: int = 0           # what autograd kept for the largest batch
+    largest_batch_tokens: int = 0
+
+
 def seed_step(seed: int, step: int, process: int = 0) -> None:
     """Let what a step draws (dropout) depend on nothing but the run's seed, the step's number and, of several processes
     that share a batch, which one this is."""
@@ -136,16 +152,16 @@ def check_trained(model: nn.Module, step: int) -> None:
     check_finite(trained_parameters(model), f"step {step}", "the run diverged: lower --lr")
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict) -> None:
+def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Write last.pt in one step, and keep the one before. Raises OSError for a full disk, and ValueError for numbers that
     are not finite; the states that were there are then still there."""
-    check_trained(model, progress["step"])
+    check_trained(model, progress.step)
     log = folder / "log.jsonl"
     if log.exists():
         with open(log, "rb+") as file:                                       # lines before this state must not be lost
             os.fsync(file.fileno())
     state = {"trained": {name: parameter.detach() for name, parameter in trained_parameters(model).items()},
-             "optimizer": optimizer.state_dict(), "progress": progress,
+             "optimizer": optimizer.state_dict(), "progress": asdict(progress),
              "log_bytes": log.stat().st_size if log.exists() else 0}
     last, before = (folder / name for name in STATES)
     with written_whole(last, keep=before) as file:
@@ -184,7 +200,7 @@ def newest_state(folder: Path) -> dict:
     raise ValueError(f"{folder}: {' and '.join(faults)}, so there is nothing to resume from: start again with --overwrite")
 
 
-def restore_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+def restore_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Put the saved state into model and optimizer, drop the log of steps that will run again, and return the progress."""
     state = newest_state(folder)
     parameters = trained_parameters(model)
@@ -197,7 +213,7 @@ def restore_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             parameters[name].copy_(tensor)
     optimizer.load_state_dict(state["optimizer"])
     cut_log(folder / "log.jsonl", state["log_bytes"])
-    return state["progress"]
+    return Progress(**state["progress"])
 
 
 def cut_log(log: Path, size: int) -> None:

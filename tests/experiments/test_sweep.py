@@ -11,6 +11,7 @@ from experiments import sweep, tables
 from files.text import write_json
 from methods import METHODS
 from model import GPT2Config
+from training.options import resolve
 from training.recipes import recipe_for
 
 PLANS = [(name, setting) for name, experiment in sweep.EXPERIMENTS.items() for setting in experiment.settings]
@@ -72,7 +73,7 @@ def test_a_model_of_the_users_takes_the_recipe(capsys):
     commands = listed(capsys, "rank", "--model", "gpt2-medium", "--task", "e2e", "--data-dir", "D")
     assert commands[2] == "--model gpt2-medium --task e2e --data-dir D --method lora --targets q v --rank 4"
     options = train.parse_arguments(commands[2].split())
-    assert train.resolve(options, recipe_for(GPT2Config(), "e2e", "lora", "paper"))["lr"] == 2e-4
+    assert resolve(options, recipe_for(GPT2Config(), "e2e", "lora", "paper")).lr == 2e-4
     assert len(listed(capsys, "methods", "--model", "roberta-base", "--task", "rte")) == 7
     with pytest.raises(ValueError, match="give --task"):
         sweep.main(["rank", "--model", "gpt2", "--list"])
