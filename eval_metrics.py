@@ -12,10 +12,9 @@ the same input). They differ in what they count and how they weigh it:
     ROUGE-L  the longest common subsequence; precision and recall
     CIDEr    n-grams as a TF-IDF vector; cosine with each reference's vector, orders 1-4
 
-The LoRA paper (section 5.4, table 3) reports them as the challenge's scorer computes them. Names can mislead: its programs
-deviate in details from the papers they cite. metrics/ holds what the scorer computes and names each deviation where it
-happens, so that a number from here stands beside a published one. Here they are called by name. BLEU and NIST find their
-words themselves; the other three read what the tokenizer in metrics/ptb_tokenizer.py makes of the texts.
+The LoRA paper (section 5.4, table 3) reports them as the challenge's scorer computes them, which deviates in details from
+the papers it cites. So does metrics/, to be comparable, and names each deviation where it happens. BLEU and NIST find the
+words themselves; the other three read what metrics/ptb_tokenizer.py makes of the texts.
 
 Left out: the files, which metrics/texts.py reads and writes, and tests of significance.
 """
@@ -58,10 +57,9 @@ def score(references: list[list[str]], hypotheses: list[str], metrics: Sequence[
 
 @dataclass
 class Evaluation:
-    """`system`: metric -> score of the whole set; `rows`: the same and more for every instance; `details`: BLEU's
-    length ratio and brevity penalty."""
+    """A set's scores by name, a row of the same and more for every instance, BLEU's length ratio and brevity penalty."""
+    rows: list[dict]
     system: dict[str, float] = field(default_factory=dict)
-    rows: list[dict] = field(default_factory=list)
     details: dict[str, float] = field(default_factory=dict)
 
     def add(self, name: str, scores: Scores) -> None:
@@ -105,19 +103,16 @@ def evaluate(references: list[list[str]], hypotheses: list[str], metrics: Sequen
             result.add("CIDEr", cider(reference_words, hypothesis_words))
         if "METEOR" in chosen:
             result.add("METEOR", meteor_scores.result())
-    if metrics is None and "METEOR" not in chosen:
-        result.system["METEOR"] = math.nan
-    result.system = {name: result.system[name] for name in METRICS if name in result.system}
+    result.system = {name: result.system.get(name, math.nan) for name in METRICS if metrics is None or name in chosen}
     return result
 
 
 def checked_names(metrics: Sequence[str] | None, variant: str) -> set[str]:
     """The metrics to compute: those asked for, or all that this installation can."""
-    unknown = [name for name in metrics or () if name not in METRICS]
-    if unknown:
-        raise ValueError(f"unknown metric {unknown[0]!r}: choose from {' '.join(METRICS)}")
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}: choose from {' '.join(VARIANTS)}")
+    for kind, names, known in (("metric", metrics or (), METRICS), ("variant", [variant], VARIANTS)):
+        for name in names:
+            if name not in known:
+                raise ValueError(f"unknown {kind} {name!r}: choose from {' '.join(known)}")
     chosen = set(METRICS if metrics is None else metrics)
     if "METEOR" in chosen:
         try:
@@ -182,8 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
                              "mteval-v13a, as the challenge published")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, help="default: all")
     options = parser.parse_args(arguments)
-    # a tenth of the time went into looking for reference cycles among a million objects, and there are none
-    gc.disable()
+    gc.disable()                                             # there are no reference cycles; looking for them took a tenth
     references, hypotheses = read_pair(options.references, options.hypotheses)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -191,18 +185,19 @@ def main(arguments: list[str] | None = None) -> int:
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     print_scores(result, options.variant)
+    reports = {}
     if options.json:
         report = {
             "system": {name: None if math.isnan(value) else value for name, value in result.system.items()},
             "variant": options.variant, "instances": len(hypotheses), "references": sum(map(len, references)),
-            **result.details,
+            **result.details, **({"segments": result.rows} if options.per_segment else {}),
         }
-        if options.per_segment:
-            report["segments"] = result.rows
-        write_report([json.dumps(report, ensure_ascii=False, indent=1)], options.json)
+        reports[options.json] = json.dumps(report, ensure_ascii=False, indent=1)
     if options.per_segment:
-        rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in result.rows)
-        write_report(["[", rows, "]"], options.per_segment)
+        reports[options.per_segment] = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in result.rows) + "\n]"
+    for path, text in reports.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n", encoding="utf-8", newline="\n")
     return 0
 
 
@@ -216,11 +211,6 @@ def print_scores(result: Evaluation, variant: str) -> None:
     for name, value in result.system.items():
         figure = "missing" if math.isnan(value) else f"{value:.4f}"
         print(f"{name + ':':8} {figure}  {remarks.get(name, '')}".rstrip())
-
-
-def write_report(lines: list[str], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
-"""The five scores of the E2E NLG Challenge as its scorer computes them; eval_metrics.py, above, calls them by name.
-
-Left out: GLUE's scores, which stand in eval_metrics.py.
-"""
+"""The five scores of the E2E NLG Challenge as its scorer computes them; eval_metrics.py calls them by name. Left out: GLUE's
+scores, which it holds itself."""
 from dataclasses import dataclass, field
 
 

@@ -65,8 +65,7 @@ class Overlap:
     matched           n-grams by their clipped counts: min(count in hypothesis, largest count in one reference)
     information       the same, each weighted by NIST's info, which counts in the references of the whole set
     own_information   the same, with info from the references of this instance alone
-    slots             how many n-grams the hypothesis has room for: length - n + 1. `python` does not stop at zero: a
-                      hypothesis of one token has 1, 0, -1, -2, -3
+    slots             how many n-grams the hypothesis has room for: length - n + 1; `python` does not stop at zero
     length            tokens of the hypothesis
     ref_lengths       tokens of each reference
     """
@@ -152,13 +151,13 @@ def pooled_bleu(shared: list[Overlap], variant: str) -> tuple[float, dict[str, f
         brevity_penalty = 0.0 if variant == "perl" else 1e-5
     else:
         brevity_penalty = math.exp(1 - reference_length / hypothesis_length)
-    log_precisions = log_precisions_perl if variant == "perl" else log_precisions_python
-    score = brevity_penalty * math.exp(sum(log_precisions(matched, slots)) / BLEU_ORDER)
-    ratio = hypothesis_length / reference_length if reference_length else math.inf
-    return score, {"length_ratio": ratio, "brevity_penalty": brevity_penalty}
+    logs = log_precisions_perl(matched, slots) if variant == "perl" else log_precisions(matched, slots)
+    score = brevity_penalty * math.exp(sum(logs) / BLEU_ORDER)
+    length_ratio = hypothesis_length / reference_length if reference_length else math.inf
+    return score, {"length_ratio": length_ratio, "brevity_penalty": brevity_penalty}
 
 
-def log_precisions_python(matched: list[float], slots: list[int]) -> list[float]:
+def log_precisions(matched: list[float], slots: list[int]) -> list[float]:
     """ln p_n, where tiny floors stand in for no match and for no room."""
     return [math.log(max(m, 1e-15) / max(s, 1e-9)) for m, s in zip(matched, slots, strict=True)]
 
@@ -167,13 +166,8 @@ def log_precisions_perl(matched: list[float], slots: list[int]) -> list[float]:
     """ln p_n, where the k-th order without a match gets p_n = 1 / (2^k · slots), and one without room ln p_n = 0."""
     logs, smoothing = [], 1
     for m, s in zip(matched, slots, strict=True):
-        if s == 0:
-            logs.append(0.0)
-        elif m == 0:
-            smoothing *= 2
-            logs.append(-math.log(smoothing * s))
-        else:
-            logs.append(math.log(m / s))
+        smoothing *= 2 if s and not m else 1
+        logs.append(math.log(m / s) if m else -math.log(smoothing * s) if s else 0.0)
     return logs
 
 
@@ -187,7 +181,7 @@ def sentence_bleu(overlap: Overlap) -> float:
     """BLEU of one instance, smoothed: one is added to every count of matches and of n-grams."""
     matched, slots = ([n + 1.0 for n in counts[:BLEU_ORDER]] for counts in (overlap.matched, overlap.slots))
     brevity_penalty = pooled_bleu([overlap], "python")[1]["brevity_penalty"]
-    return brevity_penalty * math.exp(sum(log_precisions_python(matched, slots)) / BLEU_ORDER)
+    return brevity_penalty * math.exp(sum(log_precisions(matched, slots)) / BLEU_ORDER)
 
 
 # ---------------------------------------------------------------- NIST
@@ -207,14 +201,14 @@ def nist(shared: list[Overlap], variant: str) -> Scores:
     if no_room:
         warnings.warn(f"NIST: the hypotheses have no room for {' and '.join(no_room)}, which add nothing to the score; the "
                       "original divides by zero here", stacklevel=3)
-    segments = [pooled_nist([overlap], [overlap.own_information if variant == "python" else overlap.information], variant)
-                for overlap in shared]
-    return Scores(pooled_nist(shared, [overlap.information for overlap in shared], variant), segments)
+    segments = [pooled_nist([overlap], variant, own_information=variant == "python") for overlap in shared]
+    return Scores(pooled_nist(shared, variant), segments)
 
 
-def pooled_nist(shared: list[Overlap], information: list[list[float]], variant: str) -> float:
-    """NIST of the added counts of some instances; `information` has a list for each, with an entry for each order."""
-    by_order = zip(added(information), added(overlap.slots for overlap in shared), strict=True)
+def pooled_nist(shared: list[Overlap], variant: str, own_information: bool = False) -> float:
+    """NIST of the added counts of some instances."""
+    information = added(overlap.own_information if own_information else overlap.information for overlap in shared)
+    by_order = zip(information, added(overlap.slots for overlap in shared), strict=True)
     return sum(told / slots for told, slots in by_order if slots) * nist_length_penalty(nist_length_ratio(shared, variant))
 
 

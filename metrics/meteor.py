@@ -117,10 +117,8 @@ def meteor(references: list[list[str]], hypotheses: list[str]) -> Scores:
 
 def normalize_set(references: list[list[str]], hypotheses: list[str]) -> tuple[list[list[list[str]]], list[list[str]]]:
     """The words of every reference of every instance, and those of every hypothesis."""
-    def normalized(texts: list[str]) -> list[str]:
-        return [" ".join(normalize(text)) for text in texts]
-
-    groups = kept_groups(references, [Path(__file__).read_bytes(), repr(load_lexicon().prefixes).encode("utf-8")], normalized)
+    depends_on = [Path(__file__).read_bytes(), repr(load_lexicon().prefixes).encode("utf-8")]
+    groups = kept_groups(references, depends_on, lambda texts: [" ".join(normalize(text)) for text in texts])
     return ([[line.split(" ") if line else [] for line in group] for group in groups],
             [normalize(text.replace("|||", "").replace("  ", " ")) for text in hypotheses])
 

@@ -13,13 +13,12 @@ from metrics.meteor_resources import LONGEST_PHRASE, load_lexicon
 from metrics.stemmer import stem
 
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
-# In the score; the search for an alignment halves all but exact matches
-MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
+MODULE_WEIGHTS = (1.0, 0.6, 0.8, 0.6)                                        # in the score; `align` halves all but the first
 BEAM = 40
 # Paths are ranked by words matched, then chunks, then distance: one number, whose unit is the distance
 RANK_OF_CHUNK, RANK_OF_WORD = 1 << 32, -1 << 48
 
-# ---------------------------------------------------------------- 1. matches
+# ---------------------------------------------------------------- matches
 
 class Match(NamedTuple):
     """Words ref_start..ref_end of the reference and hyp_start..hyp_end of the hypothesis, which `module` matches."""
@@ -158,17 +157,16 @@ class Matcher:
         forward, backward = [], []
         for phrase, j in occurrences(reference, self.phrases, self.beginnings):
             length = phrase.count(" ") + 1
-            with_phrase_first, with_phrase_second = self.phrases[phrase]
-            for place, start, end in with_phrase_first:
+            for place, start, end in self.phrases[phrase][0]:
                 forward.append(((j, length, place, start), Match(j, j + length, start, end, PARAPHRASE)))
-            for place, start, end in with_phrase_second:
+            for place, start, end in self.phrases[phrase][1]:
                 backward.append(((start, end - start, place, j), Match(j, j + length, start, end, PARAPHRASE)))
         for _, match in chain(sorted(forward), sorted(backward)):
             starting_at[match.ref_start].append(match)
         return starting_at
 
 
-# ---------------------------------------------------------------- 2. align
+# ---------------------------------------------------------------- the search
 
 def align(starting_at: list[list[Match]]) -> list[Match]:
     """The best alignment: every word in at most one match; most words, then fewest chunks, then least distance.
@@ -182,8 +180,7 @@ def align(starting_at: list[list[Match]]) -> list[Match]:
     fixed = fixed_matches(starting_at)
     # A path is a plain tuple, as the search makes a great many: its rank (see RANK_OF_WORD; the least is the best), next
     # word of the reference, end of the last match in the hypothesis (-1 after a gap), bits of the words taken there, and
-    # the last match with the path to which it was added. Words and distances of fixed matches are not in the rank, since
-    # all paths have them.
+    # the last match with the path to which it was added. The rank leaves out fixed matches, which all paths have.
     paths = [(0, 0, -1, 0, None, None)]
     for j, matches in enumerate(starting_at):
         paths.sort(key=itemgetter(0))
@@ -227,8 +224,7 @@ def branch_of(match: Match) -> tuple[int, int, int, int, int, int, Match]:
 
 def fixed_matches(starting_at: list[list[Match]]) -> set[int]:
     """Reference positions of the matches that are alone there and whose words no other match covers on either side."""
-    # Bits of words that at least one match covers, and at least two
-    hyp_once = hyp_twice = ref_once = ref_twice = 0
+    hyp_once = hyp_twice = ref_once = ref_twice = 0                          # bits of words that one match covers, or two
     alone = []
     for matches in starting_at:
         for ref_start, ref_end, hyp_start, hyp_end, _ in matches:

@@ -23,12 +23,9 @@ from files.cache import kept
 PACKAGE = "pycocoevalcap==1.2"
 LONGEST_PHRASE = 7                                                           # words, in the paraphrase table
 
-# Suffix -> ending, in WordNet's order: nouns, verbs, adjectives
-WORDNET_SUFFIXES = (
-    ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
-    ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", ""),
-    ("er", ""), ("est", ""), ("er", "e"), ("est", "e"),
-)
+# Suffix and ending that replaces it, in WordNet's order: nouns, verbs, adjectives
+WORDNET_SUFFIXES = [pair.split(":") for pair in """s: ses:s xes:x zes:z ches:ch shes:sh men:man ies:y es:e es: ed:e ed: ing:e
+    ing: er: est: er:e est:e""".split()]
 
 
 def resource_paths() -> tuple[Path, Path]:
@@ -98,8 +95,7 @@ BLOCK_BYTES = 1 << 21                                                        # o
 FINGERPRINT_BITS = 24
 IN_REFERENCES, IN_HYPOTHESES = np.uint8(1), np.uint8(2)
 LOW_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)  # masks for the first n bytes
-# Odd, random bits
-MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)
+MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], dtype=np.uint64)     # odd, random bits
 
 
 def paraphrases_near(references: list[str]) -> bytes:
@@ -119,11 +115,7 @@ def paraphrases_near(references: list[str]) -> bytes:
 def select_paraphrases(pairs: bytes, references: list[str], hypotheses: list[str]) -> list[tuple[str, str]]:
     """Of `paraphrases_near(references)` those that match a phrase of a reference with one of a hypothesis, in order."""
     seen = seen_in(references, IN_REFERENCES) | seen_in(hypotheses, IN_HYPOTHESES)
-
-    def joins(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return (first & IN_REFERENCES & second >> 1) | (second & IN_REFERENCES & first >> 1)
-
-    selected, _ = select_pairs(pairs, 2, seen, joins)
+    selected, _ = select_pairs(pairs, 2, seen, lambda a, b: (a & b >> 1 | b & a >> 1) & IN_REFERENCES)
     lines = selected.decode("utf-8").split("\n")
     return list(zip(lines[:-1:2], lines[1::2], strict=True))
 

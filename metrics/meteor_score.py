@@ -22,12 +22,11 @@ def statistics_of(hypothesis: list[str], reference: list[str], alignment: list[M
     last_ref_end = last_hyp_end = -1
     for ref_start, ref_end, hyp_start, hyp_end, module in alignment:
         hyp_matched, ref_matched = hyp_end - hyp_start, ref_end - ref_start
-        hyp_matched_function = sum(hyp_function[hyp_start:hyp_end])
-        ref_matched_function = sum(ref_function[ref_start:ref_end])
-        statistics[4 + 4 * module] += hyp_matched - hyp_matched_function
-        statistics[5 + 4 * module] += ref_matched - ref_matched_function
-        statistics[6 + 4 * module] += hyp_matched_function
-        statistics[7 + 4 * module] += ref_matched_function
+        hyp_functions, ref_functions = sum(hyp_function[hyp_start:hyp_end]), sum(ref_function[ref_start:ref_end])
+        statistics[4 + 4 * module] += hyp_matched - hyp_functions
+        statistics[5 + 4 * module] += ref_matched - ref_functions
+        statistics[6 + 4 * module] += hyp_functions
+        statistics[7 + 4 * module] += ref_functions
         statistics[20] += ref_start != last_ref_end or hyp_start != last_hyp_end
         statistics[21] += hyp_matched
         statistics[22] += ref_matched
@@ -78,8 +77,7 @@ def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
     for index in sorted(range(len(references)), key=at_most.__getitem__, reverse=True):
         if at_most[index] + 1e-9 < best_score:                               # the margin is for rounding
             break
-        alignment = align(matcher.matches(references[index]))
-        statistics = statistics_of(matcher.words, references[index], alignment)
+        statistics = statistics_of(matcher.words, references[index], align(matcher.matches(references[index])))
         score = score_of(statistics)
         if score > best_score or score == best_score and index < best_index:
             best_score, best_index, best = score, index, statistics
@@ -147,8 +145,7 @@ def weigh_words(words: list[str]) -> tuple[int, float]:
 
 
 def reach_of_phrase(phrase: str, matches: Iterable[tuple[int, int, int]]) -> tuple[int, int, int, int, int]:
-    """The phrase's words, and bits of where its paraphrases begin, where they end, of all their words, and of all but
-    their first words."""
+    """The phrase's length, and bits of its paraphrases: where they begin and end, their words, all but their first words."""
     begins = ends = words = following = 0
     for _, start, end in matches:
         begins |= 1 << start

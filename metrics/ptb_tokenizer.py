@@ -22,8 +22,7 @@ from pathlib import Path
 from metrics.texts import kept_groups
 
 # Dropped after tokenisation, exactly these. Brackets are not among them: by then they are lower-case, -lrb- and so on.
-PUNCTUATION = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--",
-                         "...", ";"])
+PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
 
 # ---------------------------------------------------------------- shapes of characters
 
@@ -36,8 +35,6 @@ STAND_INS = {
 }
 SYMBOLS = re.compile("[\u00a1\u00a5-\u00bf\u00d7\u00f7\u037e\u0387\u2016-\u2023\u2030-\u2042\u2070-\u208e\u20a4"
                      "\u2100-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff65\uffe0-\uffe6]")
-
-
 CATEGORIES = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Lm": LOWER, "Lo": LOWER, "Nd": DIGIT}
 
 
@@ -118,14 +115,6 @@ PATH = r"/[^ \t\n\u00a0\"<>|(){}]+[^ \t\n\u00a0\"<>|.!?(){},;:'-]"
 
 # ---------------------------------------------------------------- the rules
 
-def cut_at(place: int) -> Callable[[str], list[str]]:
-    return lambda text: [text[:place], text[place:]]
-
-
-def period_twice(text: str) -> list[str]:
-    return [text, "."]
-
-
 def without_spaces(text: str) -> list[str]:
     return [re.sub("[ \n]", "\u00a0", text)]
 
@@ -146,22 +135,17 @@ REPLACED = {
 }
 
 
-def rule(token: str, emit: Callable[[str], list[str]] | list[str] | None = None, ahead: str = "") -> tuple:
-    """A pattern that matches the token as group 1 and, after it, what the rule looks ahead to; and what makes the tokens
-    of it. `emit` is a function of the text or the tokens themselves; by default the text is the token."""
-    if emit is None:
-        return re.compile(f"({token}){ahead}"), lambda text: [text]
-    return re.compile(f"({token}){ahead}"), emit if callable(emit) else lambda text: emit
+def rule(token: str, emit: Callable[[str], list[str]] = lambda text: [text], ahead: str = "") -> tuple:
+    """A pattern that matches a token as group 1 and, after it, what the rule looks ahead to; and what writes the tokens."""
+    return re.compile(f"({token}){ahead}"), emit
 
 
 RULES = (
-    rule(TAG, without_spaces),
-    rule(r"<[!?][A-Za-z-][^>\n]*>", without_spaces),
-    rule("&(?:MD|mdash|ndash);", ["--"]),
-    rule("&nbsp;", []),
+    rule(rf"{TAG}|<[!?][A-Za-z-][^>\n]*>", without_spaces),
+    rule("&(?:MD|mdash|ndash);", lambda _: ["--"]),
+    rule("&nbsp;", lambda _: []),
     # contractions
-    rule("(?i:cannot)", cut_at(3)),
-    rule("(?i:gonna|gotta|lemme|gimme|wanna)", cut_at(3)),
+    rule("(?i:cannot|gonna|gotta|lemme|gimme|wanna)", lambda text: [text[:3], text[3:]]),
     rule("'(?i:t)", ahead="(?i:is|was)"),
     rule(r"[A-Za-z]*[A-MO-Za-mo-z]", ahead=rf"(?i:n{APOSTROPHE}t)"),
     rule(rf"(?i:n{APOSTROPHE}t)", straight),
@@ -169,7 +153,7 @@ RULES = (
     rule("'(?i:s|d|m|re|ve|ll)", ahead="[^A-Za-z]"),
     rule("'(?i:s|d|m)"),
     rule("’(?i:s|d|m|re|ve|ll)", straight),
-    rule("'(?i:tis|twas)", cut_at(2)),
+    rule("'(?i:tis|twas)", lambda text: [text[:2], text[2:]]),
     rule(WHOLE_WITH_APOSTROPHE),
     rule(rf"{APOSTROPHE}[0-9][0-9]", ahead=SPACE_OR_LINE),
     # addresses
@@ -182,10 +166,10 @@ RULES = (
     # words and abbreviations
     rule(WORD),
     rule(rf"{A}+"),
-    rule(CLOSING_ABBREVIATION, period_twice, rf"(?:{NEW_SENTENCE}|\Z)"),
+    rule(CLOSING_ABBREVIATION, lambda text: [text, "."], rf"(?:{NEW_SENTENCE}|\Z)"),
     rule(CLOSING_ABBREVIATION, ahead=r"[\s\S]{2}"),
     rule(CLOSING_ABBREVIATION),
-    rule(rf"{ACRONYM}\.", period_twice, FIRST_WORD_AHEAD),
+    rule(rf"{ACRONYM}\.", lambda text: [text, "."], FIRST_WORD_AHEAD),
     rule(r"[A-Za-z]\.", lambda text: [text[:-1], "."], FIRST_WORD_AHEAD),
     rule(rf"(?:{ACRONYM}|[A-Za-z])\."),
     rule(TITLE_ABBREVIATION),
@@ -207,20 +191,20 @@ RULES = (
     rule(r"[A-Z]*\$"),
     rule("|".join(map(re.escape, REPLACED)), lambda text: [REPLACED.get(text, "$")]),  # what else looks like a euro is one
     # punctuation
-    rule(rf"\.\.\.+|\.(?:{SPACE}\.){{2,}}|…", ["..."]),
+    rule(rf"\.\.\.+|\.(?:{SPACE}\.){{2,}}|…", lambda _: ["..."]),
     rule("-----+"),
-    rule("---?-?|–", ["--"]),
+    rule("---?-?|–", lambda _: ["--"]),
     rule("[?!]+"),
     rule("-(?i:[lr][rcs]b)-"),
     rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", lambda text: [brackets_as_words(text)], "[^A-Za-z0-9]"),  # smileys
     rule("[-^=~<>']_[-^=~<>']"),
-    rule("\"|&quot;", ["``"], f"(?={A})"),
-    rule("\"|&quot;|''|’’", ["''"]),
-    rule("``|‘‘|“", ["``"]),
-    rule("”", ["''"]),
-    rule("'", ["`"], r"[A-Za-z][^ \t\n\u00a0]"),
-    rule("[`‘]", ["`"]),
-    rule("['’]", ["'"]),
+    rule("\"|&quot;", lambda _: ["``"], f"(?={A})"),
+    rule("\"|&quot;|''|’’", lambda _: ["''"]),
+    rule("``|‘‘|“", lambda _: ["``"]),
+    rule("”", lambda _: ["''"]),
+    rule("'", lambda _: ["`"], r"[A-Za-z][^ \t\n\u00a0]"),
+    rule("[`‘]", lambda _: ["`"]),
+    rule("['’]", lambda _: ["'"]),
     rule(r"[-.,;:]"),
     rule(rf"\*+|_+|#+|@+|<<|>>|[~^|\\/%&+=<>$]|{SYMBOL}|{MARK}"),
 )

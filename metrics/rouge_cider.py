@@ -1,7 +1,5 @@
-"""ROUGE-L and CIDEr as the E2E scorer computes them, of texts that the PTB tokenizer (ptb_tokenizer.py) has been over.
-
-Left out: ROUGE's other forms and CIDEr's stemming.
-"""
+"""ROUGE-L and CIDEr as the E2E scorer computes them, of texts that ptb_tokenizer.py has been over. Left out: ROUGE's other
+forms and CIDEr's stemming."""
 import math
 import warnings
 from collections.abc import Sequence
@@ -27,13 +25,10 @@ def rouge_l(references: list[list[str]], hypotheses: list[str]) -> Scores:
     """
     segments = []
     for reference_texts, hypothesis_text in zip(references, hypotheses, strict=True):
-        hypothesis = hypothesis_text.split(" ")
-        precision = recall = 0.0
-        for text in reference_texts:
-            reference = text.split(" ")
-            common = longest_common_subsequence(hypothesis, reference)
-            precision = max(precision, common / len(hypothesis))
-            recall = max(recall, common / len(reference))
+        hypothesis, texts = hypothesis_text.split(" "), [text.split(" ") for text in reference_texts]
+        common = [longest_common_subsequence(hypothesis, reference) for reference in texts]
+        precision = max(common) / len(hypothesis)
+        recall = max(words / len(reference) for words, reference in zip(common, texts, strict=True))
         f_measure = (1 + 1.2 ** 2) * precision * recall / (recall + 1.2 ** 2 * precision) if precision else 0.0
         segments.append(f_measure)
     return Scores(sum(segments) / len(segments), segments)
@@ -79,8 +74,8 @@ def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
     for ngrams in count_ngrams(texts, CIDER_ORDER):
         hypothesis, reference = ngrams.split_at(instances)
         different = len(ngrams.prefix) + 1
-        in_instance = instance_of[reference.text] * different + reference.ngram
-        in_instance, _ = np.unique(in_instance, return_counts=True)          # numpy is several times slower when asked for less
+        # numpy is several times slower when asked for less
+        in_instance, _ = np.unique(instance_of[reference.text] * different + reference.ngram, return_counts=True)
         frequency = np.bincount(in_instance % different, minlength=len(ngrams.prefix))
         rarity = math.log(instances) - np.log(np.maximum(frequency, 1))
         h, r = hypothesis.count * rarity[hypothesis.ngram], reference.count * rarity[reference.ngram]

@@ -21,6 +21,7 @@ EXCEPTIONS = {
 }
 FINISHED_AFTER_PLURAL = {"inning", "outing", "canning", "herring", "earring", "proceed", "exceed", "succeed"}
 
+VOWEL = re.compile(f"[{VOWELS}]")
 R1_PREFIX = re.compile("gener|commun|arsen")
 REGION = re.compile(f".*?[{VOWELS}][^{VOWELS}]")
 SHORT_SYLLABLE_END = re.compile(f"(?:[^{VOWELS}][{VOWELS}][^{VOWELS}wxY]|^[{VOWELS}][^{VOWELS}])$")
@@ -73,10 +74,6 @@ def regions(word: str) -> tuple[int, int]:
     return r1, second.end() if second else len(word)
 
 
-def has_vowel(text: str) -> bool:
-    return any(letter in VOWELS for letter in text)
-
-
 def longest_suffix(word: str, suffixes: Iterable[str]) -> str:
     return max((suffix for suffix in suffixes if word.endswith(suffix)), key=len, default="")
 
@@ -87,7 +84,7 @@ def strip_plural(word: str) -> str:
         return word[:-2]
     if word.endswith(("ied", "ies")):
         return word[:-2] if len(word) > 4 else word[:-1]
-    if word.endswith("s") and not word.endswith(("us", "ss")) and has_vowel(word[:-2]):
+    if word.endswith("s") and not word.endswith(("us", "ss")) and VOWEL.search(word[:-2]):
         return word[:-1]
     return word
 
@@ -98,7 +95,7 @@ def strip_past_and_participle(word: str, r1: int) -> str:
     rest = word.removesuffix(suffix)
     if suffix.startswith("ee"):
         return rest + "ee" if len(rest) >= r1 else word
-    if not suffix or not has_vowel(rest):
+    if not suffix or not VOWEL.search(rest):
         return word
     if DOUBLE_END.search(rest):
         return rest[:-1]
