@@ -29,7 +29,7 @@ from files.pretrained import read_config
 from files.published import find_model
 from files.text import write_json
 from methods.counts import SIZES
-from model import GPT2Config, RobertaConfig, load_pretrained
+from model import FAMILIES, GPT2Config, RobertaConfig, load_pretrained
 
 NAMES = {"gpt2": "GPT-2 S", "gpt2-medium": "GPT-2 M", "gpt2-large": "GPT-2 L", "roberta-base": "RoBERTa base",
          "roberta-large": "RoBERTa large"}                                   # without a folder: sizes alone
@@ -79,7 +79,7 @@ def config_of(name: str) -> GPT2Config | RobertaConfig:
     """The configuration of a model folder, or of a name of the paper's models without one."""
     directory = find_model(name)
     if directory is not None:
-        return read_config(directory, None, None)
+        return read_config(directory, FAMILIES)[1]
     if name in NAMES:
         return SIZES[NAMES[name]]
     raise FileNotFoundError(f"no model '{name}': expected a folder with config.json, or one of {' '.join(NAMES)}")

@@ -88,7 +88,7 @@ def two_adapters(tmp_path, repository):
         model = load_pretrained(repository / "toy" / "gpt2")
         add_lora(model, rank, alpha=12, targets=("q", "k", "v", "fc"), seed=rank)
         for layer in lora_layers(model).values():
-            for target in layer.slices:
+            for target in layer.targets:
                 torch.nn.init.normal_(layer.lora_B[target], generator=torch.Generator().manual_seed(rank))
         save_adapter(model, tmp_path / f"r{rank}")
         models.append(model)
