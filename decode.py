@@ -23,7 +23,7 @@ from methods import load_trained
 from metrics.texts import write_hypotheses, write_references
 from model import load_pretrained
 from training.precision import choose_precision, format_of_run, hold_frozen_in
-from training.processes import resolve_device
+from training.processes import DEVICE_HELP, resolve_device
 from training.recipes import alpha_for_file
 
 
@@ -48,7 +48,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compare-penalties", action="store_true",
                         help="print BLEU, NIST and length ratio for 0.8, 0.9 and 1.0 from the same search")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N meaning representations only")
-    parser.add_argument("--device", default="auto", metavar="{auto,cpu,cuda,cuda:N,mps}")
+    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="auto: that of the adapter's "
                         "run, else bf16 where this device is faster with it")
     parser.add_argument("--data-dir", help="folder with e2e/ (default: $LORA_DATA, else a cache folder)")
@@ -71,12 +71,9 @@ def load_model(options: argparse.Namespace, directory: Path, device: str) -> tup
         run_format = format_of_run(options.adapter)
     if options.precision != "auto" or not options.adapter:
         model.requires_grad_(False)                                          # else what was trained would ask for fp32
-    if options.precision == "auto" and run_format:
-        precision, why = run_format, "as in the adapter's run"
-    else:
-        precision, why = choose_precision(options.precision, model, device)
+    precision, why = choose_precision(options.precision, model, device, run_format)
     hold_frozen_in(model, precision)
-    print(f"weights in {precision} ({why}){merged}, on {device}", file=sys.stderr)
+    print(f"precision: the weights in {precision} ({why}){merged}", file=sys.stderr)
     return model.to(device), precision
 
 
