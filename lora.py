@@ -85,7 +85,7 @@ class LoRALinear(nn.Module):
             x = self.dropout(x)
             for target, rows in self.targets.items():
                 A, B = self.lora_A[target].to(x.dtype), self.lora_B[target].to(x.dtype)
-                h[:, rows] += self.scale * (x @ A.T) @ B.T                   # + (alpha / r) B A x
+                h[:, rows].add_(self.scale * (x @ A.T) @ B.T)                # + (alpha / r) B A x
         return h.view(*shape, -1)                                            # (N, d_out) -> (..., d_out)
 
     def rows_of_weight(self, target: str) -> Tensor:
