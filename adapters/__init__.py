@@ -1,4 +1,6 @@
-"""Adapters as files, of this project, PEFT, loralib and the authors; and many of them at once, in a bank."""
+"""Adapters as files, of this project, PEFT, loralib and the authors; and many of them at once, in a bank.
+
+Left out: what other methods than LoRA train (methods/)."""
 from adapters.bank import AdapterBank
 from adapters.saving import load_adapter, save_adapter
 
