@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from experiments.counts import SIZES
 from experiments.sweep import machine
 from experiments.tables import markdown
 from files import cli
@@ -19,7 +20,6 @@ from files.pretrained import init_weights
 from files.text import write_json
 from lora import lora_layers, merge
 from methods import apply_method
-from methods.counts import SIZES
 from model import GPT2
 from speed.packed import pack
 
