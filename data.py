@@ -6,7 +6,6 @@
 Files are read as their publishers made them, and a row that does not fit is an error with file and line: nothing is
 skipped or repaired. `python data.py NAMES` fetches models and tasks (files/published.py). Left out: how text becomes ids
 (files/tokenizer.py), sliding windows over long documents, streaming (MNLI fits in memory), GLUE's diagnostic set.
-Shapes: N tokens end to end, B batch, T tokens of a row.
 """
 import random
 from collections.abc import Sequence
@@ -46,9 +45,8 @@ def length_grouped_batches(lengths: Sequence[int], batch_size: int, seed: int, e
     shuffler = random.Random(f"seed {seed}, epoch {epoch}")
     order, batches = list(range(len(lengths))), []
     shuffler.shuffle(order)
-    pool = 64 * batch_size
-    for start in range(0, len(order), pool):
-        indices = sorted(order[start:start + pool], key=lengths.__getitem__)
+    for start in range(0, len(order), 64 * batch_size):
+        indices = sorted(order[start:start + 64 * batch_size], key=lengths.__getitem__)
         batches += [indices[first:first + batch_size] for first in range(0, len(indices), batch_size)]
     shuffler.shuffle(batches)
     return batches
@@ -148,13 +146,13 @@ def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
         if columns.count(name) != 1 and not (name == glue.label and is_test and name not in columns):
             raise ValueError(f"{path}, line 1: found the columns {shorten(', '.join(columns))}, expected one "
                              f"'{name}' among them; is this GLUE's {glue.folder}/{split}.tsv?")
-    text_columns = [columns.index(name) for name in glue.texts]
-    label_column = columns.index(glue.label) if glue.label in columns else None
     examples = []
     for number, cells in rows:
-        unlabelled = label_column is None or (is_test and not cells[label_column])
-        label = None if unlabelled else glue_label(glue, cells[label_column], f"{path}, line {number}")
-        examples.append(PairExample(*[*(cells[column] for column in text_columns), None][:2], label))
+        row = dict(zip(columns, cells, strict=True))
+        text, *pair = [row[name] for name in glue.texts]
+        cell = row.get(glue.label, "")
+        label = glue_label(glue, cell, f"{path}, line {number}") if cell or not is_test else None
+        examples.append(PairExample(text, pair[0] if pair else None, label))
     return examples
 
 
@@ -178,9 +176,5 @@ def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> li
     return samples
 
 
-def main() -> None:
-    fetch_command(TASKS, fetch_task)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(lambda: fetch_command(TASKS, fetch_task))
