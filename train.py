@@ -5,7 +5,7 @@
 
 One plain loop for both models (Hu et al. 2021, sections 5.2 to 5.4): AdamW, linear schedule with warm-up, evaluation before
 the first step and after every epoch. What is not given on the command line comes from training/recipes.py. A run leaves a
-folder (training/run_state.py) with settings, log, adapter, state, predictions and metrics.json. Left out: hyperparameter search.
+folder (training/run_state.py): settings, log, adapter, state, predictions and metrics.json. Left out: hyperparameter search.
 """
 import argparse
 import contextlib
