@@ -36,10 +36,8 @@ def targets_of(ids: list[int], context_length: int) -> Tensor:
 
 def length_grouped_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Indices of one epoch in batches of like lengths: every index once, the same for the same seed and epoch.
-
     Shuffle, sort by length within pools of 64 batches, cut into batches, shuffle these: little padding, and a batch
-    still is close to a random draw. Only one batch may be smaller than batch_size.
-    """
+    still is close to a random draw. Only one batch may be smaller than batch_size."""
     if batch_size < 1:
         raise ValueError(f"found batch size {batch_size}, expected at least 1")
     shuffler = random.Random(f"seed {seed}, epoch {epoch}")

@@ -47,9 +47,7 @@ METRICS = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 def score(references: list[list[str]], hypotheses: list[str], metrics: Sequence[str] | None = None,
           variant: str = "python") -> dict[str, float]:
     """The chosen metrics (None: all) of a set, at full precision: {"BLEU": .., "NIST": .., "METEOR": .., ...}.
-
-    references[i] are those of hypotheses[i]. variant: whose BLEU and NIST, python or perl. Raises and warns like `evaluate`.
-    """
+    references[i] are those of hypotheses[i]. variant: whose BLEU and NIST, python or perl. Raises and warns like `evaluate`."""
     return evaluate(references, hypotheses, metrics, variant).system
 
 

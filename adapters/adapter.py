@@ -70,9 +70,7 @@ def model_name(name: str, config) -> str:
 def stacked_updates(tensors: dict[str, Tensor], config, source: str
                     ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
     """Sort a file's tensors: A and B of every layer as they are stored, and the others.
-
-    Raises ValueError for a layer that this model lacks, an A without its B, or an input size that does not fit.
-    """
+    Raises ValueError for a layer that this model lacks, an A without its B, or an input size that does not fit."""
     renamed = {}
     for name in sorted(tensors, key=lambda name: ".modules_to_save." in name):           # PEFT saves untrained copies too
         new = model_name(name, config)

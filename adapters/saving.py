@@ -17,9 +17,7 @@ from lora import add_lora, base_fingerprint, lora_layers, lora_settings, trains
 
 def save_adapter(model: nn.Module, directory: str | Path, base_name: str = "", task: str = "") -> None:
     """Write the LoRA matrices and the task head as adapter_model.safetensors + adapter_config.json, in PEFT's format.
-
-    Raises RuntimeError for a model without LoRA, or a merged one: its weights hold the update already.
-    """
+    Raises RuntimeError for a model without LoRA, or a merged one: its weights hold the update already."""
     write_peft(adapter_of(model, task), directory, model, base_name)
 
 
@@ -59,10 +57,8 @@ def load_adapter(model: nn.Module, directory: str | Path, alpha: float | None = 
 
 def read_adapter(path: str | Path, config, targets: tuple[str, ...] | None = None) -> Adapter:
     """The adapter in a folder (ours, PEFT's) or a file (loralib's, the authors') for a base with this configuration.
-
     targets: what a loralib file's updates of c_attn belong to, where it does not tell; default q and v for two.
-    Raises FileNotFoundError, or ValueError for a file that does not fit the base or computes something else than LoRA.
-    """
+    Raises FileNotFoundError, or ValueError for a file that does not fit the base or computes something else than LoRA."""
     path = Path(path)
     if path.name.startswith("adapter_model.") and (path.parent / "adapter_config.json").is_file():
         path = path.parent

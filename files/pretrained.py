@@ -33,9 +33,7 @@ def find_folder(name_or_directory: str | Path) -> Path:
 
 def read_config(directory: Path, families: dict[str, type], num_labels: int | None = None, dropout: float | None = None):
     """(model_type, configuration) of a folder, with num_labels and dropout in place of its own where they are given.
-
-    families: the models that there are, by model_type. Raises ValueError for another, or one that computes otherwise.
-    """
+    families: the models that there are, by model_type. Raises ValueError for another, or one that computes otherwise."""
     content = read_json(directory / "config.json")
     kind = content.get("model_type")
     if not isinstance(kind, str) or kind not in families:

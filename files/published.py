@@ -110,10 +110,8 @@ def require_file(path: Path, task: str) -> Path:
 
 def fetch_data(task: str, files: Sequence[Path], data_dir: str | Path | None = None) -> Path:
     """The data folder below which a task has these files, all in one folder, which is fetched whole if it does not exist.
-
     data_dir defaults to $LORA_DATA, then the user's cache. A folder that exists is left as it is: a file missing there is an
-    error, because published files beside somebody's own would be mixed up unnoticed.
-    """
+    error, because published files beside somebody's own would be mixed up unnoticed."""
     data_dir = place(data_dir, "data")
     folder = data_dir / files[0].parent
     if not folder.is_dir() and files[0].suffix != ".csv":

@@ -20,10 +20,8 @@ from speed.attention import attention
 
 class BeamCache:
     """K tokens per row, (B, K), one of each beam; before them the prompts, (B, P), padded on the right.
-
     A beam sees the slots of its ancestors, however these have branched. New keys and values go where no beam looks, into
-    padding or what only ended beams have seen, else at the end; none is ever moved for the sake of an order.
-    """
+    padding or what only ended beams have seen, else at the end; none is ever moved for the sake of an order."""
 
     def __init__(self, lengths: Tensor, capacity: int):
         """lengths: (B,), tokens of every prompt. capacity: the most positions that a row will need."""

@@ -68,10 +68,8 @@ def is_perfect(statistics: list[int]) -> bool:
 
 def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
     """The statistics of a hypothesis with the reference that scores best; of equally good ones the first.
-
     The references are taken in the order of what they could score at most, and the search ends where not even that
-    reaches the best score so far. It spares two references in three their alignment and never changes the result.
-    """
+    reaches the best score so far. It spares two references in three their alignment and never changes the result."""
     at_most = list(map(Ceiling(matcher).of, references))
     best_score, best_index, best = -1.0, -1, []
     for index in sorted(range(len(references)), key=at_most.__getitem__, reverse=True):

@@ -36,10 +36,8 @@ def rouge_l(references: list[list[str]], hypotheses: list[str]) -> Scores:
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
     """Length of the longest common subsequence, a whole row of the usual table at a time (Hyyrö 2004).
-
     From one column of a row to the next the table grows by 0 or 1. `row` keeps these steps as bits, inverted: bit i
-    is 0 where the LCS grows at first[i]. The addition carries each match to the next growth it can replace.
-    """
+    is 0 where the LCS grows at first[i]. The addition carries each match to the next growth it can replace."""
     positions: dict[str, int] = {}
     for i, word in enumerate(first):
         positions[word] = positions.get(word, 0) | 1 << i

@@ -121,10 +121,8 @@ def roberta_recipe(size: str, task: str, column: str) -> Recipe:
 def alpha_for_file(path: str | Path, config: GPT2Config | RobertaConfig, task: str, column: str | None = None
                    ) -> float | None:
     """The alpha for an adapter file that holds none (loralib's, the authors'), said on stderr; None for a folder.
-
     column: the recipe that the user named, if any. Without it paper and scripts must agree: the released RoBERTa weights
-    are of the scripts' 16, and with the paper's 8 they lose 20 points of MNLI. Raises ValueError where they disagree.
-    """
+    are of the scripts' 16, and with the paper's 8 they lose 20 points of MNLI. Raises ValueError where they disagree."""
     if not lacks_alpha(path):
         return None
     found = {name: recipe_for(config, task, "lora", name) for name in ((column,) if column else ("paper", "repo"))}

@@ -92,10 +92,8 @@ def saved_format(folder: Path) -> str | None:
 
 def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
     """Prepare the run's folder, which this process holds; True if there is a saved state to resume from.
-
     config: the seed, every setting, the format of the frozen weights, and fingerprints of base and data. Raises ValueError for
-    a run that is there already, and for one to resume whose settings, base or data are others.
-    """
+    a run that is there already, and for one to resume whose settings, base or data are others."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads(),
                 "processes": processes.world_size()}
     if (folder / "config.json").exists() and not overwrite:
