@@ -28,6 +28,7 @@ from files.weights import write_safetensors
 from files.writing import written_whole
 from lora import is_base, lora_layers, lora_settings, merge, unmerge
 from methods import load_trained, read_trained
+from methods.apply import is_of_head
 from model import FAMILIES, load_pretrained
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -43,7 +44,7 @@ def export_merged(model: nn.Module, directory: str | Path, source_directory: str
     directory, source_directory = Path(directory), Path(source_directory)
     updates = lora_layers(model)
     added = [name for name, _ in model.named_parameters()
-             if not is_base(model, name) and not (model.head and name.startswith(model.head)) and ".lora_" not in name]
+             if not is_base(model, name) and not is_of_head(model, name) and ".lora_" not in name]
     if added:
         raise ValueError(f"the model has '{added[0]}', which no transformers model has: only LoRA and methods that change "
                          "the base's own weights can be merged")

@@ -57,9 +57,6 @@ class Predictor:
         self.generation = {"max_new_tokens": 64} | generation
         self.reader = RequestReader(bank, tokenizer, room=self.generation["max_new_tokens"])
 
-    def read(self, line: bytes) -> Request:
-        return self.reader.read(line)
-
     def answer(self, requests: list[Request]) -> list[dict]:
         """The answers to requests for any adapters, in their order."""
         if self.bank.model.head is None:
@@ -94,7 +91,7 @@ def answer_lines(predictor: Predictor, lines: Iterator[bytes]) -> Iterator[tuple
         for line in chunk:
             number += 1
             try:
-                read.append(predictor.read(line))
+                read.append(predictor.reader.read(line))
             except ValueError as error:
                 read.append(Refusal(number, " ".join(str(error).split())))
         requests = [request for request in read if isinstance(request, Request)]

@@ -13,7 +13,6 @@ from adapters.loralib import read_loralib
 from adapters.peft import read_peft, write_peft
 from lora import add_lora, base_fingerprint, lora_layers, lora_settings, trains
 
-# ---------------------------------------------------------------- saving
 
 def save_adapter(model: nn.Module, directory: str | Path, base_name: str = "", task: str = "") -> None:
     """Write the LoRA matrices and the task head as adapter_model.safetensors + adapter_config.json, in PEFT's format.
@@ -40,8 +39,6 @@ def trained_others(model: nn.Module) -> dict[str, nn.Parameter]:
     """What LoRA trains beside its matrices: the task head, and biases where the setting says so."""
     return {name: parameter for name, parameter in model.named_parameters() if ".lora_" not in name and trains(model, name)}
 
-
-# ---------------------------------------------------------------- loading
 
 def load_adapter(model: nn.Module, directory: str | Path, alpha: float | None = None, task: str | None = None,
                  targets: tuple[str, ...] | None = None) -> nn.Module:
@@ -111,10 +108,7 @@ def check_base(adapter: Adapter, fingerprint: str) -> None:
 
 def copy_adapter(model: nn.Module, adapter: Adapter) -> None:
     """Copy an adapter into a model that has LoRA with the same targets, rank and trained biases."""
-    wanted, found = dict(trained_others(model)), dict(adapter.others)
-    for name, layer in lora_layers(model).items():
-        for target in layer.targets:
-            wanted |= {f"{name}.lora_A.{target}": layer.lora_A[target], f"{name}.lora_B.{target}": layer.lora_B[target]}
+    wanted, found = {name: tensor for name, tensor in model.named_parameters() if trains(model, name)}, dict(adapter.others)
     for name, updates in adapter.updates.items():
         for target, (A, B) in updates.items():
             found |= {f"{name}.lora_A.{target}": A, f"{name}.lora_B.{target}": B}

@@ -37,9 +37,7 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
     model, task, settings, _ = prepare(options, seed=0)
     fingerprint, source, format_of_adapter = base_fingerprint(model), "the-base", None
     if options.adapter:
-        alpha = options.alpha
-        if alpha is None:
-            alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
+        alpha = options.alpha or alpha_for_file(options.adapter, model.config, options.task, options.recipe)
         load_trained(model, options.adapter, alpha, options.task)
         source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
         format_of_adapter = format_of_run(options.adapter)
