@@ -6,9 +6,7 @@
 
 A: whatever adapters/ reads; so this also turns the authors' files into PEFT's and the other way round. Methods
 that change the base's weights alone (full, last-layers, bitfit) export as a merged model like LoRA; adapters and prefixes
-are modules that transformers does not have.
-
-Left out: half precision, and PEFT folders for the methods that are not LoRA.
+are modules that transformers does not have. Left out: half precision, and PEFT folders for the methods that are not LoRA.
 """
 import argparse
 import shutil

@@ -3,7 +3,6 @@
 PEFT knows no slices of a layer: the n updates on GPT-2's fused c_attn become one of rank n r and alpha n alpha, whose A
 holds the updates' A below one another and whose B (3 d, n r) holds each B in its rows and columns and zeros elsewhere. The
 product is the same, and the way back takes it apart. An update of PEFT's on the whole of c_attn is the target "qkv" here.
-
 Left out: DoRA and PEFT's other variants, updates of embeddings. Shapes: r rank, d_in and d_out of a layer.
 """
 import re

@@ -3,7 +3,6 @@
 A result is found by its content: the file's name is a hash of everything the result depends on, which is what was read,
 the code that makes it, and the version of Python, whose Unicode tables say what a letter is. So it never changes what is
 returned, only when it is computed: a damaged file is replaced, and without a writable folder nothing is kept.
-
 Left out: deleting what is old; data that does not fit in memory.
 """
 import gc

@@ -2,7 +2,6 @@
 
 Base models come from the Hugging Face hub (or the mirror HF_ENDPOINT), GLUE from its own server, E2E in the authors' form from
 their repository; the tables say where and with which SHA-256. A folder of somebody's own is used as it is.
-
 Left out: archives other than GLUE's zips; E2E's official form, which is not downloaded.
 """
 import argparse

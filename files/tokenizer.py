@@ -1,5 +1,4 @@
 """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), by which GPT-2 and RoBERTa cut text; only their ids differ.
-
 Left out: training a BPE, and control tokens inside running text ("</s>" in a sentence is five ordinary characters).
 """
 import functools

@@ -5,7 +5,6 @@ plain form, RowCache in tests/generation/test_cache.py, has a row for each beam,
 every step. Here the beams of a prompt are tokens of one row, and a mask of each one's ancestors takes the place of copies:
 gpt2, 10 beams of a prompt of 40 tokens and a text of 64, needs 680 positions instead of 1,040. The model calls an `attend`
 once for each layer, in their order: what is at the front of `layers` belongs to the layer that calls.
-
 Left out: caches that grow, as a search knows its longest text beforehand.
 Shapes: B prompts, K beams, P prompt tokens, T tokens of a call, S cached positions, H heads, D head size.
 """

@@ -1,5 +1,4 @@
 """The E2E task, from meaning representation to text: what the model is shown, where a text ends, and what is kept of it.
-
 Left out: reading the data and the form in which it is shown (data.py), the scores (eval_metrics.py).
 """
 from collections.abc import Sequence

@@ -2,7 +2,6 @@
 
 Both exist there twice and both forms are here: `python` is the scorer's option -p, which the LoRA paper used; `perl` is
 NIST's mteval-v13a, which the challenge published.
-
 Left out: other tokenisations, n-gram orders and smoothings. Use sacrebleu for BLEU scores of machine translation.
 """
 import math

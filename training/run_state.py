@@ -12,7 +12,6 @@ A state holds what trains, the optimizer, and the place in the data and in the l
 samples and what dropout draws follow from step, epoch and seed, so there is no random state to keep. A new state is
 written under another name and flushed to the disk before it takes its own, so that whatever happens at any moment, a whole
 one is there. Signals that end a run wait until the step is complete.
-
 Left out: what the state means to the loop (train.py), and the results (metrics.json).
 """
 import hashlib

@@ -1,5 +1,4 @@
 """What stands before the loop: the model, the task and the settings of a command; and --eval-only, which needs no loop.
-
 Left out: which options there are (options.py).
 """
 import argparse

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from files.pretrained import init_weights
 from generation.cache import BeamCache
 from lora import add_lora, lora_layers, merge
 from model import GPT2, GPT2Config, Padded, attention
 from speed.linear import lay_out_for_decoding
+from toy.fresh import init_weights
 
 B, K = 4, 3
 
