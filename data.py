@@ -131,11 +131,9 @@ def glue_label(glue: GlueTask, cell: str, where: str) -> int | float:
 
 
 def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
-    """Every row of data_dir/glue/FOLDER/SPLIT.tsv, as GLUE publishes it.
-
+    """Every row of data_dir/glue/FOLDER/SPLIT.tsv, as GLUE publishes it. Raises ValueError with file and line.
     Columns are found by their names, so that files with more of them are read alike. Text is kept as it stands, quotation marks
-    and all. A test split may have no label column or empty cells there: its label is None. Raises ValueError with file, line.
-    """
+    and all. A test split may have no label column or empty cells there: its label is None."""
     if task not in GLUE_TASKS:
         raise ValueError(f"found task '{task}', expected one of {', '.join(GLUE_TASKS)}")
     glue, path, is_test = GLUE_TASKS[task], split_file(task, split, data_dir), split.startswith("test")

@@ -34,11 +34,8 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_conf
 
 def export_merged(model: nn.Module, directory: str | Path, source_directory: str | Path) -> None:
     """Write the model as a Hugging Face folder: model.safetensors, config.json, and the tokenizer's files.
-
-    LoRA is merged for it and unmerged again, also after an error. source_directory: the base's folder, whose config.json
-    and tokenizer files go along. Raises ValueError for a model with adapters or a prefix, which have no place in
-    transformers' models.
-    """
+    LoRA is merged for it and unmerged again, also after an error. source_directory: the base's folder, of which the others
+    come. Raises ValueError for a model with adapters or a prefix, which have no place in transformers' models."""
     directory, source_directory = Path(directory), Path(source_directory)
     updates = lora_layers(model)
     added = [name for name, _ in model.named_parameters()

@@ -47,12 +47,9 @@ class BankAdapter:
 
 
 def bank_adapter_of(model: nn.Module, adapter: Adapter, alpha: float | None = None) -> BankAdapter:
-    """An adapter for a bank of the base `model`. alpha: in place of the stored one; the authors' and loralib's files have
-    none.
-
+    """An adapter for a bank of the base `model`. alpha: in place of the stored one, and where the file has none.
     Raises ValueError for another base, no alpha, numbers that are not finite, a missing head, and trained biases: those
-    belong to no row.
-    """
+    belong to no row."""
     config, device = model.config, next(model.parameters()).device
     check_base(adapter, base_fingerprint(model))
     if adapter.bias != "none":
@@ -228,11 +225,8 @@ class AdapterBank:
 
     def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, list[tuple[slice, Tensor, Tensor]]]:
         """What a batch adds, by layer name: for each target on the layer the rows of its output, A (B, R, d_in) and
-        B (B, R, d_out), in the format of the base's weights.
-
-        R is the highest rank of the rows' adapters. If all rows have the same adapter, B is 1: nothing is copied, the
-        product is shared.
-        """
+        B (B, R, d_out), in the format of the base's weights. R is the highest rank of the rows' adapters. If all rows have
+        the same adapter, B is 1: nothing is copied, the product is shared."""
         if len(set(adapters)) == 1:
             adapters = adapters[:1]
         config, dtype, layers = self.model.config, next(self.model.parameters()).dtype, {}

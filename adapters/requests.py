@@ -21,12 +21,6 @@ class Request:
     further: dict                                                            # what comes back with the answer
 
 
-@dataclass(frozen=True)
-class Refusal:
-    line: int
-    reason: str
-
-
 class RequestReader:
     """How requests for the adapters of a bank are read. tasks: of each adapter on RoBERTa."""
 

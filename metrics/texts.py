@@ -37,8 +37,8 @@ def checked_texts(references: list[list[str]], hypotheses: list[str]) -> tuple[l
 
 def kept_groups(groups: list[list[str]], depends_on: Iterable[bytes],
                 compute: Callable[[list[str]], list[str]]) -> list[list[str]]:
-    """compute(all texts), which makes one line of each, in their groups again; kept on disk (kept.py), since one test set's
-    references score many systems."""
+    """compute(all texts), which makes one line of each, in their groups again; kept on disk (files/cache.py), since one
+    test set's references score many systems."""
     lines = iter(kept_lines([text for texts in groups for text in texts], depends_on, compute))
     return [[next(lines) for _ in texts] for texts in groups]
 

@@ -75,10 +75,9 @@ LARGE_ADAPTER = 37                                                           # t
 def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, column: str, rank: int | None = None) -> Recipe:
     """The recipe of a model, task and method in the column "paper" or "repo".
 
-    rank: as given by the user; Lin adapters of GPT-2 have a recipe for small ones and one for large ones.
-
-    A RoBERTa of 24 layers or more takes the numbers of large, a smaller one those of base. WNLI is not in the paper: it
-    takes RTE's row, its sibling in kind and size. Raises ValueError for a task that the model is not made for.
+    rank: as given by the user; Lin adapters of GPT-2 have a recipe for small ones and one for large ones. A RoBERTa of 24
+    layers or more takes the numbers of large, a smaller one those of base. Raises ValueError for a task that the model is
+    not made for.
     """
     if config.causal:
         if task != "e2e":
