@@ -39,8 +39,6 @@ class Adapter:
         return None if head is None else head.shape[0]
 
 
-# ---------------------------------------------------------------- layers by name
-
 def layer_name(config, index: int, target: str) -> str:
     return f"{config.blocks}.{index}.{config.targets[target].path}"
 
@@ -64,8 +62,6 @@ def model_name(name: str, config) -> str:
     prefixes = tuple(family.prefix for family in FAMILIES.values())          # a model without a head has none
     return name if name.startswith((*prefixes, HEAD)) else f"{config.blocks.partition('.')[0]}.{name}"
 
-
-# ---------------------------------------------------------------- a file's tensors
 
 def stacked_updates(tensors: dict[str, Tensor], config, source: str
                     ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:

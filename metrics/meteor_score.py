@@ -65,8 +65,6 @@ def is_perfect(statistics: list[int]) -> bool:
     return statistics[20:] == [1, *statistics[:2]]
 
 
-# ---------------------------------------------------------------- the best reference
-
 def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
     """The statistics of a hypothesis with the reference that scores best; of equally good ones the first.
     The references are taken in the order of what they could score at most, and the search ends where not even that

@@ -12,8 +12,6 @@ from metrics.ngrams import count_ngrams
 
 CIDER_ORDER = 4
 
-# ---------------------------------------------------------------- ROUGE-L
-
 def rouge_l(references: list[list[str]], hypotheses: list[str]) -> Scores:
     """ROUGE-L (Lin 2004), mean over the instances.
 
@@ -48,8 +46,6 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
         row = (row + matches | row - matches) & every_bit
     return (every_bit ^ row).bit_count()
 
-
-# ---------------------------------------------------------------- CIDEr
 
 def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
     """CIDEr (Vedantam et al. 2015) in its form CIDEr-D.
