@@ -96,7 +96,8 @@ def unpack_samples(content: bytes) -> tuple[list[Sample], int]:
         raise ValueError(f"{len(ids)} ids, but the samples end at {ends[-1]}")
     was_enabled = gc.isenabled()
     gc.disable()                                             # E2E is read in 0.12 s of processor time, with it in 0.26
-    samples = [(ids[start:end].tolist(), second) for (start, end), second in zip(pairwise(ends), seconds, strict=True)]
-    if was_enabled:
-        gc.enable()
-    return samples, count
+    try:
+        return [(ids[start:end].tolist(), second) for (start, end), second in zip(pairwise(ends), seconds, strict=True)], count
+    finally:
+        if was_enabled:
+            gc.enable()
