@@ -151,10 +151,10 @@ def build_mrpc(folder: Path) -> None:
 
     dev_ids = set(rows(MRPC_DEV_IDS[0]))
     header, *pairs = rows("msr_paraphrase_train.txt")
-    is_dev = ["\t".join(pair.split("\t")[1:3]) + "\n" in dev_ids for pair in pairs]
-    splits = {"train": [header] + [pair for pair, dev in zip(pairs, is_dev, strict=True) if not dev],
-              "dev": [header] + [pair for pair, dev in zip(pairs, is_dev, strict=True) if dev],
-              "test": rows("msr_paraphrase_test.txt")}
+    splits = {"train": [header], "dev": [header], "test": rows("msr_paraphrase_test.txt")}
+    for pair in pairs:
+        is_dev = "\t".join(pair.split("\t")[1:3]) + "\n" in dev_ids
+        splits["dev" if is_dev else "train"].append(pair)
     for split, lines in splits.items():
         (folder / f"{split}.tsv").write_text("".join(lines), encoding="utf-8", newline="\n")
     for file in (*MRPC_SOURCES, MRPC_DEV_IDS[0]):
