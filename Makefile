@@ -71,10 +71,10 @@ pretrain-mini: $(VENV)/installed-dev     ## a small GPT-2 and RoBERTa with the r
 	$(RUN) -m experiments.pretrain_mini --data-dir $(or $(DATA),$(error no data folder: give DATA=DIR, the folder that has glue/)) $(ARGS)
 
 counts: $(VENV)/installed        ## parameters of every method: paper, formula, built model
-	$(RUN) baselines.py
+	$(RUN) -m experiments.counts
 
 recipes: $(VENV)/installed       ## hyperparameters of every task: paper and authors' scripts
-	$(RUN) recipes.py
+	$(RUN) -m experiments.recipes
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

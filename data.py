@@ -6,7 +6,6 @@
 Files are read as their publishers made them, and a row that does not fit is an error with file and line: nothing is
 skipped or repaired. `python data.py NAMES` fetches models and tasks (files/published.py). Left out: how text becomes ids
 (files/tokenizer.py), sliding windows over long documents, streaming (MNLI fits in memory), GLUE's diagnostic set.
-Shapes: N tokens end to end, B batch, T tokens of a row.
 """
 import random
 from collections.abc import Sequence
@@ -37,18 +36,15 @@ def targets_of(ids: list[int], context_length: int) -> Tensor:
 
 def length_grouped_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Indices of one epoch in batches of like lengths: every index once, the same for the same seed and epoch.
-
     Shuffle, sort by length within pools of 64 batches, cut into batches, shuffle these: little padding, and a batch
-    still is close to a random draw. Only one batch may be smaller than batch_size.
-    """
+    still is close to a random draw. Only one batch may be smaller than batch_size."""
     if batch_size < 1:
         raise ValueError(f"found batch size {batch_size}, expected at least 1")
     shuffler = random.Random(f"seed {seed}, epoch {epoch}")
     order, batches = list(range(len(lengths))), []
     shuffler.shuffle(order)
-    pool = 64 * batch_size
-    for start in range(0, len(order), pool):
-        indices = sorted(order[start:start + pool], key=lengths.__getitem__)
+    for start in range(0, len(order), 64 * batch_size):
+        indices = sorted(order[start:start + 64 * batch_size], key=lengths.__getitem__)
         batches += [indices[first:first + batch_size] for first in range(0, len(indices), batch_size)]
     shuffler.shuffle(batches)
     return batches
@@ -135,11 +131,9 @@ def glue_label(glue: GlueTask, cell: str, where: str) -> int | float:
 
 
 def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
-    """Every row of data_dir/glue/FOLDER/SPLIT.tsv, as GLUE publishes it.
-
+    """Every row of data_dir/glue/FOLDER/SPLIT.tsv, as GLUE publishes it. Raises ValueError with file and line.
     Columns are found by their names, so that files with more of them are read alike. Text is kept as it stands, quotation marks
-    and all. A test split may have no label column or empty cells there: its label is None. Raises ValueError with file, line.
-    """
+    and all. A test split may have no label column or empty cells there: its label is None."""
     if task not in GLUE_TASKS:
         raise ValueError(f"found task '{task}', expected one of {', '.join(GLUE_TASKS)}")
     glue, path, is_test = GLUE_TASKS[task], split_file(task, split, data_dir), split.startswith("test")
@@ -148,13 +142,13 @@ def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
         if columns.count(name) != 1 and not (name == glue.label and is_test and name not in columns):
             raise ValueError(f"{path}, line 1: found the columns {shorten(', '.join(columns))}, expected one "
                              f"'{name}' among them; is this GLUE's {glue.folder}/{split}.tsv?")
-    text_columns = [columns.index(name) for name in glue.texts]
-    label_column = columns.index(glue.label) if glue.label in columns else None
     examples = []
     for number, cells in rows:
-        unlabelled = label_column is None or (is_test and not cells[label_column])
-        label = None if unlabelled else glue_label(glue, cells[label_column], f"{path}, line {number}")
-        examples.append(PairExample(*[*(cells[column] for column in text_columns), None][:2], label))
+        row = dict(zip(columns, cells, strict=True))
+        text, *pair = [row[name] for name in glue.texts]
+        cell = row.get(glue.label, "")
+        label = glue_label(glue, cell, f"{path}, line {number}") if cell or not is_test else None
+        examples.append(PairExample(text, pair[0] if pair else None, label))
     return examples
 
 
@@ -178,9 +172,5 @@ def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> li
     return samples
 
 
-def main() -> None:
-    fetch_command(TASKS, fetch_task)
-
-
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(lambda: fetch_command(TASKS, fetch_task))

@@ -14,9 +14,8 @@ the same input). They differ in what they count and how they weigh it:
 
 The LoRA paper (section 5.4, table 3) reports them as the challenge's scorer computes them, which deviates in details from
 the papers it cites. So does metrics/, to be comparable, and names each deviation where it happens. BLEU and NIST find the
-words themselves; the other three read what metrics/ptb_tokenizer.py makes of the texts.
-
-Left out: the files, which metrics/texts.py reads and writes, and tests of significance.
+words themselves; the other three read what metrics/ptb_tokenizer.py makes of the texts. Left out: the files, which
+metrics/texts.py reads and writes, and tests of significance.
 """
 import argparse
 import gc
@@ -48,10 +47,7 @@ METRICS = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 def score(references: list[list[str]], hypotheses: list[str], metrics: Sequence[str] | None = None,
           variant: str = "python") -> dict[str, float]:
     """The chosen metrics (None: all) of a set, at full precision: {"BLEU": .., "NIST": .., "METEOR": .., ...}.
-
-    references[i] are the references of hypotheses[i]. `variant` chooses between the two official BLEUs and NISTs. See
-    `evaluate` for what is raised and what is warned of.
-    """
+    references[i] are those of hypotheses[i]. variant: whose BLEU and NIST, python or perl. Raises and warns like `evaluate`."""
     return evaluate(references, hypotheses, metrics, variant).system
 
 
@@ -141,16 +137,11 @@ def glue_scores(task: str, predictions: Sequence[float], labels: Sequence[float]
     if task == "cola":                                                       # for 0 and 1 the two correlations are one
         return {"matthews": pearson(predictions, labels)}
     scores = {"accuracy": sum(p == label for p, label in zip(predictions, labels, strict=True)) / len(labels)}
-    if task in ("mrpc", "qqp"):
-        scores["f1"] = f1_of_positives(predictions, labels)
+    if task in ("mrpc", "qqp"):                                              # F1 = 2 TP / (2 TP + FP + FN) of class 1
+        both = sum(p == label == 1 for p, label in zip(predictions, labels, strict=True))
+        positives = [*predictions, *labels].count(1)
+        scores["f1"] = 2 * both / positives if positives else 0.0
     return scores
-
-
-def f1_of_positives(predictions: Sequence[int], labels: Sequence[int]) -> float:
-    """2 TP / (2 TP + FP + FN) of class 1; 0 where class 1 is neither predicted nor there."""
-    both = sum(p == label == 1 for p, label in zip(predictions, labels, strict=True))
-    positives = sum(p == 1 for p in predictions) + sum(label == 1 for label in labels)
-    return 2 * both / positives if positives else 0.0
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float:
@@ -187,11 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
     print_scores(result, options.variant)
     reports = {}
     if options.json:
-        report = {
-            "system": {name: None if math.isnan(value) else value for name, value in result.system.items()},
-            "variant": options.variant, "instances": len(hypotheses), "references": sum(map(len, references)),
-            **result.details, **({"segments": result.rows} if options.per_segment else {}),
-        }
+        report = {"system": {name: None if math.isnan(value) else value for name, value in result.system.items()},
+                  "variant": options.variant, "instances": len(hypotheses), "references": sum(map(len, references)),
+                  **result.details, **({"segments": result.rows} if options.per_segment else {})}
         reports[options.json] = json.dumps(report, ensure_ascii=False, indent=1)
     if options.per_segment:
         reports[options.per_segment] = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in result.rows) + "\n]"

@@ -6,9 +6,7 @@
 
 A: whatever adapters/ reads; so this also turns the authors' files into PEFT's and the other way round. Methods
 that change the base's weights alone (full, last-layers, bitfit) export as a merged model like LoRA; adapters and prefixes
-are modules that transformers does not have.
-
-Left out: half precision, and PEFT folders for the methods that are not LoRA.
+are modules that transformers does not have. Left out: half precision, and PEFT folders for the methods that are not LoRA.
 """
 import argparse
 import shutil
@@ -28,6 +26,7 @@ from files.weights import write_safetensors
 from files.writing import written_whole
 from lora import is_base, lora_layers, lora_settings, merge, unmerge
 from methods import load_trained, read_trained
+from methods.apply import is_of_head
 from model import FAMILIES, load_pretrained
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -35,15 +34,12 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_conf
 
 def export_merged(model: nn.Module, directory: str | Path, source_directory: str | Path) -> None:
     """Write the model as a Hugging Face folder: model.safetensors, config.json, and the tokenizer's files.
-
-    LoRA is merged for it and unmerged again, also after an error. source_directory: the base's folder, whose config.json
-    and tokenizer files go along. Raises ValueError for a model with adapters or a prefix, which have no place in
-    transformers' models.
-    """
+    LoRA is merged for it and unmerged again, also after an error. source_directory: the base's folder, of which the others
+    come. Raises ValueError for a model with adapters or a prefix, which have no place in transformers' models."""
     directory, source_directory = Path(directory), Path(source_directory)
     updates = lora_layers(model)
     added = [name for name, _ in model.named_parameters()
-             if not is_base(model, name) and not (model.head and name.startswith(model.head)) and ".lora_" not in name]
+             if not is_base(model, name) and not is_of_head(model, name) and ".lora_" not in name]
     if added:
         raise ValueError(f"the model has '{added[0]}', which no transformers model has: only LoRA and methods that change "
                          "the base's own weights can be merged")

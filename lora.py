@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from model import Dropout
 
 TARGETS = ("q", "k", "v", "o", "fc", "proj", "qkv")                          # Table 5 names q k v o
-GAUSSIAN_STD = 0.02                                                          # the authors' first release; the paper gives none
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,6 @@ class LoRASettings:
                 raise ValueError(message)
 
 
-# ---------------------------------------------------------------- the layer
-
 class LoRALinear(nn.Module):
     """A linear layer (nn.Linear or Conv1D) with low-rank updates on rows of its output, {target: rows}."""
 
@@ -71,7 +68,7 @@ class LoRALinear(nn.Module):
             if settings.init == "kaiming":                                   # U(-1/sqrt(d_in), 1/sqrt(d_in))
                 A.uniform_(-d_in ** -0.5, d_in ** -0.5, generator=generator)
             else:
-                A.normal_(0.0, GAUSSIAN_STD, generator=generator)
+                A.normal_(0.0, 0.02, generator=generator)                    # the authors' first release; the paper is silent
             self.lora_A[target] = nn.Parameter(A.to(self.weight.device))
             self.lora_B[target] = nn.Parameter(torch.zeros(n_rows, settings.rank, device=self.weight.device))
 
@@ -104,8 +101,7 @@ class LoRALinear(nn.Module):
     def unmerge(self) -> None:
         for target, before in self.before_merge.items():
             self.rows_of_weight(target).copy_(before)
-        del self.before_merge
-        self.merged = False
+        self.before_merge, self.merged = {}, False
 
 
 # ---------------------------------------------------------------- the model

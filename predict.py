@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from adapters.bank import BASE, AdapterBank
-from adapters.requests import Refusal, Request, RequestReader, as_json
+from adapters.requests import Request, RequestReader, as_json
 from data import GLUE_TASKS
 from files import cli
 from files.published import fetch_model
@@ -56,9 +56,6 @@ class Predictor:
         self.bank, self.tokenizer, self.batch_size = bank, tokenizer, batch_size
         self.generation = {"max_new_tokens": 64} | generation
         self.reader = RequestReader(bank, tokenizer, room=self.generation["max_new_tokens"])
-
-    def read(self, line: bytes) -> Request:
-        return self.reader.read(line)
 
     def answer(self, requests: list[Request]) -> list[dict]:
         """The answers to requests for any adapters, in their order."""
@@ -86,21 +83,22 @@ def named(task: str, logits: torch.Tensor) -> dict:
     return {"label": labels[label], "probability": round(probability.item(), 4)}
 
 
-def answer_lines(predictor: Predictor, lines: Iterator[bytes]) -> Iterator[tuple[bytes, dict | Refusal]]:
-    """Every line with its answer, in order; at most a window of lines is read ahead of the answers."""
+def answer_lines(predictor: Predictor, lines: Iterator[bytes]) -> Iterator[tuple[bytes, dict]]:
+    """Every line with its answer, in order; at most a window of lines is read ahead of the answers. A line that is refused
+    is answered with "line", its number, and "error"."""
     number, window = 0, 1 if predictor.batch_size == 1 else WINDOW * predictor.batch_size
     while chunk := list(islice(lines, window)):
-        read: list[Request | Refusal] = []
+        read: list[Request | dict] = []
         for line in chunk:
             number += 1
             try:
-                read.append(predictor.read(line))
+                read.append(predictor.reader.read(line))
             except ValueError as error:
-                read.append(Refusal(number, " ".join(str(error).split())))
-        requests = [request for request in read if isinstance(request, Request)]
+                read.append({"line": number, "error": " ".join(str(error).split())})
+        requests = [item for item in read if isinstance(item, Request)]
         answers = iter(predictor.answer(requests) if requests else ())
         for line, item in zip(chunk, read, strict=True):
-            yield line, item if isinstance(item, Refusal) else {**item.further, "adapter": item.adapter, **next(answers)}
+            yield line, item if isinstance(item, dict) else {**item.further, "adapter": item.adapter, **next(answers)}
 
 
 def answer_file(predictor: Predictor, source: Iterable[bytes], size: int | None, name: str, out: BinaryIO,
@@ -109,12 +107,12 @@ def answer_file(predictor: Predictor, source: Iterable[bytes], size: int | None,
     refused = 0
     with tqdm(total=size, unit="B", unit_scale=True, desc="answering", disable=None) as bar:
         for count, (line, answer) in enumerate(answer_lines(predictor, iter(source)), 1):
-            if isinstance(answer, Refusal):
+            if "error" in answer:
+                reason = f"{name}, line {answer['line']}: {answer['error']}"
                 if strict:
-                    raise ValueError(f"{name}, line {answer.line}: {answer.reason}")
-                tqdm.write(f"{name}, line {answer.line}: {answer.reason}", file=sys.stderr)
+                    raise ValueError(reason)
+                tqdm.write(reason, file=sys.stderr)
                 refused += 1
-                answer = {"line": answer.line, "error": answer.reason}
             out.write(as_json(answer) + b"\n")
             out.flush()
             bar.set_postfix_str(f"{count} answered", refresh=False)

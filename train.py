@@ -5,9 +5,7 @@
 
 One plain loop for both models (Hu et al. 2021, sections 5.2 to 5.4): AdamW, linear schedule with warm-up, evaluation before
 the first step and after every epoch. What is not given on the command line comes from training/recipes.py. A run leaves a
-folder (training/run_state.py) with its settings, log, adapter and state to resume from, with predictions and metrics.json.
-
-Left out: hyperparameter search.
+folder (training/run_state.py): settings, log, adapter, state, predictions and metrics.json. Left out: hyperparameter search.
 """
 import argparse
 import contextlib
@@ -49,7 +47,22 @@ class Trainer:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(model, settings)
 
-    # ------------------------------------------------------------ the loop
+    def train(self, save_every: int) -> None:
+        """Advance to the end of the schedule. Raises with a line that says which state is kept: cli.Interrupted for a
+        signal, after saving; OSError for a full disk, MemoryError, and ValueError for a loss that is not finite."""
+        try:
+            self.advance(save_every)
+        except cli.Interrupted as error:
+            self.save()
+            raise cli.Interrupted(error.signum, f"interrupted; {self.kept()}") from None
+        except (ValueError, OSError) as error:
+            raise (OSError if isinstance(error, OSError) else ValueError)(f"{error}; {self.kept()}") from error
+        except (MemoryError, RuntimeError) as error:
+            if self.interruptions.received and not processes.is_first():     # the first process has saved and gone
+                raise cli.Interrupted(self.interruptions.received) from None
+            if not cli.out_of_memory(error):
+                raise
+            raise MemoryError(f"out of memory at step {self.progress.step + 1}; {self.kept()}") from None
 
     def advance(self, save_every: int) -> None:
         """Evaluate before the first step and after every epoch. Signals end the run between steps, or while it scores."""
@@ -116,8 +129,6 @@ class Trainer:
             self.progress.largest_batch_tokens, self.progress.activation_bytes = tokens, counted.bytes
         return processes.sum_gradients(self.trained, loss).item()
 
-    # ------------------------------------------------------------ the best epoch
-
     def evaluate(self) -> None:
         """Score the development set, after an epoch or before the first; keep the adapter if this is the epoch to choose."""
         scores = self.task.evaluate(self.model.eval()) if processes.is_first() else {}
@@ -134,7 +145,8 @@ class Trainer:
         if progress.epoch > 0:                                               # the untrained start is never chosen
             progress.chosen_epoch = self.best_epoch()
             if progress.chosen_epoch == progress.epoch:
-                self.keep_adapter()
+                run_state.check_trained(self.model, progress.step)           # a broken one must not replace a good one
+                save_trained(self.model, self.settings.method, self.folder / "adapter", self.settings.model, self.settings.task)
             self.save()
 
     def best_epoch(self) -> int:
@@ -145,34 +157,10 @@ class Trainer:
         sign = 1 if self.task.higher_is_better else -1
         return max(trained, key=lambda entry: (sign * entry[self.task.main_metric], -entry["epoch"]))["epoch"]
 
-    def keep_adapter(self) -> None:
-        run_state.check_trained(self.model, self.progress.step)              # a broken one must not replace a good one
-        save_trained(self.model, self.settings.method, self.folder / "adapter", self.settings.model, self.settings.task)
-
-    # ------------------------------------------------------------ to disk and back
-
-    def train(self, save_every: int) -> None:
-        """Advance to the end of the schedule. Raises with a line that says which state is kept: cli.Interrupted for a
-        signal, after saving; OSError for a full disk, MemoryError, and ValueError for a loss that is not finite."""
-        try:
-            self.advance(save_every)
-        except cli.Interrupted as error:
-            self.save()
-            raise cli.Interrupted(error.signum, f"interrupted; {self.kept()}") from None
-        except (ValueError, OSError) as error:
-            raise (OSError if isinstance(error, OSError) else ValueError)(f"{error}; {self.kept()}") from error
-        except (MemoryError, RuntimeError) as error:
-            if self.interruptions.received and not processes.is_first():     # the first process has saved and gone
-                raise cli.Interrupted(self.interruptions.received) from None
-            if not cli.out_of_memory(error):
-                raise
-            raise MemoryError(f"out of memory at step {self.progress.step + 1}; {self.kept()}") from None
-
     def kept(self) -> str:
         """What an interrupted run can count on, for messages."""
-        if self.saved_step is None:
-            return "no state is saved yet"
-        return f"the state of step {self.saved_step} is kept in {self.folder}: --resume goes on from there"
+        return "no state is saved yet" if self.saved_step is None else (
+            f"the state of step {self.saved_step} is kept in {self.folder}: --resume goes on from there")
 
     def save(self) -> None:
         if processes.is_first():

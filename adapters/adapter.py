@@ -39,8 +39,6 @@ class Adapter:
         return None if head is None else head.shape[0]
 
 
-# ---------------------------------------------------------------- layers by name
-
 def layer_name(config, index: int, target: str) -> str:
     return f"{config.blocks}.{index}.{config.targets[target].path}"
 
@@ -65,14 +63,10 @@ def model_name(name: str, config) -> str:
     return name if name.startswith((*prefixes, HEAD)) else f"{config.blocks.partition('.')[0]}.{name}"
 
 
-# ---------------------------------------------------------------- a file's tensors
-
 def stacked_updates(tensors: dict[str, Tensor], config, source: str
                     ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
     """Sort a file's tensors: A and B of every layer as they are stored, and the others.
-
-    Raises ValueError for a layer that this model lacks, an A without its B, or an input size that does not fit.
-    """
+    Raises ValueError for a layer that this model lacks, an A without its B, or an input size that does not fit."""
     renamed = {}
     for name in sorted(tensors, key=lambda name: ".modules_to_save." in name):           # PEFT saves untrained copies too
         new = model_name(name, config)

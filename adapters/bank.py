@@ -47,12 +47,9 @@ class BankAdapter:
 
 
 def bank_adapter_of(model: nn.Module, adapter: Adapter, alpha: float | None = None) -> BankAdapter:
-    """An adapter for a bank of the base `model`. alpha: in place of the stored one; the authors' and loralib's files have
-    none.
-
+    """An adapter for a bank of the base `model`. alpha: in place of the stored one, and where the file has none.
     Raises ValueError for another base, no alpha, numbers that are not finite, a missing head, and trained biases: those
-    belong to no row.
-    """
+    belong to no row."""
     config, device = model.config, next(model.parameters()).device
     check_base(adapter, base_fingerprint(model))
     if adapter.bias != "none":
@@ -84,10 +81,8 @@ def head_of(model: nn.Module) -> nn.Module | None:
 
 class AdapterBank:
     """Adapters of one base by name, and forward passes in which every row uses the adapter that it names.
-
     Adapters may be added and removed at any time, also from another thread while a batch runs: the batch keeps the
-    adapters that it began with.
-    """
+    adapters that it began with."""
 
     def __init__(self, model: nn.Module):
         """model: a base without LoRA; it is set to eval mode. Raises RuntimeError if it has LoRA."""
@@ -101,9 +96,7 @@ class AdapterBank:
 
     def add(self, name: str, adapter: str | Path | Adapter | BankAdapter, alpha: float | None = None) -> None:
         """Hold an adapter, given as its folder or file, read or taken apart, under a name. alpha: see bank_adapter_of.
-
-        Raises ValueError for a name that is taken, and like read_adapter and bank_adapter_of, with the names that exist.
-        """
+        Raises ValueError for a name that is taken, and like read_adapter and bank_adapter_of, with the names that exist."""
         if name in self.adapters:
             raise ValueError(f"there is an adapter '{name}' already; choose another name ({self.held()})")
         try:
@@ -169,10 +162,8 @@ class AdapterBank:
     @torch.inference_mode()
     def logits_of(self, names: Sequence[str], sequences: Sequence[list[int]]) -> list[Tensor]:
         """Logits of sequences of token ids, each with the adapter that `names` has for it.
-
         GPT-2: (T, V) for the T tokens of each. RoBERTa: (L,), as many as its adapter's task has labels. Raises ValueError
-        for a name that is not held and a sequence without tokens, before anything is computed, and for one that is too long.
-        """
+        for a name that is not held and a sequence without tokens, before anything is computed, and for one that is too long."""
         adapters = self.choose(names, len(sequences))
         if not all(map(len, sequences)):
             raise ValueError("a sequence has no token, expected at least one in each: leave it out")
@@ -197,10 +188,8 @@ class AdapterBank:
     @torch.inference_mode()
     def logits(self, names: Sequence[str], input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor | list[Tensor]:
         """logits_of for rows (B, T) that are padded on the right.
-
         GPT-2: (B, T, V), zeros at padding. RoBERTa: B tensors, each as long as the row's task has labels.
-        Raises ValueError also for padding elsewhere, and for a row without a token.
-        """
+        Raises ValueError also for padding elsewhere, and for a row without a token."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError("attention_mask has a 0 before a 1: a bank takes padding on the right only")
@@ -236,11 +225,8 @@ class AdapterBank:
 
     def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, list[tuple[slice, Tensor, Tensor]]]:
         """What a batch adds, by layer name: for each target on the layer the rows of its output, A (B, R, d_in) and
-        B (B, R, d_out), in the format of the base's weights.
-
-        R is the highest rank of the rows' adapters. If all rows have the same adapter, B is 1: nothing is copied, the
-        product is shared.
-        """
+        B (B, R, d_out), in the format of the base's weights. R is the highest rank of the rows' adapters. If all rows have
+        the same adapter, B is 1: nothing is copied, the product is shared."""
         if len(set(adapters)) == 1:
             adapters = adapters[:1]
         config, dtype, layers = self.model.config, next(self.model.parameters()).dtype, {}

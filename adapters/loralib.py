@@ -17,9 +17,7 @@ from lora import TARGETS
 
 def read_loralib(path: Path, config, targets: tuple[str, ...] | None) -> Adapter:
     """A state dict of loralib's Linear and MergedLinear layers, as `lora_state_dict` gives it and the authors publish it.
-
-    targets: what the updates of a fused layer belong to; default q and v for two, as in the authors' code.
-    """
+    targets: what the updates of a fused layer belong to; default q and v for two, as in the authors' code."""
     tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
     stacked, others = stacked_updates(tensors, config, str(path))
     biases = [name for name in others if name.endswith(".bias") and not name.startswith(HEAD)]

@@ -3,7 +3,6 @@
 PEFT knows no slices of a layer: the n updates on GPT-2's fused c_attn become one of rank n r and alpha n alpha, whose A
 holds the updates' A below one another and whose B (3 d, n r) holds each B in its rows and columns and zeros elsewhere. The
 product is the same, and the way back takes it apart. An update of PEFT's on the whole of c_attn is the target "qkv" here.
-
 Left out: DoRA and PEFT's other variants, updates of embeddings. Shapes: r rank, d_in and d_out of a layer.
 """
 import re
@@ -46,7 +45,7 @@ def read_peft(directory: Path, config) -> Adapter:
         on_layer = [target for target in known if config.targets[target].path == layers[layer].path]
         check_rows(layer, B, layers[layer].shape[0], str(directory))
         updates[layer] = take_apart(layer, A, B, on_layer, config, own.get("rank"), str(directory))
-        sizes[layer] = A.shape[0] // len(on_layer), alpha_of(layer, A.shape[0], peft, directory) / len(on_layer)
+        sizes[layer] = A.shape[0] // len(on_layer), alpha_of_layer(layer, A.shape[0], peft, directory) / len(on_layer)
     targets = tuple(target for target in known if any(target in found for found in updates.values()))
     if peft.get("layers_to_transform") is not None:
         add_empty_updates(updates, sizes, targets, config)
@@ -98,7 +97,7 @@ def pattern_value(pattern: dict | None, layer: str, default: float) -> float:
         raise ValueError(f"adapter_config.json: '{error.pattern}' in a pattern is no regular expression ({error})") from None
 
 
-def alpha_of(layer: str, rank: int, peft: dict, directory: Path) -> float:
+def alpha_of_layer(layer: str, rank: int, peft: dict, directory: Path) -> float:
     """The alpha with which alpha / rank is PEFT's scale of this layer."""
     expected = pattern_value(peft.get("rank_pattern"), layer, peft["r"])
     if rank != expected:

@@ -21,21 +21,13 @@ class Request:
     further: dict                                                            # what comes back with the answer
 
 
-@dataclass(frozen=True)
-class Refusal:
-    line: int
-    reason: str
-
-
 class RequestReader:
     """How requests for the adapters of a bank are read. tasks: of each adapter on RoBERTa."""
 
     def __init__(self, bank: AdapterBank, tokenizer: Tokenizer, room: int):
         """room: tokens that GPT-2 may generate after a text.
-
         Raises ValueError for another model's tokenizer, and for an adapter on RoBERTa whose task does not say what its labels
-        mean, or has another number of them than its head.
-        """
+        mean, or has another number of them than its head."""
         if tokenizer.vocab_size > bank.model.config.vocab_size:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {bank.model.config.vocab_size}: "
                              "use the tokenizer of this model")

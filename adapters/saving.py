@@ -13,13 +13,10 @@ from adapters.loralib import read_loralib
 from adapters.peft import read_peft, write_peft
 from lora import add_lora, base_fingerprint, lora_layers, lora_settings, trains
 
-# ---------------------------------------------------------------- saving
 
 def save_adapter(model: nn.Module, directory: str | Path, base_name: str = "", task: str = "") -> None:
     """Write the LoRA matrices and the task head as adapter_model.safetensors + adapter_config.json, in PEFT's format.
-
-    Raises RuntimeError for a model without LoRA, or a merged one: its weights hold the update already.
-    """
+    Raises RuntimeError for a model without LoRA, or a merged one: its weights hold the update already."""
     write_peft(adapter_of(model, task), directory, model, base_name)
 
 
@@ -43,8 +40,6 @@ def trained_others(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if ".lora_" not in name and trains(model, name)}
 
 
-# ---------------------------------------------------------------- loading
-
 def load_adapter(model: nn.Module, directory: str | Path, alpha: float | None = None, task: str | None = None,
                  targets: tuple[str, ...] | None = None) -> nn.Module:
     """Put a saved adapter and its head onto the base it was trained on; the model is changed in place and returned.
@@ -59,10 +54,8 @@ def load_adapter(model: nn.Module, directory: str | Path, alpha: float | None = 
 
 def read_adapter(path: str | Path, config, targets: tuple[str, ...] | None = None) -> Adapter:
     """The adapter in a folder (ours, PEFT's) or a file (loralib's, the authors') for a base with this configuration.
-
     targets: what a loralib file's updates of c_attn belong to, where it does not tell; default q and v for two.
-    Raises FileNotFoundError, or ValueError for a file that does not fit the base or computes something else than LoRA.
-    """
+    Raises FileNotFoundError, or ValueError for a file that does not fit the base or computes something else than LoRA."""
     path = Path(path)
     if path.name.startswith("adapter_model.") and (path.parent / "adapter_config.json").is_file():
         path = path.parent
@@ -115,10 +108,7 @@ def check_base(adapter: Adapter, fingerprint: str) -> None:
 
 def copy_adapter(model: nn.Module, adapter: Adapter) -> None:
     """Copy an adapter into a model that has LoRA with the same targets, rank and trained biases."""
-    wanted, found = dict(trained_others(model)), dict(adapter.others)
-    for name, layer in lora_layers(model).items():
-        for target in layer.targets:
-            wanted |= {f"{name}.lora_A.{target}": layer.lora_A[target], f"{name}.lora_B.{target}": layer.lora_B[target]}
+    wanted, found = {name: tensor for name, tensor in model.named_parameters() if trains(model, name)}, dict(adapter.others)
     for name, updates in adapter.updates.items():
         for target, (A, B) in updates.items():
             found |= {f"{name}.lora_A.{target}": A, f"{name}.lora_B.{target}": B}

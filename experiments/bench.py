@@ -25,10 +25,10 @@ from data import encode_e2e, read_e2e
 from experiments import bench_bf16, bench_growth, bench_mixed, bench_requests, bench_start, bench_train
 from experiments.tables import markdown
 from files import cli
-from files.pretrained import init_weights
 from files.tokenizer import load_tokenizer
 from generation import GPT2_END_TOKENS, generate
 from model import GPT2, GPT2Config
+from toy.fresh import init_weights
 
 PAD = 628                                                                    # an end token that no E2E prompt contains
 

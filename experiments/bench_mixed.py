@@ -26,7 +26,6 @@ from adapters import AdapterBank, load_adapter, save_adapter
 from adapters.bank import BankAdapter, bank_adapter_of
 from adapters.saving import read_adapter
 from data import encode_e2e, read_e2e, read_glue
-from files.pretrained import init_weights
 from files.text import read_json, write_json
 from files.tokenizer import load_tokenizer
 from files.weights import read_safetensors, write_safetensors
@@ -35,6 +34,7 @@ from lora import add_lora, merge
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from speed.linear import lay_out_for_decoding
 from speed.packed import pack
+from toy.fresh import init_weights
 
 MODELS = {"roberta-base": (RobertaClassifier, RobertaConfig, 8), "gpt2": (GPT2, GPT2Config, 4)}
 POPULATIONS = ("distinct", "uniform", "skewed", "identical")

@@ -28,11 +28,11 @@ import torch
 
 import train
 from experiments.sweep import processor
-from files.pretrained import init_weights
 from files.text import write_json
 from files.weights import write_safetensors
 from methods import apply_method
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
+from toy.fresh import init_weights
 from training import run_state
 from training.memory import peak_bytes
 from training.precision import choose_precision, hold_frozen_in

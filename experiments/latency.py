@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
+from experiments.counts import SIZES
 from experiments.sweep import machine
 from experiments.tables import markdown
 from files import cli
-from files.pretrained import init_weights
 from files.text import write_json
 from lora import lora_layers, merge
 from methods import apply_method
-from methods.counts import SIZES
 from model import GPT2
 from speed.packed import pack
+from toy.fresh import init_weights
 
 METHODS = {"base": None, "base again": None, "LoRA, merged": ("lora", 4), "LoRA, apart": ("lora", 4),
            "adapter-l": ("adapter-l", 64), "adapter-h": ("adapter-h", 64)}

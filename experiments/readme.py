@@ -18,8 +18,8 @@ import re
 from pathlib import Path
 
 from experiments.bench_train import MODELS
+from experiments.counts import formula_counts
 from files import cli
-from methods.counts import formula_counts
 from training.recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from adapters.saving import read_adapter
 from experiments import bench_growth, bench_mixed, claims, figures, latency, plots, published, subspace
+from experiments.counts import SIZES, formula_counts
 from experiments.kept_runs import finished, from_folders, keep_lines, read_lines, runs_of
 from experiments.measured import measured_table
 from experiments.sweep import options_of
@@ -35,7 +36,6 @@ from experiments.tables import (
 )
 from files import cli
 from files.text import read_json
-from methods.counts import SIZES, formula_counts
 from model import load_pretrained
 
 HEAD = """# What was run

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from adapters.adapter import Adapter
 from adapters.saving import check_adapter, read_adapter
+from experiments.counts import SIZES
 from files import cli
 from files.pretrained import read_config
 from files.published import find_model
 from files.text import write_json
-from methods.counts import SIZES
 from model import FAMILIES, GPT2Config, RobertaConfig, load_pretrained
 
 NAMES = {"gpt2": "GPT-2 S", "gpt2-medium": "GPT-2 M", "gpt2-large": "GPT-2 L", "roberta-base": "RoBERTa base",

@@ -2,6 +2,7 @@
 
 0 success, 1 bad input (ValueError, OSError, too little memory), 2 wrong usage (argparse), 130 Ctrl-C, 143 SIGTERM.
 `--debug`, which every command takes, shows the traceback. What is none of these is a bug and keeps its traceback.
+Left out: logs and levels of them.
 """
 import signal
 import sys
@@ -27,6 +28,7 @@ def run(main: Callable[[], int | None]) -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    message, status = "", 0
     try:
         status = main() or 0
     except KeyboardInterrupt as error:
@@ -40,8 +42,6 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         message, status = ("error: " + (str(error).splitlines() or ["out of memory"])[0][:300]
                            + ": lower the batch size or the beam size, or take a smaller model"), 1
-    else:
-        message = ""
     if message:
         print(message, file=sys.stderr)
     sys.exit(status)

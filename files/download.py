@@ -30,10 +30,8 @@ class ShowRedirects(HTTPRedirectHandler):
 
 def request(url: str, headers: dict[str, str], token: str | None) -> tuple[http.client.HTTPResponse | HTTPError, str]:
     """The answer after all redirects, whatever its status, and the ETag that the first host gave for the file.
-
     Redirects are followed by hand: the hub names the hash of a large file only on its redirect to a content server,
-    and the token is for the hub alone.
-    """
+    and the token is for the hub alone."""
     home, etag = urlsplit(url)[:2], ""
     for _ in range(8):
         if urlsplit(url).scheme not in ("http", "https"):
@@ -75,9 +73,7 @@ def web_page(url: str, path: Path) -> ValueError:
 
 def transfer(url: str, part: Path, path: Path, token: str | None, hashed: bool) -> str:
     """Bring `part` up to its full length, going on from the bytes it has; return the server's ETag.
-
-    hashed: a hash will tell whether it is whole; else the server must say how long it is.
-    """
+    hashed: a hash will tell whether it is whole; else the server must say how long it is."""
     have = part.stat().st_size if part.exists() else 0
     response, etag = request(url, {"Range": f"bytes={have}-"} if have else {}, token)
     with response:
@@ -129,10 +125,8 @@ def starts_as_html(part: Path) -> bool:
 
 def download(url: str, path: Path, sha256: str | None = None, from_hub: bool = False) -> None:
     """Fetch url to path, unless it is there. Checked against sha256, or against the hub's ETag (from_hub).
-
     A connection that breaks is tried again after 1, 2, 4 and 8 seconds, and goes on where it broke; each gain starts
-    the count anew. Raises OSError or ValueError that say what to do; `path` then does not exist.
-    """
+    the count anew. Raises OSError or ValueError that say what to do; `path` then does not exist."""
     token = os.environ.get("HF_TOKEN") if from_hub else None
     part = path.with_name(path.name + ".part")
     with locked(path):

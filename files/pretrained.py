@@ -33,9 +33,7 @@ def find_folder(name_or_directory: str | Path) -> Path:
 
 def read_config(directory: Path, families: dict[str, type], num_labels: int | None = None, dropout: float | None = None):
     """(model_type, configuration) of a folder, with num_labels and dropout in place of its own where they are given.
-
-    families: the models that there are, by model_type. Raises ValueError for another, or one that computes otherwise.
-    """
+    families: the models that there are, by model_type. Raises ValueError for another, or one that computes otherwise."""
     content = read_json(directory / "config.json")
     kind = content.get("model_type")
     if not isinstance(kind, str) or kind not in families:
@@ -126,20 +124,3 @@ def fresh_head(model: nn.Module, seed: int) -> dict[str, Tensor]:
     generator, std = torch.Generator().manual_seed(seed), model.config.initializer_range
     return {name: torch.empty(parameter.shape).normal_(0.0, std, generator=generator) if name.endswith("weight") else
             torch.zeros(parameter.shape) for name, parameter in model.named_parameters() if name.startswith(model.head)}
-
-
-def init_weights(model: nn.Module, seed: int) -> None:
-    """Fresh weights: N(0, initializer_range), biases 0, LayerNorm 1 and 0; GPT-2's residual projections are smaller by
-    sqrt(2 * layers) (Radford et al. 2019, section 2.3)."""
-    generator, std = torch.Generator().manual_seed(seed), model.config.initializer_range
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, nn.LayerNorm):
-                module.weight.fill_(1.0)
-            elif getattr(module, "weight", None) is not None:
-                residual = (2 * model.config.num_layers) ** 0.5 if name.endswith("c_proj") else 1.0
-                module.weight.normal_(0.0, std / residual, generator=generator)
-                if getattr(module, "padding_idx", None) is not None:
-                    module.weight[module.padding_idx].zero_()
-            if getattr(module, "bias", None) is not None:
-                module.bias.zero_()

@@ -2,7 +2,6 @@
 
 Base models come from the Hugging Face hub (or the mirror HF_ENDPOINT), GLUE from its own server, E2E in the authors' form from
 their repository; the tables say where and with which SHA-256. A folder of somebody's own is used as it is.
-
 Left out: archives other than GLUE's zips; E2E's official form, which is not downloaded.
 """
 import argparse
@@ -110,10 +109,8 @@ def require_file(path: Path, task: str) -> Path:
 
 def fetch_data(task: str, files: Sequence[Path], data_dir: str | Path | None = None) -> Path:
     """The data folder below which a task has these files, all in one folder, which is fetched whole if it does not exist.
-
     data_dir defaults to $LORA_DATA, then the user's cache. A folder that exists is left as it is: a file missing there is an
-    error, because published files beside somebody's own would be mixed up unnoticed.
-    """
+    error, because published files beside somebody's own would be mixed up unnoticed."""
     data_dir = place(data_dir, "data")
     folder = data_dir / files[0].parent
     if not folder.is_dir() and files[0].suffix != ".csv":
@@ -154,10 +151,10 @@ def build_mrpc(folder: Path) -> None:
 
     dev_ids = set(rows(MRPC_DEV_IDS[0]))
     header, *pairs = rows("msr_paraphrase_train.txt")
-    is_dev = ["\t".join(pair.split("\t")[1:3]) + "\n" in dev_ids for pair in pairs]
-    splits = {"train": [header] + [pair for pair, dev in zip(pairs, is_dev, strict=True) if not dev],
-              "dev": [header] + [pair for pair, dev in zip(pairs, is_dev, strict=True) if dev],
-              "test": rows("msr_paraphrase_test.txt")}
+    splits = {"train": [header], "dev": [header], "test": rows("msr_paraphrase_test.txt")}
+    for pair in pairs:
+        is_dev = "\t".join(pair.split("\t")[1:3]) + "\n" in dev_ids
+        splits["dev" if is_dev else "train"].append(pair)
     for split, lines in splits.items():
         (folder / f"{split}.tsv").write_text("".join(lines), encoding="utf-8", newline="\n")
     for file in (*MRPC_SOURCES, MRPC_DEV_IDS[0]):

@@ -18,10 +18,8 @@ def shorten(text: str) -> str:
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""Number (from 1) and text of each line of a UTF-8 file, its \n or \r\n and a leading byte-order mark taken off.
-
     Lines end at \n only: the real files hold characters that str.splitlines would also split at. Raises ValueError for
-    what is not UTF-8, a NUL character and an empty file.
-    """
+    what is not UTF-8, a NUL character and an empty file."""
     number = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -43,10 +41,8 @@ def no_rows(path: Path) -> ValueError:
 
 def read_tsv(path: Path, columns: Sequence[str] = ()) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The names of the columns, and line number and cells of each row, between tabs; a quotation mark is a character.
-
     columns: the names for a file without a header line. Raises ValueError, while the rows are read, for one with other
-    than as many cells as there are columns, and where there are no rows.
-    """
+    than as many cells as there are columns, and where there are no rows."""
     lines = read_lines(path)
     columns = list(columns) or next(lines)[1].split("\t")
 
@@ -65,9 +61,7 @@ def read_tsv(path: Path, columns: Sequence[str] = ()) -> tuple[list[str], Iterat
 
 def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Last line and fields of each record below the header, which has to name `columns`; fields may hold line breaks.
-
-    Raises ValueError for another header, for what is no CSV and where there are no rows.
-    """
+    Raises ValueError for another header, for what is no CSV and where there are no rows."""
     reader = csv.reader((line + "\n" for _, line in read_lines(path)), strict=True)
     try:
         header = next(reader)

@@ -1,5 +1,4 @@
 """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), by which GPT-2 and RoBERTa cut text; only their ids differ.
-
 Left out: training a BPE, and control tokens inside running text ("</s>" in a sentence is five ordinary characters).
 """
 import functools
@@ -19,9 +18,7 @@ CONTROL_TOKEN = re.compile(r"<.+>|madeupword\d{4}")                          # f
 
 def byte_alphabet() -> dict[str, int]:
     """The character that stands for each byte in vocab.json and merges.txt.
-
-    Printable Latin-1 stands for itself; the other 68 bytes, space and line break among them, are U+0100 onwards.
-    """
+    Printable Latin-1 stands for itself; the other 68 bytes, space and line break among them, are U+0100 onwards."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -60,10 +57,8 @@ class Tokenizer:
 
     def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
         """GPT-2: the ids of text and pair in a row. RoBERTa: <s> text </s>, or <s> text </s></s> pair </s>.
-
         max_length: longest result, framing included. What is too long loses tokens at the end of the longer text
-        first; the texts are never cut inside a token. Raises ValueError where not even the framing fits.
-        """
+        first; the texts are never cut inside a token. Raises ValueError where not even the framing fits."""
         first, second = self.pieces(text), [] if pair is None else self.pieces(pair)
         framing = 0 if self.bos_id is None else 2 if pair is None else 4
         if max_length is not None and len(first) + len(second) + framing > max_length:
@@ -88,10 +83,8 @@ class Tokenizer:
 
 def longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
     """How much of two texts to keep so that `budget` tokens are left: the longer one is cut until they are even.
-
     >>> longest_first(10, 2, 6), longest_first(10, 8, 7)
-    ((4, 2), (4, 3))
-    """
+    ((4, 2), (4, 3))"""
     shorter = min(first, second, budget // 2)
     return (budget - shorter, shorter) if first > second else (shorter, budget - shorter)
 
@@ -110,10 +103,8 @@ def merge_problem(line: str, ranks: dict[str, bytes]) -> str:
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The tokenizer of a Hugging Face model directory, from vocab.json (token -> id) and merges.txt (pairs by rank).
-
     A vocabulary that holds <s> is RoBERTa's kind, any other GPT-2's. merges.txt has to be as BPE training leaves it:
-    each pair made of bytes and earlier pairs, no token formed twice. Raises ValueError with file and line.
-    """
+    each pair made of bytes and earlier pairs, no token formed twice. Raises ValueError with file and line."""
     vocab_path, merges_path = Path(directory) / "vocab.json", Path(directory) / "merges.txt"
     for path in (vocab_path, merges_path):
         if not path.is_file():

@@ -26,10 +26,8 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, memory-mapped (private: writing to them leaves the file alone).
-
     Layout: 8 bytes little-endian header length, JSON {name: {dtype, shape, data_offsets}}, then the bytes, without
-    gaps. Every offset is checked against the file before it is used. Raises ValueError for a file that is not so.
-    """
+    gaps. Every offset is checked against the file before it is used. Raises ValueError for a file that is not so."""
     path = Path(path)
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -109,10 +107,8 @@ def compare_checksums(path: Path) -> None:
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """A `.bin` state dict; only tensors and plain containers are unpickled (`weights_only`), so no code can run.
-
     Raises ValueError for what is no such file, for one whose checksums do not match, and for tensors that are more than the
-    file holds.
-    """
+    file holds."""
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:

@@ -1,5 +1,4 @@
 """Files that appear under their name only when they are complete, and locks, so that two processes make no file at once.
-
 Left out: locks between machines; a network's file system decides itself whether it keeps these.
 """
 import os

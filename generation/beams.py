@@ -1,5 +1,4 @@
 """The running beams of a batch of prompts, and the two operations on them that every search has in common.
-
 Left out: which of them go on (search.py), and where their keys and values lie (cache.py).
 Shapes: B prompts, K beams, P prompt tokens, G generated tokens, T tokens, V vocabulary.
 """

@@ -36,10 +36,8 @@ def generate(model: nn.Module, prompts: Sequence[Sequence[int]], beam_size: int 
 def n_best(model: nn.Module, prompts: Sequence[Sequence[int]], settings: Settings, batch_size: int | None = None,
            route: Callable[[list[int]], None] | None = None) -> list[list[Hypothesis]]:
     """The hypotheses of each prompt, best first by settings.length_penalties[0].
-
     `authors` ranks beams without a length penalty, so one search serves several: for each of settings.length_penalties
-    the best of the list is what a search with that penalty alone finds. `hf` keeps the best beam_size for the first.
-    """
+    the best of the list is what a search with that penalty alone finds. `hf` keeps the best beam_size for the first."""
     check_prompts(model, prompts, settings)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")

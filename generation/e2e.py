@@ -1,5 +1,4 @@
 """The E2E task, from meaning representation to text: what the model is shown, where a text ends, and what is kept of it.
-
 Left out: reading the data and the form in which it is shown (data.py), the scores (eval_metrics.py).
 """
 from collections.abc import Sequence
@@ -27,9 +26,7 @@ def e2e_prompt(tokenizer: Tokenizer, mr: str) -> list[int]:
 
 def clean(text: str) -> str:
     """The text as the authors write it: up to the first empty line, without white space at the ends.
-
-    A line break left inside becomes a space, because the scorer's files hold one text per line.
-    """
+    A line break left inside becomes a space, because the scorer's files hold one text per line."""
     return " ".join(text.split("\n\n")[0].strip().splitlines())
 
 
@@ -37,10 +34,8 @@ def decode_e2e(model: nn.Module, tokenizer: Tokenizer, pairs: Sequence[tuple[str
                length_penalties: Sequence[float] = (0.9,), limit: int | None = None,
                **options) -> tuple[list[list[str]], dict[float, list[str]]]:
     """Decode each distinct MR of the (MR, reference) pairs once; limit: only the first so many MRs.
-
     options: further fields of Settings, such as beam_size and search. Returns the references of each MR, in the order
-    in which the MRs first occur, and the hypotheses for every length penalty in the same order, all from one search.
-    """
+    in which the MRs first occur, and the hypotheses for every length penalty in the same order, all from one search."""
     if limit is not None and limit < 1:
         raise ValueError(f"the limit is {limit} meaning representations, expected 1 or more")
     references: dict[str, list[str]] = {}

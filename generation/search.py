@@ -161,9 +161,7 @@ class HfSearch(Search):
 
     def is_decided(self, row: int, best_running: float) -> bool:
         """Keep the best K texts; over when there are K and the best beam, ending now, would not be among them.
-
-        That is transformers' rule for early_stopping=False: a longer text could still have a higher score.
-        """
+        That is transformers' rule for early_stopping=False: a longer text could still have a higher score."""
         penalty = self.settings.length_penalties[0]
         best = sorted(self.finished[row], key=lambda text: -text.score(penalty))[:self.settings.beam_size]
         self.finished[row] = best

@@ -9,8 +9,8 @@
     prefix       trained activations of `rank` extra tokens, which every layer's attention sees ("PreLayer")
     head         the task head on the frozen base
 
-Counts by formula and the paper's are in counts.py, which is imported by name. Left out: AdapterP and AdapterD (variants of
-the two adapters), and prefixes of the embedding layer alone.
+Left out: counts by formula (experiments/counts.py), AdapterP and AdapterD (variants of the two adapters), and prefixes of
+the embedding layer alone.
 """
 from methods.apply import METHODS, WITH_RANK, apply_method, parameter_counts, trained_parameters
 from methods.saving import load_trained, read_trained, reload_trained, save_trained, start_from

@@ -21,11 +21,9 @@ LAST_LAYERS = 2
 def apply_method(model: nn.Module, method: str, rank: int = 8, alpha: float = 8.0, targets: tuple[str, ...] = ("q", "v"),
                  dropout: float = 0.0, lora_init: str = "kaiming", bias: str = "none", seed: int = 0) -> None:
     """Add what `method` adds, mark what it trains, and freeze the rest.
-
     rank: of LoRA's update, of an adapter's bottleneck, or the number of prefix tokens. The options after it are LoRA's.
     Raises ValueError for an unknown method or rank, or a method that trains nothing on this model; RuntimeError for a
-    model that has a method already.
-    """
+    model that has a method already."""
     if method == "lora":
         lora.add_lora(model, rank, alpha, targets, dropout, lora_init, seed, bias)
         return

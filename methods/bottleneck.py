@@ -45,10 +45,7 @@ def add_adapter_l(model: nn.Module, rank: int, generator: torch.Generator) -> No
 
 
 def put_after(module: nn.Module, adapter: BottleneckAdapter, model: nn.Module) -> None:
+    """Let what a module returns go through an adapter, which is its own from now on."""
     module.adapter = adapter.to(next(model.parameters()).device)
-    module.register_forward_hook(through_adapter)
-
-
-def through_adapter(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-    """A forward hook: what a module returns goes through the adapter that it carries."""
-    return module.adapter(output)
+    if not isinstance(module, nn.Sequential):                                # which goes through a new child by itself
+        module.register_forward_hook(lambda module, inputs, output: module.adapter(output))

@@ -27,9 +27,7 @@ def save_trained(model: nn.Module, method: str, directory: str | Path, base_name
 
 def load_trained(model: nn.Module, path: str | Path, alpha: float | None = None, task: str | None = None) -> str:
     """Put a trained adapter of any method of this project, or a LoRA adapter of another program, onto its base.
-
-    alpha, task: as for adapters.load_adapter. Returns the method; raises like load_adapter.
-    """
+    alpha, task: as for adapters.load_adapter. Returns the method; raises like load_adapter."""
     adapter, method = read_trained(path, model.config)
     if method == "lora":
         put_adapter(model, adapter, alpha, task)

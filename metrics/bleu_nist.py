@@ -2,7 +2,6 @@
 
 Both exist there twice and both forms are here: `python` is the scorer's option -p, which the LoRA paper used; `perl` is
 NIST's mteval-v13a, which the challenge published.
-
 Left out: other tokenisations, n-gram orders and smoothings. Use sacrebleu for BLEU scores of machine translation.
 """
 import math
@@ -35,10 +34,8 @@ ASCII_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstu
 
 def mteval_tokenize(text: str, variant: str = "python") -> list[str]:
     """Tokenise and lower-case as mteval-v13a does: "Price: £20-25." -> price : £20 - 25 .
-
     The four substitutions run one after the other, each from left to right without overlaps. The empty text is ONE
-    empty token for `python` and none for `perl`, and `perl` lower-cases ASCII only.
-    """
+    empty token for `python` and none for `perl`, and `perl` lower-cases ASCII only."""
     if variant == "perl":
         text = re.sub(r"\s+", " ", text)
     text = text.replace("<skipped>", "").replace("-\n", "")
@@ -214,10 +211,8 @@ def pooled_nist(shared: list[Overlap], variant: str, own_information: bool = Fal
 
 def nist_length_ratio(shared: list[Overlap], variant: str) -> float:
     """Tokens of the hypotheses per token of a mean reference.
-
     `python` takes the mean per instance and sums; `perl` divides all reference tokens by the mean number of (not
-    empty) references, which differs as soon as instances have different numbers of references.
-    """
+    empty) references, which differs as soon as instances have different numbers of references."""
     hypothesis_length = sum(overlap.length for overlap in shared)
     if variant == "python":
         reference_length = sum(sum(overlap.ref_lengths) / len(overlap.ref_lengths) for overlap in shared)

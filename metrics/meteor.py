@@ -102,11 +102,9 @@ def split_period(word: str, following: str) -> list[str]:
 
 def meteor(references: list[list[str]], hypotheses: list[str]) -> Scores:
     """METEOR of texts that the PTB tokenizer has been over; references[i] are those of hypotheses[i].
-
     The column "meteor_stats" holds the statistics behind each segment's score. What concerns the references alone is kept
-    on disk (kept.py). Raises FileNotFoundError if METEOR's word lists are not installed, ValueError if the paraphrase table
-    is damaged.
-    """
+    on disk (files/cache.py). Raises FileNotFoundError if METEOR's word lists are not installed, ValueError if the paraphrase
+    table is damaged."""
     reference_words, hypothesis_words = normalize_set(references, hypotheses)
     statistics = [best_statistics(matcher, texts)
                   for matcher, texts in zip(matchers_of(reference_words, hypothesis_words), reference_words, strict=True)]

@@ -1,6 +1,5 @@
-"""How METEOR aligns a hypothesis with a reference: all matches of words and phrases, and the search for the best of them.
-
-`Matcher` finds what may match; `align` chooses, from left to right, by a beam search whose quirks are the original's.
+"""How METEOR aligns a hypothesis with a reference: `Matcher` finds all matches of words and phrases, `align` the
+best of them, from left to right, by a beam search whose quirks are the original's. Left out: the score (meteor_score.py).
 """
 from collections import defaultdict
 from collections.abc import Container, Iterable
@@ -145,10 +144,8 @@ class Matcher:
 
     def matches(self, reference: list[str]) -> list[list[Match]]:
         """For every word of the reference the matches that begin there, in the order of the modules.
-
         Of phrases first the pairs whose first phrase is in the reference, then those whose second is. A pair that the table
-        holds in both directions therefore matches twice.
-        """
+        holds in both directions therefore matches twice."""
         if len(reference) == len(self.words) and self.hashes == [describe(word).hash for word in reference]:
             return [[Match(j, j + 1, i, i + 1, EXACT) for i, other in enumerate(self.hashes) if other == this]
                     for j, this in enumerate(self.hashes)]

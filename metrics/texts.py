@@ -37,17 +37,15 @@ def checked_texts(references: list[list[str]], hypotheses: list[str]) -> tuple[l
 
 def kept_groups(groups: list[list[str]], depends_on: Iterable[bytes],
                 compute: Callable[[list[str]], list[str]]) -> list[list[str]]:
-    """compute(all texts), which makes one line of each, in their groups again; kept on disk (kept.py), since one test set's
-    references score many systems."""
+    """compute(all texts), which makes one line of each, in their groups again; kept on disk (files/cache.py), since one
+    test set's references score many systems."""
     lines = iter(kept_lines([text for texts in groups for text in texts], depends_on, compute))
     return [[next(lines) for _ in texts] for texts in groups]
 
 
 def read_pair(references_path: str | Path, hypotheses_path: str | Path) -> tuple[list[list[str]], list[str]]:
     """References and hypotheses that belong together, without white space at their ends.
-
-    Raises OSError, or ValueError that names file and line, such as the line on which one file lacks what the other has.
-    """
+    Raises OSError, or ValueError that names file and line, such as the line on which one file lacks what the other has."""
     hypotheses = read_texts(Path(hypotheses_path))
     groups = read_groups(Path(references_path), len(hypotheses))
     if len(groups) > len(hypotheses):
@@ -81,10 +79,8 @@ def read_texts(path: Path) -> list[str]:
 
 def read_groups(path: Path, instances: int) -> list[tuple[int, list[str]]]:
     """(line number of the first reference, references) of every instance.
-
     A file of one group has one reference per instance, unless there is one instance only. A second empty line in a row
-    would be an instance without references: an error.
-    """
+    would be an instance without references: an error."""
     lines = read_texts(path)
     while lines and not lines[-1]:
         lines.pop()

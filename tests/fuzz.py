@@ -33,10 +33,10 @@ import methods as baselines
 import model as M
 from files import cache, published
 from files import weights as W
-from files.pretrained import init_weights
 from files.text import write_json
 from files.tokenizer import byte_alphabet
 from metrics.texts import LINE_END, read_pair
+from toy.fresh import init_weights
 
 SECONDS = 5                                                                  # a file of a few KB takes milliseconds
 BYTES = 300 << 20                                                            # growth of the peak over a whole kind

@@ -7,7 +7,7 @@ import torch
 import lora as L
 import model as M
 from adapters import save_adapter
-from files.pretrained import init_weights
+from toy.fresh import init_weights
 
 GPT2 = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40,
         "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}

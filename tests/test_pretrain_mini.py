@@ -5,9 +5,9 @@ from torch.nn import functional as F
 
 from experiments import pretrain_mini
 from experiments.pretrain_mini import LENGTH, corpus, main, packed_rows, sampled_cross_entropy, texts_of
-from files.pretrained import init_weights
 from files.tokenizer import load_tokenizer
 from model import load_pretrained
+from toy.fresh import init_weights
 from toy.pretrain import build, full_cross_entropy
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from experiments import readme
-from files.pretrained import init_weights
 from lora import add_lora, merge
 from model import RobertaClassifier, RobertaConfig
+from toy.fresh import init_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in readme.PAGES}

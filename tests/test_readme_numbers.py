@@ -8,7 +8,7 @@ import pytest
 
 import train
 from experiments import published, readme
-from methods.counts import formula_counts
+from experiments.counts import formula_counts
 from model import GPT2Config, RobertaConfig
 
 ROOT = Path(__file__).resolve().parents[1]

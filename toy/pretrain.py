@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from files import cli
-from files.pretrained import init_weights
 from files.weights import write_safetensors
 from model import GPT2, GPT2Config, Padded, RobertaClassifier, RobertaConfig
 from speed.attention import attention
+from toy.fresh import init_weights
 from toy.world import GENRES, pretraining_documents
 from training.precision import multiplies_bf16_fast
 

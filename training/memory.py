@@ -1,5 +1,4 @@
 """How much memory a run takes: the peak of the process, and what autograd keeps for the backward pass.
-
 Left out: swap, and what other processes of the same run take.
 """
 import sys

@@ -6,7 +6,6 @@ The batch is the same as with one process. Each process computes the loss of its
 is divided by, so that the sum of the processes' gradients is the gradient of the batch: one sum per step, over a few
 hundred thousand numbers for LoRA. Without dropout the losses are those of one process up to rounding; with dropout each
 process draws for its own samples. The first process evaluates, decodes and writes; an error in one ends all, by torchrun.
-
 Left out: sharded weights or optimizer, and evaluation in parallel. gloo on CPUs, nccl on GPUs. With one process, none of
 this does anything.
 """

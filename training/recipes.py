@@ -3,18 +3,13 @@
 Hu et al. 2021: Table 9 (RoBERTa on GLUE) and Table 11 (GPT-2 on E2E) are the column `paper`; the scripts of
 microsoft/LoRA are the column `repo`. What the paper leaves open (weight decay, clipping and epsilon of RoBERTa; epsilon
 of GPT-2; sizes of the random start) is taken from the scripts in both columns. Whatever the command line does not give
-comes from here, is printed, and is saved in the run's config.json.
-
-    python recipes.py          prints all of it as a table
-
+comes from here, is printed, and is saved in the run's config.json; experiments/recipes.py prints all of it as a table.
 Left out: recipes for the paper's other models and data (DeBERTa, GPT-3, WebNLG, DART).
 """
-import argparse
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from files import cli
 from model import GPT2Config, RobertaConfig
 
 
@@ -41,7 +36,6 @@ class Recipe:
 
 
 TABLE_9_TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
-MNLI_START = ("mrpc", "rte", "stsb")                                        # appendix D.1: started from MNLI's adapter
 SIBLING = {"wnli": "rte"}                                                    # not in the paper: takes the row of its like
 # RoBERTa, LoRA r = 8 on q and v; columns in the order of TABLE_9_TASKS
 BASE = {"lr": (5e-4, 5e-4, 4e-4, 4e-4, 4e-4, 5e-4, 5e-4, 4e-4), "epochs": (30, 60, 30, 80, 25, 25, 80, 40)}
@@ -81,10 +75,9 @@ LARGE_ADAPTER = 37                                                           # t
 def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, column: str, rank: int | None = None) -> Recipe:
     """The recipe of a model, task and method in the column "paper" or "repo".
 
-    rank: as given by the user; Lin adapters of GPT-2 have a recipe for small ones and one for large ones.
-
-    A RoBERTa of 24 layers or more takes the numbers of large, a smaller one those of base. WNLI is not in the paper: it
-    takes RTE's row, its sibling in kind and size. Raises ValueError for a task that the model is not made for.
+    rank: as given by the user; Lin adapters of GPT-2 have a recipe for small ones and one for large ones. A RoBERTa of 24
+    layers or more takes the numbers of large, a smaller one those of base. Raises ValueError for a task that the model is
+    not made for.
     """
     if config.causal:
         if task != "e2e":
@@ -126,10 +119,8 @@ def roberta_recipe(size: str, task: str, column: str) -> Recipe:
 def alpha_for_file(path: str | Path, config: GPT2Config | RobertaConfig, task: str, column: str | None = None
                    ) -> float | None:
     """The alpha for an adapter file that holds none (loralib's, the authors'), said on stderr; None for a folder.
-
     column: the recipe that the user named, if any. Without it paper and scripts must agree: the released RoBERTa weights
-    are of the scripts' 16, and with the paper's 8 they lose 20 points of MNLI. Raises ValueError where they disagree.
-    """
+    are of the scripts' 16, and with the paper's 8 they lose 20 points of MNLI. Raises ValueError where they disagree."""
     if not lacks_alpha(path):
         return None
     found = {name: recipe_for(config, task, "lora", name) for name in ((column,) if column else ("paper", "repo"))}
@@ -145,50 +136,3 @@ def alpha_for_file(path: str | Path, config: GPT2Config | RobertaConfig, task: s
 def lacks_alpha(path: str | Path) -> bool:
     """Whether it is a bare state dict, loralib's or the authors', and not a folder or the weights in one."""
     return Path(path).is_file() and not Path(path).name.startswith("adapter_model.")
-
-
-def recipe_table() -> str:
-    """Every recipe in Markdown: LoRA's of each task, paper / scripts where they disagree, then the other methods'."""
-    base = RobertaConfig()
-    large = replace(base, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
-    lines = ["LoRA, paper / authors' scripts where they disagree (`--recipe paper` or `repo`; each number is an option, or "
-             "a field of recipes.py)."]
-    models = {"GPT-2": (GPT2Config(), ("e2e",)), "RoBERTa base": (base, TABLE_9_TASKS), "RoBERTa large": (large, TABLE_9_TASKS)}
-    for model, (config, tasks) in models.items():
-        columns = {task: lora_cells(config, task) for task in tasks}
-        fixed = [name for name, shown in columns[tasks[0]].items() if all(cells[name] == shown for cells in columns.values())]
-        varied = [name for name in columns[tasks[0]] if name not in fixed]
-        lines += [f"\n**{model}**, {', '.join(tasks)}: "
-                  + "; ".join(f"{name} {columns[tasks[0]][name]}" for name in fixed)]
-        if varied:
-            lines += [f"\n| task | {' | '.join(varied)} |", "|" + "---|" * (len(varied) + 1)]
-            lines += [f"| {task} | {' | '.join(columns[task][name] for name in varied)} |" for task in tasks]
-    lines += ["\n**The other methods**: what differs from LoRA's recipe.\n",
-              "| model | method | lr | batch_size | epochs | rank | source |", "|" + "---|" * 7]
-    for (kind, method), row in METHOD_CHANGES.items():
-        cells = [f"{row[key]:g}" if key in row else "–" for key in ("lr", "batch_size", "epochs", "rank")]
-        lines.append(f"| {kind} | {method} | {' | '.join(cells)} | {row['source']} |")
-    return "\n".join(lines)
-
-
-def lora_cells(config: GPT2Config | RobertaConfig, task: str) -> dict[str, str]:
-    """Name -> shown value of every setting that the task has, both columns in one where they disagree."""
-    without = ("source", "max_length") if task == "e2e" else ("source", "label_smoothing", "beam_size", "length_penalty")
-    paper, repo = (asdict(recipe_for(config, task, "lora", column)) for column in ("paper", "repo"))
-    cells = {}
-    for name in paper:
-        shown = [f"{value:g}" if isinstance(value, float) else "the model's" if value is None else str(value)
-                 for value in (paper[name], repo[name])]
-        if name not in without:
-            cells[name] = " / ".join(dict.fromkeys(shown))
-    return cells | {"start": "`--init-adapter` of MNLI" if task in MNLI_START else "the base"}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="recipes.py", description="Print every recipe as a Markdown table.").parse_args(arguments)
-    print(recipe_table())
-    return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)

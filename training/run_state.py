@@ -12,7 +12,6 @@ A state holds what trains, the optimizer, and the place in the data and in the l
 samples and what dropout draws follow from step, epoch and seed, so there is no random state to keep. A new state is
 written under another name and flushed to the disk before it takes its own, so that whatever happens at any moment, a whole
 one is there. Signals that end a run wait until the step is complete.
-
 Left out: what the state means to the loop (train.py), and the results (metrics.json).
 """
 import hashlib
@@ -92,10 +91,8 @@ def saved_format(folder: Path) -> str | None:
 
 def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
     """Prepare the run's folder, which this process holds; True if there is a saved state to resume from.
-
     config: the seed, every setting, the format of the frozen weights, and fingerprints of base and data. Raises ValueError for
-    a run that is there already, and for one to resume whose settings, base or data are others.
-    """
+    a run that is there already, and for one to resume whose settings, base or data are others."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads(),
                 "processes": processes.world_size()}
     if (folder / "config.json").exists() and not overwrite:

@@ -1,5 +1,4 @@
 """What stands before the loop: the model, the task and the settings of a command; and --eval-only, which needs no loop.
-
 Left out: which options there are (options.py).
 """
 import argparse
@@ -8,11 +7,12 @@ from pathlib import Path
 from torch import nn
 
 from data import GLUE_TASKS, fetch_task, load_tokenizer
+from files.pretrained import read_config
 from files.published import fetch_model
 from files.text import write_json
 from lora import base_fingerprint
 from methods import load_trained
-from model import load_pretrained
+from model import FAMILIES, load_pretrained
 from training.options import Settings, resolve
 from training.precision import choose_precision, format_of_run, hold_frozen_in
 from training.recipes import Recipe, alpha_for_file, recipe_for
@@ -24,11 +24,10 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, 
     directory = fetch_model(options.model, options.weights_dir)
     data_dir = fetch_task(options.task, options.data_dir, options.text)
     labels = None if options.task == "e2e" else len(GLUE_TASKS[options.task].labels or ("score",))
-    model = load_pretrained(directory, num_labels=labels, dropout=options.model_dropout, seed=seed)
-    recipe = recipe_for(model.config, options.task, options.method, options.recipe or "paper", options.rank)
+    _, config = read_config(directory, FAMILIES)
+    recipe = recipe_for(config, options.task, options.method, options.recipe or "paper", options.rank)
     settings = resolve(options, recipe)
-    if settings.model_dropout != options.model_dropout:
-        model = load_pretrained(directory, num_labels=labels, dropout=settings.model_dropout, seed=seed)
+    model = load_pretrained(directory, num_labels=labels, dropout=settings.model_dropout, seed=seed)
     return model, make_task(settings, load_tokenizer(directory), model.config, data_dir), settings, recipe
 
 
@@ -37,9 +36,7 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
     model, task, settings, _ = prepare(options, seed=0)
     fingerprint, source, format_of_adapter = base_fingerprint(model), "the-base", None
     if options.adapter:
-        alpha = options.alpha
-        if alpha is None:
-            alpha = alpha_for_file(options.adapter, model.config, options.task, options.recipe)
+        alpha = options.alpha or alpha_for_file(options.adapter, model.config, options.task, options.recipe)
         load_trained(model, options.adapter, alpha, options.task)
         source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
         format_of_adapter = format_of_run(options.adapter)

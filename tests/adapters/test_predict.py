@@ -109,7 +109,7 @@ def test_an_adapter_without_a_task_has_the_task_it_is_named_after(repository, ad
         bank.add(name, folder)
     assert [bank[name].task for name in ("e2e", "other", "named")] == ["", "", "e2e"]
     predictor, mr = predict.Predictor(bank, tokenizer), "name : The Winter Otter | type : schooner"
-    ids = {name: predictor.read(json.dumps({"adapter": name, "text": mr}).encode()).ids for name in bank.adapters}
+    ids = {name: predictor.reader.read(json.dumps({"adapter": name, "text": mr}).encode()).ids for name in bank.adapters}
     assert ids["e2e"] == ids["named"] == e2e_prompt(tokenizer, mr) and ids["e2e"][-1] == tokenizer.eos_id
     assert ids["other"] == ids["base"] == tokenizer.encode(mr)
 

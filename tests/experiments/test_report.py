@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from experiments import bench_growth, bench_mixed, claims, figures, kept_runs, plots, published, report, sweep
+from experiments.counts import SIZES, formula_counts
 from files.text import read_json, write_json
 from files.tokenizer import load_tokenizer
-from methods.counts import SIZES, formula_counts
 from model import GPT2Config, RobertaConfig
 from training.tasks import make_task
 

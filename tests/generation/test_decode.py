@@ -14,13 +14,13 @@ import generation.e2e as e2e
 from adapters.saving import save_adapter
 from data import encode_e2e, read_e2e
 from decode import main
-from files.pretrained import init_weights
 from files.tokenizer import load_tokenizer
 from generation import SEARCHES, Settings, best_text, generate, n_best
 from generation.e2e import clean, decode_e2e, e2e_prompt, end_tokens, penalty_table
 from lora import add_lora, lora_layers, merge, unmerge
 from metrics.texts import read_pair
 from model import GPT2, GPT2Config, load_pretrained
+from toy.fresh import init_weights
 
 
 @cache

@@ -14,9 +14,10 @@ import train
 from adapters.folder import read_folder, write_folder
 from adapters.loralib import loralib_tensors
 from adapters.saving import adapter_of, load_adapter
+from experiments import counts
 from generation import Settings, n_best
 from generation.e2e import decode_e2e
-from methods import METHODS, WITH_RANK, counts
+from methods import METHODS, WITH_RANK
 from tests.generation.test_decode import slow_authors
 from tests.test_lora import BOTH, make_base, tokens
 

@@ -7,11 +7,11 @@ import methods
 import model as M
 import speed.attention as attention_by_hand
 import speed.loss as loss_in_blocks
-from files.pretrained import init_weights
 from speed.dropout import Dropout, dropout
 from speed.loss import target_loss
 from speed.packed import pack, round_up
 from tests.test_model import ODD_GPT2, ODD_ROBERTA
+from toy.fresh import init_weights
 
 NO_DROPOUT = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
 NO_ROBERTA_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

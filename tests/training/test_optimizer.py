@@ -3,9 +3,9 @@ import torch
 
 import lora
 import model as M
-from files.pretrained import init_weights
 from methods import apply_method
 from tests.test_model import ODD_GPT2
+from toy.fresh import init_weights
 from training.optimizer import make_optimizer
 from training.options import parse_arguments, resolve
 from training.recipes import recipe_for

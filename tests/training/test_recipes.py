@@ -1,9 +1,10 @@
 """recipes.py: rows of the paper's Tables 9 and 11, and where the authors' scripts differ."""
 import pytest
 
+from experiments.recipes import main
 from methods import METHODS
 from model import GPT2Config, RobertaConfig
-from training.recipes import main, recipe_for
+from training.recipes import recipe_for
 
 LARGE = RobertaConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)
 

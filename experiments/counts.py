@@ -1,8 +1,8 @@
 """How many parameters each method trains: by the formulas of section 5.1, as Tables 2 and 3 print it, and as built.
 
-    python -m methods.counts        prints the table
+    python -m experiments.counts        prints the table
 
-Left out: counts of a model at hand (apply.py, `parameter_counts`).
+Left out: counts of a model at hand (methods/apply.py, `parameter_counts`).
 """
 import argparse
 
@@ -73,7 +73,7 @@ def counts_table() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="methods.counts", description="Print how many parameters each method trains: as the paper "
+    argparse.ArgumentParser(prog="experiments.counts", description="Print how many parameters each method trains: as the paper "
                             "prints it, by formula, and in the built model.").parse_args(arguments)
     print(counts_table())
     return 0
