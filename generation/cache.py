@@ -1,12 +1,13 @@
 """What decoding keeps from step to step: keys and values of every layer, inside the `attend` of model.py.
 
-A text's next token asks only for attention over those before it, so their keys and values are all that has to stay. The
-plain form, RowCache in tests/generation/test_cache.py, has a row for each beam, with a copy of them that is made anew in
-every step. Here the beams of a prompt are tokens of one row, and a mask of each one's ancestors takes the place of copies:
-gpt2, 10 beams of a prompt of 40 tokens and a text of 64, needs 680 positions instead of 1,040. The model calls an `attend`
+    RowCache     a beam is a row with its own copy of them, and to go on is cache[:, parents]: the plain form
+    BeamCache    the beams of a prompt are tokens of one row, and a mask of each one's ancestors takes the place of copies
+
+A text's next token asks only for attention over those before it, so their keys and values are all that has to stay. gpt2, 10
+beams of a prompt of 40 tokens and a text of 64, needs 1,040 positions in rows and 680 as beams. The model calls an `attend`
 once for each layer, in their order: what is at the front of `layers` belongs to the layer that calls.
 Left out: caches that grow, as a search knows its longest text beforehand.
-Shapes: B prompts, K beams, P prompt tokens, T tokens of a call, S cached positions, H heads, D head size.
+Shapes: B prompts, K beams, R rows, P prompt tokens, T tokens of a call, S cached positions, H heads, D head size.
 """
 from collections import deque
 
@@ -14,7 +15,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model import attention as plain_attention
 from speed.attention import attention
+
+
+class RowCache:
+    """One beam per row, (R, T): first the prompts, padded on the right, then after every go_on one token of each."""
+
+    def __init__(self, lengths: Tensor):
+        """lengths: (R,), tokens of every prompt."""
+        self.longest, self.causal, self.attention, self.mask = int(lengths.max()), True, plain_attention, None
+        self.positions = torch.arange(self.longest, device=lengths.device)[None]                 # (1, P)
+        self.visible = self.positions < lengths[:, None]                     # (R, S): tokens, not padding
+        self.layers: deque[Tensor] = deque()                                 # of each: keys and values, (2, R, H, S, D)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
+        """(R, T, H, D) each, kept beside the earlier -> (R, T, H, D)."""
+        kept = torch.stack([key, value]).transpose(2, 3)                     # (2, R, H, T, D)
+        if self.mask is not None:
+            kept = torch.cat([self.layers.popleft(), kept], dim=3)
+        self.layers.append(kept)
+        return self.attention(query.transpose(1, 2), *kept, self.mask, self.causal, p).transpose(1, 2)
+
+    def go_on(self, parents: Tensor) -> None:
+        """The next call has one token for each of R rows, row r after what row parents[r] has."""
+        self.layers = deque(kept[:, parents] for kept in self.layers)
+        self.visible = F.pad(self.visible[parents], (0, 1), value=True)
+        self.positions = self.visible.sum(dim=1, keepdim=True) - 1           # (R, 1)
+        self.mask, self.causal, self.longest = self.visible[:, None, None], False, self.longest + 1
 
 
 class BeamCache:

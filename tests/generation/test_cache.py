@@ -1,45 +1,16 @@
-"""The cache of decoding, against the plain one written out here, and both against whole sequences without a cache."""
+"""The cache of decoding, against its plain form, and both against whole sequences without a cache."""
 import copy
-from collections import deque
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from generation.cache import BeamCache
+from generation.cache import BeamCache, RowCache
 from lora import add_lora, lora_layers, merge
-from model import GPT2, GPT2Config, Padded, attention
+from model import GPT2, GPT2Config, Padded
 from speed.linear import lay_out_for_decoding
 from toy.fresh import init_weights
 
 B, K = 4, 3
-
-
-class RowCache:
-    """One beam per row, (R, T): first the prompts, padded on the right, then after every go_on one token of each."""
-
-    def __init__(self, lengths: Tensor):
-        """lengths: (R,), tokens of every prompt."""
-        self.longest, self.causal, self.attention, self.mask = int(lengths.max()), True, attention, None
-        self.positions = torch.arange(self.longest, device=lengths.device)[None]                 # (1, P)
-        self.visible = self.positions < lengths[:, None]                     # (R, S): tokens, not padding
-        self.layers: deque[Tensor] = deque()                                 # of each: keys and values, (2, R, H, S, D)
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
-        """(R, T, H, D) each, kept beside the earlier -> (R, T, H, D)."""
-        kept = torch.stack([key, value]).transpose(2, 3)                     # (2, R, H, T, D)
-        if self.mask is not None:
-            kept = torch.cat([self.layers.popleft(), kept], dim=3)
-        self.layers.append(kept)
-        return self.attention(query.transpose(1, 2), *kept, self.mask, self.causal, p).transpose(1, 2)
-
-    def go_on(self, parents: Tensor) -> None:
-        """The next call has one token for each of R rows, row r after what row parents[r] has."""
-        self.layers = deque(kept[:, parents] for kept in self.layers)
-        self.visible = F.pad(self.visible[parents], (0, 1), value=True)
-        self.positions = self.visible.sum(dim=1, keepdim=True) - 1           # (R, 1)
-        self.mask, self.causal, self.longest = self.visible[:, None, None], False, self.longest + 1
 
 
 def odd_model() -> GPT2:
