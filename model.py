@@ -1,5 +1,4 @@
 """GPT-2 and RoBERTa, the base models of the LoRA paper (Hu et al. 2021), with the parameter names of the Hugging Face files.
-
 GPT-2 (Radford et al. 2019): decoder, LayerNorm before each sublayer, tanh GELU, output head tied to the token embedding.
 RoBERTa (Liu et al. 2019): encoder, LayerNorm after each sublayer, erf GELU, classification head on <s>.
 
@@ -90,8 +89,6 @@ class RobertaConfig:
         return {target: Target(f"attention.{name}", (d, d)) for target, name in names.items()} | {
             "fc": Target("intermediate.dense", (inner, d)), "proj": Target("output.dense", (d, inner))}
 
-
-# ---------------------------------------------------------------- where tokens meet
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, p: float) -> Tensor:
     """softmax(Q K^T / sqrt(D)) V (Vaswani et al. 2017, equation 1), (B, H, T, D) over (B, H, S, D), with dropout p on the
@@ -310,13 +307,11 @@ FAMILIES = {"gpt2": GPT2, "roberta": RobertaClassifier}                      # b
 
 def load_pretrained(name_or_directory: str | Path, num_labels: int | None = None, dropout: float | None = None,
                     seed: int = 0) -> GPT2 | RobertaClassifier:
-    """A pretrained model from a Hugging Face directory (or the name of one found locally), fp32, in eval mode; one line on
-    stderr says what was loaded.
+    """A pretrained model from a Hugging Face directory (or the name of one found locally), fp32, in eval mode.
 
-    num_labels: labels of RoBERTa's head, default config.json's. A head in the file is loaded; without one it starts fresh from
-    `seed`. dropout: in place of every dropout probability of config.json (0.0 is the authors' GPT-2, which has none).
-    Raises FileNotFoundError where nothing is found, ValueError for files that do not fit.
-    """
+    num_labels: of RoBERTa's head, default config.json's; a head that the file lacks starts fresh from `seed`. dropout: in place
+    of every one of config.json (0.0 is the authors' GPT-2). A line on stderr says what was loaded.
+    Raises FileNotFoundError where nothing is found, ValueError for files that do not fit."""
     directory = find_folder(name_or_directory)
     kind, config = read_config(directory, FAMILIES, num_labels, dropout)
     with torch.device("meta"):                                               # no memory until the file's tensors are there

@@ -7,6 +7,7 @@
     python -m experiments.bench start --data-dir DIR --tokenizers DIR     # help text, first step, reading (bench_start.py)
     python -m experiments.bench growth --data-dir DIR --tokenizers DIR    # over batch, length, rank (bench_growth.py)
     python -m experiments.bench bf16                                      # the toy tasks' scores in fp32 and bf16
+    python -m experiments.bench formats                                   # from which hidden size on bf16 is faster
     python -m experiments.bench flat --data-dir TOY_TASKS                 # the memory of 500 steps
     python -m experiments.bench requests                                  # predict.py, 100 adapters, 10,000 requests
 
@@ -22,7 +23,7 @@ from pathlib import Path
 import torch
 
 from data import encode_e2e, read_e2e
-from experiments import bench_bf16, bench_growth, bench_mixed, bench_requests, bench_start, bench_train
+from experiments import bench_bf16, bench_formats, bench_growth, bench_mixed, bench_requests, bench_start, bench_train
 from experiments.tables import markdown
 from files import cli
 from files.tokenizer import load_tokenizer
@@ -140,7 +141,8 @@ def table_of_all(figures: dict) -> str:
     return "\n".join(markdown(["", "ours", "transformers, PEFT", "times as fast"], rows)) + "\n"
 
 
-TABLES = {"train": bench_train.table, "start": bench_start.table, "bf16": bench_bf16.table, "all": table_of_all}
+TABLES = {"train": bench_train.table, "start": bench_start.table, "bf16": bench_bf16.table, "formats": bench_formats.table,
+          "all": table_of_all}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -169,6 +171,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     bench_start.add_options(sections.add_parser("start", help="help text, first step, reading of the data"))
     bench_growth.add_options(sections.add_parser("growth", help="a step's time and memory over batch, length and rank"),
                              sections.add_parser("flat", help="the memory of a long run"))
+    bench_formats.add_options(sections.add_parser("formats", help="fp32 and bf16 over the hidden size"))
     bench_bf16.add_options(sections.add_parser("bf16", help="the toy tasks in fp32 and bf16, several seeds"))
     return parser.parse_args(arguments)
 
@@ -178,7 +181,8 @@ def run(options: argparse.Namespace) -> dict:
     figures = {"all": bench_all, "decode": bench_decode, "mixed": bench_mixed.bench_mixed,
                "requests": bench_requests.bench_requests,
                "train": bench_train.bench_train, "start": bench_start.bench_start, "growth": bench_growth.bench_growth,
-               "flat": bench_growth.bench_flat, "bf16": bench_bf16.bench_bf16}[options.section](options)
+               "flat": bench_growth.bench_flat, "bf16": bench_bf16.bench_bf16, "formats":
+               bench_formats.bench_formats}[options.section](options)
     if options.section == "mixed" and options.plot:
         bench_mixed.plot(figures, options.plot)
     if options.json:

@@ -1,7 +1,8 @@
 """The language model's loss with its gradient taken in the forward pass, so that few of the (M, V) logits exist at a time.
 
 Plain form: F.cross_entropy of all logits, which for gpt2 and 220 targets takes 44 MB apiece for logits, probabilities and
-gradients. The backward pass can be differentiated once. Shapes: M targets, C hidden size, V vocabulary.
+gradients. The backward pass can be differentiated once. Left out: classes that are ignored.
+Shapes: M targets, C hidden size, V vocabulary.
 """
 import torch
 from torch import Tensor

@@ -6,7 +6,8 @@ its gradients, the optimizer, the task head and the loss stay in fp32, because a
 updates. A method that trains weights of the base itself has nothing to gain here and keeps all of it in fp32.
 
 The rule of "auto" looks at the model and the kind of processor alone, never at a clock: the same every time. A narrow model
-spends its time between the products, so bf16 starts to pay at a hidden size of LEAST_WIDTH (results/bench/formats.json).
+spends its time between the products, so bf16 starts to pay at a hidden size of LEAST_WIDTH: `python -m experiments.bench
+formats` measures where (results/bench/formats.md). Left out: fp16.
 """
 import os
 from pathlib import Path
