@@ -172,5 +172,9 @@ def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> li
     return samples
 
 
+def main() -> None:
+    fetch_command(TASKS, fetch_task)
+
+
 if __name__ == "__main__":
-    cli.run(lambda: fetch_command(TASKS, fetch_task))
+    cli.run(main)

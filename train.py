@@ -146,7 +146,7 @@ class Trainer:
             progress.chosen_epoch = self.best_epoch()
             if progress.chosen_epoch == progress.epoch:
                 run_state.check_trained(self.model, progress.step)           # a broken one must not replace a good one
-                save_trained(self.model, self.settings.method, self.folder / "adapter", self.settings.model, self.settings.task)
+                save_trained(self.model, self.folder / "adapter", self.settings.model, self.settings.task)
             self.save()
 
     def best_epoch(self) -> int:
@@ -182,7 +182,7 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
     folder = run_state.run_folder(settings, options.out_dir, seed)
     apply_method(model, settings.method, **settings.of_method(), seed=seed)
     if settings.init_adapter:
-        print(start_from(model, settings.method, settings.init_adapter))
+        print(start_from(model, settings.init_adapter))
     saved_format = run_state.saved_format(folder) if options.resume else None
     frozen_in, why = choose_precision(settings.precision, model, settings.device, saved_format)
     hold_frozen_in(model, frozen_in)
@@ -206,7 +206,7 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
         if not processes.is_first():
             return
         metrics = run_metrics(trainer, frozen_in)                            # before decoding, whose memory is not training's
-        reload_trained(model, settings.method, folder / "adapter")
+        reload_trained(model, folder / "adapter")
         metrics["scores"] |= task.finish(model.eval(), folder)
         write_json(metrics, folder / "metrics.json")
         run_state.forget_earlier_state(folder)

@@ -29,15 +29,11 @@ def adapter_of(model: nn.Module, task: str = "") -> Adapter:
         raise RuntimeError("a merged model is not saved, its adapter would be added twice: call unmerge(model) first")
     updates = {name: {target: (layer.lora_A[target].detach().cpu(), layer.lora_B[target].detach().cpu())
                       for target in layer.targets} for name, layer in layers.items()}
-    others = {name: parameter.detach().cpu() for name, parameter in trained_others(model).items()}
+    others = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()
+              if ".lora_" not in name and trains(model, name)}               # the head; biases where the setting says so
     settings = lora_settings(model)
     return Adapter("the model", updates, others, settings.rank, settings.alpha, settings.targets, settings.dropout,
                    settings.init, settings.bias, task, model.fingerprint)
-
-
-def trained_others(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What LoRA trains beside its matrices: the task head, and biases where the setting says so."""
-    return {name: parameter for name, parameter in model.named_parameters() if ".lora_" not in name and trains(model, name)}
 
 
 def load_adapter(model: nn.Module, directory: str | Path, alpha: float | None = None, task: str | None = None,

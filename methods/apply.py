@@ -38,21 +38,19 @@ def apply_method(model: nn.Module, method: str, rank: int = 8, alpha: float = 8.
         ADDERS[method](model, rank, torch.Generator().manual_seed(seed))
     model.method = method
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trains(model, method, name))
+        parameter.requires_grad_(trains(model, name))
     if not trained_parameters(model):
         raise ValueError(f"method '{method}' trains nothing on {type(model).__name__}, which has no task head; choose "
                          f"one of {' '.join(name for name in METHODS if name != method)}")
 
 
-def trains(model: nn.Module, method: str, name: str) -> bool:
-    """Whether `method` trains the parameter of this name."""
-    if method == "lora":
-        return lora.trains(model, name)
-    if method == "full" or not lora.is_base(model, name):                    # the head, and what the method added
+def trains(model: nn.Module, name: str) -> bool:
+    """Whether the model's method, one of those that are not LoRA, trains the parameter of this name."""
+    if model.method == "full" or not lora.is_base(model, name):                    # the head, and what the method added
         return True
-    if method == "bitfit":
+    if model.method == "bitfit":
         return name.endswith(".bias")
-    if method == "last-layers":
+    if model.method == "last-layers":
         block = re.match(re.escape(model.config.blocks) + r"\.(\d+)\.", name)
         return block is not None and int(block[1]) >= model.config.num_layers - LAST_LAYERS
     return False

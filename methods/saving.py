@@ -15,14 +15,15 @@ from lora import TARGETS, lora_settings
 from methods.apply import METHODS, WITH_RANK, apply_method, is_of_head, rank_of, trained_parameters
 
 
-def save_trained(model: nn.Module, method: str, directory: str | Path, base_name: str, task: str) -> None:
-    """Save what `method` trained, as adapter_model.safetensors + adapter_config.json; LoRA in PEFT's format."""
-    if method == "lora":
+def save_trained(model: nn.Module, directory: str | Path, base_name: str, task: str) -> None:
+    """Save what the model's method trained, as adapter_model.safetensors + adapter_config.json; LoRA in PEFT's format."""
+    if model.method == "lora":
         save_adapter(model, directory, base_name, task)
         return
-    own = {"method": method, "rank": rank_of(model), "task": task, "base_fingerprint": model.fingerprint,
+    own = {"method": model.method, "rank": rank_of(model), "task": task, "base_fingerprint": model.fingerprint,
            "num_labels": getattr(model.config, "num_labels", None)}
-    write_folder(directory, trained_parameters(model), {"base_model_name_or_path": str(base_name), "method": method}, own)
+    write_folder(directory, trained_parameters(model), {"base_model_name_or_path": str(base_name), "method": model.method},
+                 own)
 
 
 def load_trained(model: nn.Module, path: str | Path, alpha: float | None = None, task: str | None = None) -> str:
@@ -58,16 +59,16 @@ def read_trained(path: str | Path, config) -> tuple[Adapter, str]:
                    base_fingerprint=own.get("base_fingerprint")), method
 
 
-def start_from(model: nn.Module, method: str, path: str | Path) -> str:
+def start_from(model: nn.Module, path: str | Path) -> str:
     """Start training from an adapter of the same method (the paper starts MRPC, RTE and STS-B from MNLI's, appendix D.1).
 
-    model: the base with `method` applied; for a file that holds no alpha this run's stays. A head for another number of
+    model: the base with its method applied; for a file that holds no alpha this run's stays. A head for another number of
     labels is left out. Returns a line that says what was taken.
     Raises ValueError for an adapter of another base, method, rank, alpha, targets or bias.
     """
-    adapter, its_method = read_trained(path, model.config)
-    if its_method != method:
-        raise ValueError(f"{path}: is an adapter of method '{its_method}', this run trains '{method}'; start it from one of "
+    adapter, method = read_trained(path, model.config)
+    if method != model.method:
+        raise ValueError(f"{path}: is an adapter of method '{method}', this run trains '{model.method}'; start it from one of "
                          "its own")
     check_base(adapter, model.fingerprint)
     ours = {"rank": rank_of(model)} if method != "lora" else {
@@ -83,13 +84,13 @@ def start_from(model: nn.Module, method: str, path: str | Path) -> str:
         line += f"; its head has {adapter.num_labels or 'no'} labels, this task {labels}: dropped, a fresh head starts"
         adapter.others = {name: tensor for name, tensor in adapter.others.items() if not is_of_head(model, name)} | {
             name: parameter.detach().clone() for name, parameter in model.named_parameters() if is_of_head(model, name)}
-    copy_trained(model, method, adapter)
+    copy_trained(model, adapter)
     return line
 
 
-def copy_trained(model: nn.Module, method: str, adapter: Adapter) -> None:
+def copy_trained(model: nn.Module, adapter: Adapter) -> None:
     """Copy an adapter into a model that has the same method. Raises ValueError where names or shapes differ."""
-    if method == "lora":
+    if model.method == "lora":
         copy_adapter(model, adapter)
     else:
         copy_tensors(trained_parameters(model), adapter.others, adapter.source)
@@ -102,6 +103,6 @@ def shown(value: float | str | tuple[str, ...] | None) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
-def reload_trained(model: nn.Module, method: str, directory: str | Path) -> None:
+def reload_trained(model: nn.Module, directory: str | Path) -> None:
     """Put what save_trained wrote back into the model that it was saved from, in place of its present numbers."""
-    copy_trained(model, method, read_trained(directory, model.config)[0])
+    copy_trained(model, read_trained(directory, model.config)[0])

@@ -434,7 +434,7 @@ def adapter_kind(folder: Path, method: str, own: bool = True, binary: bool = Fal
         for number, parameter in enumerate(baselines.trained_parameters(base).values()):
             parameter.add_(0.01 * (number + 1))
     adapter = folder / "adapter"
-    baselines.save_trained(base, method, adapter, "base", "mrpc" if kind == "roberta" else "e2e")
+    baselines.save_trained(base, adapter, "base", "mrpc" if kind == "roberta" else "e2e")
     weights = adapter / "adapter_model.safetensors"
     if not own:
         tensors = {name: tensor.clone() for name, tensor in W.read_safetensors(weights).items()}

@@ -145,7 +145,7 @@ def test_a_rank_is_not_built_on_a_claim(tmp_path):
     write_model(tmp_path / "base", "gpt2")
     model = M.load_pretrained(tmp_path / "base")
     baselines.apply_method(model, "adapter-h", 2, seed=0)
-    baselines.save_trained(model, "adapter-h", tmp_path, "base", "e2e")
+    baselines.save_trained(model, tmp_path, "base", "e2e")
     file = tmp_path / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes().replace(rb'\"rank\": 2,', rb'\"rank\": 9,'))
     with pytest.raises(ValueError, match="of rank 9; expected"):
@@ -195,7 +195,7 @@ def test_an_adapter_that_is_not_finite_is_named(tmp_path, method):
         "alpha": 5.0, "targets": ("q", "v"), "dropout": 0.0, "lora_init": "gaussian", "bias": "none"}))
     name, parameter = next(iter(baselines.trained_parameters(model).items()))
     parameter.data.flatten()[0] = float("nan")
-    baselines.save_trained(model, method, tmp_path / "adapter", "base", "e2e")
+    baselines.save_trained(model, tmp_path / "adapter", "base", "e2e")
     with pytest.raises(ValueError, match=r"adapter: tensor '.*' holds 1 NaN or infinite numbers of \d+"):
         baselines.load_trained(M.load_pretrained(tmp_path), tmp_path / "adapter")
 

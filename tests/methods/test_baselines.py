@@ -308,7 +308,7 @@ def test_the_command_prints_the_counts(monkeypatch, capsys):
 @KINDS_AND_METHODS
 def test_what_was_saved_loads_onto_the_base_and_comes_back(tmp_path, kind, method):
     model, (x, mask) = make_trained(kind, method), ragged(kind)
-    B.save_trained(model, method, tmp_path, "base", "mrpc")
+    B.save_trained(model, tmp_path, "base", "mrpc")
     loaded = make_base(kind)
     assert B.load_trained(loaded, tmp_path, task="mrpc") == method
     assert set(B.trained_parameters(loaded)) == set(B.trained_parameters(model))
@@ -316,7 +316,7 @@ def test_what_was_saved_loads_onto_the_base_and_comes_back(tmp_path, kind, metho
         assert torch.equal(loaded(x, mask), model(x, mask))
         for parameter in B.trained_parameters(model).values():
             parameter.zero_()
-        B.reload_trained(model, method, tmp_path)
+        B.reload_trained(model, tmp_path)
         assert torch.equal(loaded(x, mask), model(x, mask))
     _, _, own = read_folder(tmp_path)
     assert (own["method"], own["base_fingerprint"], own["task"]) == (method, L.base_fingerprint(make_base(kind)), "mrpc")
@@ -327,7 +327,7 @@ def test_what_was_saved_loads_onto_the_base_and_comes_back(tmp_path, kind, metho
 
 
 def test_a_file_of_another_shape_or_method_is_refused(tmp_path):
-    B.save_trained(make_trained("gpt2", "adapter-h"), "adapter-h", tmp_path, "base", "e2e")
+    B.save_trained(make_trained("gpt2", "adapter-h"), tmp_path, "base", "e2e")
     tensors, config, own = read_folder(tmp_path)
     for changes, message in (({"rank": 4}, "has shape"), ({"method": "adapter-l"}, "first difference"),
                              ({"method": "magic"}, "saved by method 'magic'")):
@@ -342,7 +342,7 @@ def test_a_file_of_another_shape_or_method_is_refused(tmp_path):
 @pytest.mark.parametrize("method", ["lora", "adapter-h", "full"])
 def test_starting_from_an_adapter_of_another_task_drops_its_head(tmp_path, method):
     trained = make_trained("roberta", method)                                # three labels
-    B.save_trained(trained, method, tmp_path, "base", "mnli")
+    B.save_trained(trained, tmp_path, "base", "mnli")
     model = make_base("roberta", num_labels=1)
     with torch.no_grad():                                                    # the same base, whatever its head
         for name, parameter in make_base("roberta").named_parameters():
@@ -350,14 +350,14 @@ def test_starting_from_an_adapter_of_another_task_drops_its_head(tmp_path, metho
                 model.get_parameter(name).copy_(parameter)
     B.apply_method(model, method, rank=RANK, alpha=7)
     head = copy.deepcopy(model.classifier.state_dict())
-    line = B.start_from(model, method, tmp_path)
+    line = B.start_from(model, tmp_path)
     assert "its head has 3 labels, this task 1: dropped" in line and "\n" not in line
     assert all(torch.equal(tensor, head[name]) for name, tensor in model.classifier.state_dict().items())
     for name, parameter in B.trained_parameters(model).items():
         assert name.startswith("classifier.") or torch.equal(parameter, trained.get_parameter(name))
     same = make_base("roberta")
     B.apply_method(same, method, rank=RANK, alpha=7)
-    assert "dropped" not in B.start_from(same, method, tmp_path)
+    assert "dropped" not in B.start_from(same, tmp_path)
     assert torch.equal(same.classifier.out_proj.weight, trained.classifier.out_proj.weight)
 
 
@@ -367,27 +367,27 @@ def test_starting_from_a_file_without_alpha_takes_the_runs_and_says_so(tmp_path)
     torch.save(loralib_tensors(adapter_of(trained)), tmp_path / "mnli.bin")
     model = make_base("roberta")
     B.apply_method(model, "lora", rank=RANK, alpha=5, targets=("v", "q"))
-    assert "which holds no alpha: this run's 5 is used" in B.start_from(model, "lora", tmp_path / "mnli.bin")
+    assert "which holds no alpha: this run's 5 is used" in B.start_from(model, tmp_path / "mnli.bin")
     assert all(torch.equal(parameter, trained.get_parameter(name)) for name, parameter in model.named_parameters())
 
 
 def test_starting_from_what_does_not_fit_is_refused(tmp_path):
-    B.save_trained(make_trained("roberta", "lora"), "lora", tmp_path, "base", "mnli")
+    B.save_trained(make_trained("roberta", "lora"), tmp_path, "base", "mnli")
     for options, message in (({"rank": 2, "alpha": 7}, "has rank 3, this run 2: give --rank 3"),
                              ({"rank": 3, "alpha": 8}, "has alpha 7, this run 8: give --alpha 7"),
                              ({"rank": 3, "alpha": 7, "targets": ("k",)}, "has targets q v, this run k: give --targets q v")):
         model = make_base("roberta")
         B.apply_method(model, "lora", **options)
         with pytest.raises(ValueError, match=message):
-            B.start_from(model, "lora", tmp_path)
+            B.start_from(model, tmp_path)
     model = make_base("roberta")
     B.apply_method(model, "bitfit")
     with pytest.raises(ValueError, match="adapter of method 'lora', this run trains 'bitfit'"):
-        B.start_from(model, "bitfit", tmp_path)
+        B.start_from(model, tmp_path)
     model = make_base("roberta", seed=1)
     B.apply_method(model, "lora", rank=3, alpha=7)
     with pytest.raises(ValueError, match="trained on base"):
-        B.start_from(model, "lora", tmp_path)
+        B.start_from(model, tmp_path)
 
 
 def test_what_makes_no_sense_is_refused():
@@ -421,7 +421,7 @@ def test_decode_reads_an_adapter_of_any_method(repository, toy_data, tmp_path, c
             adapter = tmp_path / "lora.pt"
             torch.save(loralib_tensors(adapter_of(model)), adapter)
         else:
-            B.save_trained(model, method, adapter, "toy", "e2e")
+            B.save_trained(model, adapter, "toy", "e2e")
         assert decode.main(["--model", str(source), "--adapter", str(adapter), "--data-dir", str(toy_data), "--out",
                             str(tmp_path / "out.txt"), "--limit", "3", "--beam-size", "2", "--max-new-tokens", "9",
                             "--precision", "fp32"]) == 0

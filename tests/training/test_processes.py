@@ -1,4 +1,4 @@
-"""parallel.py with real processes: two of them give the losses of one, one writes, and an error in one ends both."""
+"""processes.py with real processes: two of them give the losses of one, one writes, and an error in one ends both."""
 import json
 import os
 import subprocess
