@@ -4,7 +4,7 @@
     ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 python -m experiments.bench formats     # as on a processor with AVX512-BF16, no AMX
 
 Random weights; batches of 8 sequences of 31 to 90 tokens, the second half of each targets, 1,024 words, so that the blocks are
-what is timed. The two formats take turns, so that both see the same load; a ratio is the median of the rounds. Behind the rule in
+what is timed. The two formats take turns, so that both see the same load; a ratio is the median of rounds. Behind the rule in
 training/precision.py.
 """
 import argparse

@@ -1,8 +1,8 @@
 """README.md and docs/ keep their promises: length, links, files, make targets, command lines and code blocks; their numbers are
 test_readme_numbers.py's."""
 import argparse
-import importlib
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
@@ -131,10 +131,9 @@ def test_python_commands_parse(command, stop_after_parsing, monkeypatch):
     words = shlex.split(command)[1:]
     assert "..." not in words, "write the command out"
     name, arguments = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py"), words[1:])
-    module = importlib.import_module(name.replace("/", "."))
     monkeypatch.setattr(sys, "argv", [words[0], *arguments])
     with pytest.raises(Parsed):
-        module.main()
+        runpy.run_module(name.replace("/", "."), run_name="__main__")
 
 
 # ---------------------------------------------------------------- code blocks

@@ -5,6 +5,7 @@ import shutil
 import statistics
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -341,7 +342,7 @@ def test_a_claim_on_single_seeds_is_not_judged(tmp_path):
 def test_the_real_data_have_these_fingerprints(shared):
     data = shared / "data"
     for task in ("e2e", "rte"):
-        settings = {"task": task, "text": "pretokenised", "max_length": 512, "limit_train": 1, "limit_eval": None}
+        settings = SimpleNamespace(task=task, text="pretokenised", max_length=512, limit_train=1, limit_eval=None)
         kind, config = ("gpt2", GPT2Config()) if task == "e2e" else ("roberta-base", RobertaConfig())
         made = make_task(settings, load_tokenizer(data / "hub" / kind), config, Path(data))
         assert made.fingerprints["evaluated"] == published.REAL_DATA[task], task

@@ -1,20 +1,25 @@
 """precision.py: what bf16 holds and what it does not, for every method; and training in it on the toy models."""
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
-import methods as baselines
+import methods
 import model as M
 import train
-from training import precision
+from files.weights import write_safetensors
+from toy.fresh import init_weights
+from training import memory, precision
 
 FROZEN_BASE = ("lora", "adapter-h", "adapter-l", "prefix", "head")
 
 
 def with_method(repository, kind, method, **options):
     model = M.load_pretrained(repository / "toy" / kind, num_labels=3 if kind == "roberta" else None)
-    baselines.apply_method(model, method, rank=3, alpha=7, **options)
+    methods.apply_method(model, method, rank=3, alpha=7, **options)
     return model
 
 
@@ -62,7 +67,7 @@ def test_bf16_is_refused_where_the_base_trains_and_auto_takes_fp32(repository, m
 
 def wide_gpt2():
     model = M.GPT2(M.GPT2Config(vocab_size=50, n_positions=8, n_embd=precision.LEAST_WIDTH, n_layer=1, n_head=4))
-    baselines.apply_method(model, "lora", rank=3, alpha=7)
+    methods.apply_method(model, "lora", rank=3, alpha=7)
     return model
 
 
@@ -110,3 +115,112 @@ def test_a_run_in_bf16_says_so_follows_fp32_and_is_scored(repository, toy_data, 
         assert json.loads(metrics.read_text(encoding="utf-8"))["scores"].keys() >= {"accuracy" if task == "mrpc" else "BLEU"}
     assert losses["fp32"][-1] < losses["fp32"][0] or task == "mrpc"
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03) and losses["bf16"] != losses["fp32"]
+
+
+# ---------------------------------------------------------------- a run keeps its format
+
+def run_toy(repository, toy_data, out, *options):
+    train.main(["--model", str(repository / "toy/roberta"), "--task", "mrpc", "--data-dir", str(toy_data), "--out-dir",
+                str(out), "--limit-train", "60", "--limit-eval", "12", "--batch-size", "8", "--epochs", "2", "--lr", "0.003",
+                "--rank", "3", "--save-every", "3", *options])
+    return next(out.rglob("config.json")).parent
+
+
+@pytest.mark.parametrize("started, goes_on", [("fp32", "bf16"), ("bf16", "fp32")])
+def test_a_run_is_resumed_in_its_format(repository, toy_data, tmp_path, monkeypatch, capsys, started, goes_on):
+    """As on another kind of processor, which auto would give the other format: bit for bit what one machine would have done."""
+    monkeypatch.setenv("LORA_PRECISION", started)
+    whole = run_toy(repository, toy_data, tmp_path / "whole")
+    original, calls = train.Trainer.train_step, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) == 8:                                                  # two steps after a save
+            raise KeyboardInterrupt
+        original(self, *arguments)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.Trainer, "train_step", interrupted)
+        run_toy(repository, toy_data, tmp_path / "parts")
+    monkeypatch.setenv("LORA_PRECISION", goes_on)
+    capsys.readouterr()
+    parts = run_toy(repository, toy_data, tmp_path / "parts", "--resume")
+    assert f"precision: frozen weights in {started} (as the run that trained it)" in capsys.readouterr().out
+    ours, theirs = ((folder / "adapter/adapter_model.safetensors").read_bytes() for folder in (parts, whole))
+    metrics = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in (parts, whole)]
+    assert ours == theirs and metrics[0]["epochs"] == metrics[1]["epochs"] and metrics[0]["frozen_in"] == started
+
+
+def test_a_resumed_run_is_refused_another_format_and_takes_its_own_by_name(repository, toy_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_PRECISION", "fp32")
+    run_toy(repository, toy_data, tmp_path, "--max-steps", "2")
+    with pytest.raises(ValueError, match="was started with frozen_in = fp32, not bf16"):
+        run_toy(repository, toy_data, tmp_path, "--max-steps", "2", "--resume", "--precision", "bf16")
+    run_toy(repository, toy_data, tmp_path, "--max-steps", "2", "--resume", "--precision", "fp32")       # it began under auto
+
+
+@pytest.mark.parametrize("precision_of_run", ["fp32", "bf16"])
+def test_an_adapter_is_scored_in_the_format_of_its_run(repository, toy_data, tmp_path, monkeypatch, precision_of_run):
+    folder = run_toy(repository, toy_data, tmp_path / "run", "--precision", precision_of_run)
+    monkeypatch.setenv("LORA_PRECISION", {"fp32": "bf16", "bf16": "fp32"}[precision_of_run])
+    assert precision.format_of_run(folder / "adapter") == precision_of_run
+    train.main(["--model", str(repository / "toy/roberta"), "--task", "mrpc", "--data-dir", str(toy_data), "--out-dir",
+                str(tmp_path / "again"), "--limit-train", "60", "--limit-eval", "12", "--eval-only", "--adapter",
+                str(folder / "adapter")])
+    again = json.loads(next((tmp_path / "again").rglob("metrics.json")).read_text(encoding="utf-8"))
+    scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["scores"]
+    assert again["frozen_in"] == precision_of_run and again["scores"] == scores
+
+
+# ---------------------------------------------------------------- memory and kernels
+
+def test_nothing_keeps_the_mapped_file_alive_once_the_base_is_rounded(repository, tmp_path):
+    """A view of it would keep the whole file in memory: what stays fp32 is copied."""
+    base = M.GPT2(M.GPT2Config(vocab_size=3000, n_positions=16, n_embd=64, n_layer=2, n_head=4))
+    init_weights(base, 0)
+    write_safetensors(base.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": 3000, "n_positions": 16, "n_embd": 64,
+                                                      "n_layer": 2, "n_head": 4}), encoding="utf-8")
+    model = M.load_pretrained(tmp_path)
+    methods.apply_method(model, "adapter-l", rank=3)
+    whole_file = (tmp_path / "model.safetensors").stat().st_size
+    assert max(p.untyped_storage().nbytes() for p in model.parameters()) >= 0.9 * whole_file     # views of one mapping
+    precision.hold_frozen_in(model, "bf16")
+    assert max(p.untyped_storage().nbytes() for p in model.parameters()) == 3000 * 64 * 2
+
+
+def test_the_peak_of_a_run_is_its_own():
+    memory.forget_peak("cpu")
+    before = memory.peak_bytes("cpu")
+    block = torch.ones(64 * 2**20 // 4)
+    with_block = memory.peak_bytes("cpu")
+    del block
+    assert with_block >= before + 50 * 2**20
+    memory.forget_peak("cpu")
+    assert memory.peak_bytes("cpu") < with_block - 50 * 2**20 or sys.platform != "linux"
+
+
+COUNT_KERNELS = """
+import sys
+import pathlib, train
+from lora import add_lora
+from training import run_state
+from training.precision import hold_frozen_in
+options = train.parse_arguments(["--model", "toy/gpt2", "--task", "e2e", "--data-dir", sys.argv[1], "--batch-size", "8",
+                                 "--limit-eval", "4", "--device", "cpu"])
+model, task, settings = train.prepare(options, seed=0)[:3]
+hold_frozen_in(add_lora(model, 4, 32), "bf16")
+trainer = train.Trainer(model, task, settings, 0, pathlib.Path("."), run_state.Interruptions())
+for number, batch in enumerate(train.length_grouped_batches(task.train_lengths, 8, 0, 0)[:140]):
+    print(f"step {number}", flush=True)
+    trainer.update(batch, lr=1e-4)
+"""
+
+
+def test_few_kernels_are_compiled_once_the_run_is_under_way(repository, toy_data):
+    """oneDNN compiles one for every new shape of a bf16 product and keeps it: 26 to 46 a step where N is what it is."""
+    done = subprocess.run([sys.executable, "-c", COUNT_KERNELS, str(toy_data)], cwd=repository, capture_output=True, text=True,
+                          check=True, env=os.environ | {"ONEDNN_VERBOSE": "profile_create", "OMP_NUM_THREADS": "1"})
+    steps = done.stdout.split("step ")[1:]
+    compiled = [step.count("create:cache_miss") for step in steps]
+    assert len(steps) == 140 and compiled[0] > 0                             # it does count
+    assert sum(compiled[40:]) / 100 <= 2
