@@ -227,7 +227,7 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
     model, optimizer = small_run()
     model.bias.data[1] = float("nan")
     with pytest.raises(ValueError, match="step 3: tensor 'bias' holds 1 NaN or infinite numbers of 3.*lower --lr"):
-        run_state.save_state(tmp_path, model, optimizer, {"step": 3})
+        run_state.save_state(tmp_path, model, optimizer, run_state.Progress(step=3))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
