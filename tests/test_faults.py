@@ -101,13 +101,13 @@ def advance(model, optimizer, step):
     model(torch.randn(4, 5)).square().sum().backward()
     optimizer.step()
     optimizer.zero_grad()
-    return {"step": step, "epochs": []}
+    return run_state.Progress(step=step)
 
 
 def restored(folder):
     model, optimizer = small_run()
     progress = run_state.restore_state(folder, model, optimizer)
-    return progress["step"], model.weight.detach().clone()
+    return progress.step, model.weight.detach().clone()
 
 
 def test_a_crash_at_any_moment_of_a_save_leaves_a_whole_state(tmp_path, monkeypatch, capsys, record_property):
@@ -227,7 +227,7 @@ def test_numbers_that_are_not_finite_are_never_saved(tmp_path):
     model, optimizer = small_run()
     model.bias.data[1] = float("nan")
     with pytest.raises(ValueError, match="step 3: tensor 'bias' holds 1 NaN or infinite numbers of 3.*lower --lr"):
-        run_state.save_state(tmp_path, model, optimizer, {"step": 3})
+        run_state.save_state(tmp_path, model, optimizer, run_state.Progress(step=3))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -333,7 +333,7 @@ def test_weights_that_are_not_finite_replace_no_adapter(run, monkeypatch, tmp_pa
     original = train.Trainer.close_epoch
 
     def close_epoch(self, scores):
-        if self.progress["epoch"] == 1:
+        if self.progress.epoch == 1:
             spoil(self)
         return original(self, scores)
     monkeypatch.setattr(train.Trainer, "close_epoch", close_epoch)
