@@ -122,13 +122,12 @@ class Matcher:
     def __init__(self, words: list[str], references: list[list[str]], vocabulary: Vocabulary, paraphrases: Paraphrases):
         self.words = words
         self.hashes = [describe(word).hash for word in words]
-        # Word of the vocabulary -> {module: bits of the positions in the hypothesis}; stem and synonym may both match
-        self.word_matches = defaultdict(dict)
+        # Word of the vocabulary -> (module, position in the hypothesis) of every match; stem and synonym may both match
+        self.word_matches = defaultdict(list)
         for i, word in enumerate(words):
             for module, others in enumerate(vocabulary.matching(word)):
                 for other in others:
-                    found = self.word_matches[other]
-                    found[module] = found.get(module, 0) | 1 << i
+                    self.word_matches[other].append((module, i))
         reference_words = set(chain.from_iterable(references))
         # Phrase that may be in a reference -> (place in the table, start, end) of its paraphrases in the hypothesis, first
         # by the pairs that have that phrase first, then by those that have it second
@@ -149,8 +148,8 @@ class Matcher:
         if len(reference) == len(self.words) and self.hashes == [describe(word).hash for word in reference]:
             return [[Match(j, j + 1, i, i + 1, EXACT) for i, other in enumerate(self.hashes) if other == this]
                     for j, this in enumerate(self.hashes)]
-        starting_at = [[Match(j, j + 1, i, i + 1, module) for module, bits in sorted(self.word_matches.get(word, {}).items())
-                        for i in range(bits.bit_length()) if bits >> i & 1] for j, word in enumerate(reference)]
+        starting_at = [[Match(j, j + 1, i, i + 1, module) for module, i in sorted(self.word_matches.get(word, ()))]
+                       for j, word in enumerate(reference)]
         forward, backward = [], []
         for phrase, j in occurrences(reference, self.phrases, self.beginnings):
             length = phrase.count(" ") + 1

@@ -101,10 +101,10 @@ class Ceiling:
         hyp_continues = ref_continues = 0                                    # bits of those that may continue a chunk
         begin, end = [0] * (n + 1), [0] * (n + 1)                            # where matches begin and end in the hypothesis
         for j, word in enumerate(reference):
-            for module, bits in self.matcher.word_matches.get(word, {}).items():
-                hyp[module] |= bits
+            for module, i in self.matcher.word_matches.get(word, ()):
+                hyp[module] |= 1 << i
                 ref[module] |= 1 << j
-                begin[j] |= bits
+                begin[j] |= 1 << i
             end[j + 1] = begin[j] << 1
         for phrase, j in occurrences(reference, self.matcher.phrases, self.matcher.beginnings):
             length, begins, ends, words, following = self.phrase_reach[phrase]
