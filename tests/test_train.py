@@ -148,7 +148,7 @@ def test_a_run_leaves_what_it_promises(run, tmp_path):
 
 
 def test_the_saved_adapter_is_the_chosen_epoch_and_loads_onto_the_base(run, repository, toy_data):
-    folder = run("e2e", "--epochs", "2")
+    folder = run("e2e", "--epochs", "2", "--precision", "fp32")
     metrics = read_metrics(folder)
     model = M.load_pretrained(repository / "toy" / "gpt2")
     load_adapter(model, folder / "adapter", task="e2e")

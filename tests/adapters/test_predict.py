@@ -67,7 +67,7 @@ def test_mixed_answers_are_those_of_each_task_alone(repository, adapters, toy_da
     requests = mixed_requests(toy_data, 60)
     lines = [{"id": index, "adapter": name, "text": [example.text, example.pair]}
              for index, (name, example) in enumerate(requests)]
-    status, answers = run(repository, adapters, "roberta", lines, tmp_path, "--batch-size", batch_size)
+    status, answers = run(repository, adapters, "roberta", lines, tmp_path, "--batch-size", batch_size, "--precision", "fp32")
     assert status == 0 and [answer["id"] for answer in answers] == list(range(60))
     tokenizer = data.load_tokenizer(repository / "toy/roberta")
     for task, labels in (("mrpc", 2), ("mnli", 3), ("stsb", 1)):
@@ -88,7 +88,7 @@ def test_mixed_answers_are_those_of_each_task_alone(repository, adapters, toy_da
 def test_generated_text_is_that_of_decode_and_the_base_goes_on_with_plain_text(repository, adapters, toy_data, tmp_path):
     mrs = list(dict.fromkeys(mr for mr, _ in data.read_e2e("test", toy_data)))[:5]
     lines = [{"adapter": name, "text": mr} for mr in mrs for name in ("e2e", "base")]
-    options = ["--beam-size", "3", "--max-new-tokens", "12", "--length-penalty", "0.7"]
+    options = ["--beam-size", "3", "--max-new-tokens", "12", "--length-penalty", "0.7", "--precision", "fp32"]
     status, answers = run(repository, adapters, "gpt2", lines, tmp_path, *options, "--batch-size", "4", names=["e2e"])
     assert status == 0
     tokenizer = data.load_tokenizer(repository / "toy/gpt2")

@@ -10,12 +10,13 @@ from files import weights as W
 
 
 def run(repository, toy_data, out, processes, *options):
-    """torchrun train.py on the toy RoBERTa without dropout; returns (status, stdout, stderr)."""
+    """torchrun train.py on the toy RoBERTa in fp32, without dropout; returns (status, stdout, stderr)."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0",
                 "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"] if processes > 1 else []
     done = subprocess.run([sys.executable, *launcher, "train.py", "--model", "toy/roberta", "--task", "mrpc", "--data-dir",
                            str(toy_data), "--out-dir", str(out), "--limit-train", "61", "--limit-eval", "12", "--batch-size",
-                           "8", "--lr", "0.003", "--dropout", "0", "--model-dropout", "0", *options], cwd=repository,
+                           "8", "--lr", "0.003", "--dropout", "0", "--model-dropout", "0", "--precision", "fp32",
+                           *options], cwd=repository,
                           capture_output=True, text=True, timeout=170, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return done.returncode, done.stdout, done.stderr
 
