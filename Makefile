@@ -14,7 +14,7 @@ SWEEP = $(RUN) -m experiments.sweep
 SWEEP_OPTIONS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MODEL),--model $(MODEL)) $(if $(TASK),--task $(TASK)) \
 	$(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
-.PHONY: demo tour test test-bf16 lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
+.PHONY: demo tour test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
 	baselines ablation-rank ablation-targets ablation-lr report bench faults
 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
@@ -23,15 +23,8 @@ demo: $(VENV)/installed          ## both toy models before and after LoRA, offli
 tour: $(VENV)/installed          ## LoRA with real tensors, in half a minute
 	$(RUN) -m experiments.tour
 
-test: $(VENV)/installed          ## the whole test suite
+test: $(VENV)/installed          ## the whole test suite; LORA_PRECISION=bf16 before it forces the number format
 	$(RUN) -m pytest
-
-# what depends on the number format of the frozen weights; LORA_PRECISION=fp32 or bf16 forces it for `make test`, too
-FORMAT_TESTS = tests/training tests/test_train.py tests/generation tests/methods tests/adapters/test_bank.py \
-	tests/adapters/test_predict.py
-
-test-bf16: $(VENV)/installed     ## the tests that depend on the number format, with bf16 forced, emulated where need be
-	LORA_PRECISION=bf16 $(RUN) -m pytest $(FORMAT_TESTS)
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

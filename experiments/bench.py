@@ -8,7 +8,7 @@
     python -m experiments.bench growth --data-dir DIR --tokenizers DIR    # over batch, length, rank (bench_growth.py)
     python -m experiments.bench bf16                                      # the toy tasks' scores in fp32 and bf16
     python -m experiments.bench formats                                   # from which hidden size on bf16 is faster
-    python -m experiments.bench flat --data-dir TOY_TASKS                 # the memory of 500 steps
+    python -m experiments.bench flat --data-dir toy/data                  # the memory of 1,000 steps, both formats
     python -m experiments.bench requests                                  # predict.py, 100 adapters, 10,000 requests
 
 Weights are random with the real configuration, which costs the same as trained ones; the texts are real. Needs the

@@ -1,13 +1,14 @@
 """How a LoRA step of gpt2 grows with the work, and that a long run's memory does not grow.
 
     python -m experiments.bench growth --data-dir DIR --tokenizers DIR --json results/bench/growth.json   # and growth.png
-    python -m experiments.bench flat --data-dir DIR                              # 500 steps of the toy GPT-2
+    python -m experiments.bench flat --data-dir toy/data                         # 1,000 steps of both toy models, both formats
 
 Growth: gpt2 with random weights, fp32, the models' own dropout; every sample is `length` tokens, the second half of them
 targets. Each point is a fresh process: the median of its steps, and the most memory it ever had. One of batch size, length
 and rank varies, the others stay at 8, 64 and 4.
 """
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 from pathlib import Path
@@ -74,28 +75,39 @@ def resident_mib() -> float:
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
 
 
-def bench_flat(options: argparse.Namespace) -> dict:
-    """Memory of this process after every 50 of 500 steps of the toy GPT-2, on batches of the toy task."""
-    torch.set_num_threads(options.threads)
+def memory_of_a_run(kind: str, precision: str, data_dir: Path, steps: int, threads: int) -> dict[int, float]:
+    """Resident MiB of this process after the 100th step and every tenth part of `steps` on batches of the toy tasks."""
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
-        ours = Ours({"folder": "toy/gpt2", "task": "e2e", "data_dir": str(options.data_dir), "batch": 8, "scratch": scratch,
-                     "options": [], "rounds": options.steps})
+        ours = Ours({"folder": f"toy/{kind}", "task": {"gpt2": "e2e", "roberta": "mrpc"}[kind], "data_dir": str(data_dir),
+                     "batch": 8, "scratch": scratch, "options": ["--precision", precision], "rounds": steps})
         memory = {}
-        for step in range(1, options.steps + 1):
+        for step in range(1, steps + 1):
             ours.step(step)
-            if step % (options.steps // 10) == 0:
+            if step % (steps // 10) == 0:
                 memory[step] = resident_mib()
-                print(f"step {step}: {memory[step]:.1f} MiB", flush=True)
-    figures = {"machine": machine(options.threads), "resident_mib": memory,
-               "growth": max(memory.values()) / next(iter(memory.values())) - 1}
-    print(f"most over the first reading: {figures['growth']:+.2%}")
+    return memory
+
+
+def bench_flat(options: argparse.Namespace) -> dict:
+    """Both toy models in both formats, each in a fresh process."""
+    figures = {"machine": machine(options.threads), "resident_mib": {}, "growth": {}}
+    for kind in ("gpt2", "roberta"):
+        for precision in ("fp32", "bf16"):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                memory = pool.apply(memory_of_a_run, (kind, precision, options.data_dir, options.steps, options.threads))
+            first, *later = memory.values()
+            figures["resident_mib"][f"{kind}, {precision}"] = memory
+            figures["growth"][f"{kind}, {precision}"] = max(later) / first - 1
+            print(f"{kind}, {precision}: {first:.0f} MiB after step {min(memory)}, at most {max(later):.0f} later "
+                  f"({max(later) / first - 1:+.1%})", flush=True)
     return figures
 
 
 def add_options(growth: argparse.ArgumentParser, flat: argparse.ArgumentParser) -> None:
     growth.add_argument("--tokenizers", required=True, type=Path, help="folder with gpt2/ tokenizer files")
     growth.add_argument("--vary", nargs="+", default=list(VARIED), choices=list(VARIED))
-    for parser, steps in ((growth, 3), (flat, 500)):
+    for parser, steps in ((growth, 3), (flat, 1000)):
         parser.add_argument("--data-dir", required=True, type=Path, help="folder with e2e/; for flat, the toy task's")
         parser.add_argument("--steps", type=int, default=steps)
         parser.add_argument("--threads", type=int, default=2)

@@ -47,8 +47,10 @@ def growth(found: dict) -> str:
 
 
 def flat(found: dict) -> str:
-    steps = list(found["resident_mib"])
-    return f"{found['growth']:+.1%} at most, from step {steps[0]} to step {steps[-1]}"
+    """Of each toy model and format."""
+    steps = list(next(iter(found["resident_mib"].values())))
+    return f"step {steps[0]} to step {steps[-1]}, at most: " + "; ".join(
+        f"{name} {growth:+.1%}" for name, growth in found["growth"].items())
 
 
 def waiting(found: dict) -> str:

@@ -71,7 +71,7 @@ def test_packed_rows_hold_every_text_in_its_form_and_are_of_one_length(kind, rep
     assert packed_rows(list(rows), tokenizer, kind, seed=2) != packed_rows(list(rows), tokenizer, kind, seed=1)
 
 
-@pytest.mark.parametrize("units", [{}, {"avx512_bf16": True}], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("units", [{}, {"amx_bf16": True}], ids=["fp32", "bf16"])
 def test_the_command_makes_bases_that_load_with_the_vocabulary_given(tmp_path, repository, monkeypatch, capsys, units):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     write_glue(tmp_path)

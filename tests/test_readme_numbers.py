@@ -10,6 +10,7 @@ import train
 from experiments import published, readme
 from experiments.counts import formula_counts
 from model import GPT2Config, RobertaConfig
+from training.precision import LEAST_WIDTH
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in readme.PAGES}
@@ -153,6 +154,31 @@ def test_the_speed_of_a_step_stands_in_results():
         assert ours.removesuffix(" ms") in row and f"{ratio}x" in row and theirs.removesuffix(" ms") in peer, name
         assert limit.partition(" %")[0] + "%" in row and memory.partition(" MiB")[0] in row, name
         assert re.search(r"\((\d+) %\)", limit)[1] + "%" in peer and re.search(r"\((.+)\)", memory)[1] in peer, name
+
+
+def test_the_steps_in_bf16_stand_in_results():
+    points = {" ".join(point[key] for key in ("model", "way", "precision")): point
+              for point in kept_json("bench/train-amx.json")["points"]}
+    rows = table(PAGES["speed"], "of the bf16 limit")
+    for name, *cells in rows:
+        fp32, bf16, peer = (points[f"{name.partition(',')[0]} {way}"] for way in ("ours fp32", "ours bf16", "peer fp32"))
+        assert cells == [*(f"{point['milliseconds']:,.0f} ms" for point in (fp32, bf16, peer)),
+                         f"{bf16['against_peer_fp32']:.2f}", f"{bf16['fraction_of_limit']:.0%}",
+                         f"{bf16['peak_mib']:,.0f} ({fp32['peak_mib']:,.0f}) MiB"], name
+    seconds = round(points["gpt2 ours bf16"]["milliseconds"] / 1e3, 2)
+    assert f"{26290 * seconds / 3600:.1f} h (computed: 26,290 steps of {seconds:.2f} s, Xeon with AMX" in README
+    assert len(rows) == 2
+
+
+def test_the_rule_of_auto_stands_on_what_was_measured():
+    """Its table, and that bf16 is taken where it was faster alone."""
+    with_amx, without = (kept_json(f"bench/{name}.json")["points"] for name in ("formats", "formats-avx512"))
+    rows = table(PAGES["speed"], "AMX: fp32, bf16")
+    assert rows == [[str(a["hidden_size"]), *(cell for point in (a, b) for cell in (
+        f"{point['fp32_ms']:.1f}, {point['bf16_ms']:.1f} ms", f"{point['fp32_by_bf16']:.2f}"))]
+        for a, b in zip(with_amx, without, strict=True)]
+    assert all((point["fp32_by_bf16"] > 1.05) == (point["hidden_size"] >= LEAST_WIDTH) for point in with_amx)
+    assert all(point["fp32_by_bf16"] < 1 for point in without)
 
 
 def test_the_growth_of_a_step_stands_in_results():

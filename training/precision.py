@@ -6,8 +6,8 @@ its gradients, the optimizer, the task head and the loss stay in fp32, because a
 updates. A method that trains weights of the base itself has nothing to gain here and keeps all of it in fp32.
 
 The rule of "auto" looks at the model and the kind of processor alone, never at a clock: the same every time. A narrow model
-spends its time between the products, so bf16 starts to pay at a hidden size of LEAST_WIDTH: `python -m experiments.bench
-formats` measures where (results/bench/formats.md). Left out: fp16.
+spends its time between the products, so with AMX bf16 pays from a hidden size of LEAST_WIDTH on; AVX512-BF16 without AMX was
+slower than fp32 at every size (`python -m experiments.bench formats`, results/bench/formats.md). Left out: fp16.
 """
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from files.text import read_json
 from lora import base_fingerprint, is_base
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-LEAST_WIDTH = 512
+LEAST_WIDTH = 256
 
 
 def choose_precision(asked: str, model: nn.Module, device: str, of_the_run: str | None = None) -> tuple[str, str]:
@@ -35,7 +35,7 @@ def choose_precision(asked: str, model: nn.Module, device: str, of_the_run: str 
                          "bf16 would lose: choose --precision fp32, or a method that leaves the base frozen")
     fast, why = multiplies_bf16_fast(device)
     if asked != "auto":
-        return asked, "asked for" if asked == "fp32" or fast else f"asked for; {why} and only emulates it, which is slow"
+        return asked, "asked for" if asked == "fp32" or fast else f"asked for; {why}, so fp32 would be faster"
     if trained_base:
         return "fp32", "weights of the base train"
     if of_the_run is not None:
@@ -67,8 +67,9 @@ def multiplies_bf16_fast(device: str) -> tuple[bool, str]:
         return fast, f"{name} {'multiplies' if fast else 'does not multiply'} bf16 in its tensor cores"
     if device != "cpu":
         return False, f"bf16 has not been measured on {device}"
-    found = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
-    return bool(found), f"this processor has {found[0]}" if found else "this processor has neither AMX nor AVX512-BF16"
+    if torch.cpu.get_capabilities().get("amx_bf16"):
+        return True, "this processor has AMX"
+    return False, "this processor has no AMX"
 
 
 @torch.no_grad()
