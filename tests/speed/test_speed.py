@@ -61,6 +61,7 @@ def test_dropout_follows_the_seed_and_is_off_in_eval_mode():
 @pytest.mark.parametrize("p", [0.0, 0.3])
 @pytest.mark.parametrize("mask", [None, "causal", "padding"])
 def test_attention_is_its_formula(monkeypatch, mask, p, rows):
+    torch.manual_seed(0)
     query, key, value = (torch.randn(3, 2, 7, 5) for _ in range(3))
     seen = torch.rand(3, 1, 1, 7) < 0.7
     seen[..., 0] = True
