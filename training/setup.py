@@ -22,11 +22,11 @@ from training.tasks import make_task
 def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, Settings, Recipe]:
     """The base model, the task with its samples, the resolved settings, and the recipe they come from."""
     directory = fetch_model(options.model, options.weights_dir)
+    _, config = read_config(directory, FAMILIES)
+    recipe = recipe_for(config, options.task, options.method, options.recipe or "paper", options.rank)   # or a refusal
+    settings = resolve(options, recipe)
     data_dir = fetch_task(options.task, options.data_dir, options.text)
     labels = None if options.task == "e2e" else len(GLUE_TASKS[options.task].labels or ("score",))
-    _, config = read_config(directory, FAMILIES)
-    recipe = recipe_for(config, options.task, options.method, options.recipe or "paper", options.rank)
-    settings = resolve(options, recipe)
     model = load_pretrained(directory, num_labels=labels, dropout=settings.model_dropout, seed=seed)
     return model, make_task(settings, load_tokenizer(directory), model.config, data_dir), settings, recipe
 
