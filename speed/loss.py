@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGIT_ROWS = 128                                                             # targets whose logits exist at the same time
+SOFTMAX_ROWS = 16                                                            # of them, what a processor's cache holds in fp32
 
 
 def target_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -20,6 +21,17 @@ def target_loss(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: floa
                             gradients and weight.requires_grad)
 
 
+def losses(logits: Tensor, targets: Tensor, smoothing: float, with_gradient: bool) -> Tensor:
+    """Loss per row (m,) of logits (m, V) and targets (m,), in fp32. with_gradient: dloss/dlogits takes the logits' place."""
+    z, target, vocabulary = logits.float(), targets[:, None], logits.shape[1]                # fp32 logits are z itself
+    largest, at_target, mean = z.amax(1, keepdim=True), z.gather(1, target), z.mean(1, keepdim=True)
+    Z = z.sub_(largest).exp_().sum(1, keepdim=True)
+    if with_gradient:
+        z.div_(Z).sub_(smoothing / vocabulary).scatter_add_(1, target, torch.full_like(at_target, smoothing - 1))
+        logits.copy_(z)
+    return (largest + Z.log() - (1 - smoothing) * at_target - smoothing * mean).squeeze(1)
+
+
 class TargetLoss(torch.autograd.Function):
     """Per row: loss = log Z - (1 - e) z_target - e mean(z), dloss/dz = softmax(z) - (1 - e) onehot(target) - e / V."""
 
@@ -28,23 +40,18 @@ class TargetLoss(torch.autograd.Function):
                 with_weight: bool) -> Tensor:
         d_hidden = torch.empty_like(hidden) if with_hidden else None
         d_weight = torch.zeros_like(weight) if with_weight else None
-        vocabulary, total = weight.shape[0], hidden.new_zeros((), dtype=torch.float32)
+        total = hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, len(hidden), LOGIT_ROWS):
             rows = slice(start, start + LOGIT_ROWS)
-            target = targets[rows, None]                                     # (m, 1)
-            logits = (hidden[rows] @ weight.T).float()                       # (m or more, C) -> (m or more, V)
-            z = logits[:len(target)]                                         # (m, V), a view
-            largest, at_target, mean = z.amax(1, keepdim=True), z.gather(1, target), z.mean(1, keepdim=True)
-            Z = z.sub_(largest).exp_().sum(1, keepdim=True)
-            total += (largest + Z.log() - (1 - smoothing) * at_target - smoothing * mean).sum()
-            if with_hidden or with_weight:
-                z.div_(Z).sub_(smoothing / vocabulary).scatter_add_(1, target, torch.full_like(at_target, smoothing - 1))
-                logits[len(target):] = 0
-                d_logits = logits.to(weight.dtype)
+            logits = hidden[rows] @ weight.T                                 # (m or more, C) -> (m or more, V)
+            logits[len(targets[rows]):] = 0                                  # no gradient comes from what fills the batch up
+            total += torch.cat([losses(*few, smoothing, with_hidden or with_weight) for few in
+                                zip(logits[:len(targets[rows])].split(SOFTMAX_ROWS), targets[rows].split(SOFTMAX_ROWS),
+                                    strict=True)]).sum()
             if with_hidden:
-                torch.mm(d_logits, weight, out=d_hidden[rows])
+                torch.mm(logits, weight, out=d_hidden[rows])                 # they are dloss/dlogits now
             if with_weight:
-                d_weight.addmm_(d_logits.T, hidden[rows])
+                d_weight.addmm_(logits.T, hidden[rows])
         ctx.save_for_backward(d_hidden, d_weight)
         return total
 
