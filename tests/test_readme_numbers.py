@@ -128,7 +128,7 @@ def test_every_spread_and_similarity_stands_in_results_or_in_a_paper():
     assert len(spreads) > 40 and [spread for spread in spreads if spread not in found] == []
     q, v = re.search(r"φ = (\S+) for q, (\S+) for v", text).groups()
     assert f"φ(1, 1) of q {q}, φ(1, 1) of v {v}" in found
-    of_rank = dict(re.findall(r"(r = \d+): (\d+\.\d ± \d+\.\d)", kept("README.md")))
+    of_rank = dict(re.findall(r"^\| (r = \d+) \| [^|]+ \| (\d+\.\d ± \d+\.\d)", kept("README.md"), re.MULTILINE))
     assert f"r = 1 has {of_rank['r = 1']}, r = 8 {of_rank['r = 8']} and r = 64 {of_rank['r = 64']}" in text
     million = [f"{int(count.replace(',', '')) / 1e6:.1f}" for count in re.findall(
         r"tokens, ([\d,]+) parameters", kept("output/pretrain-mini.txt"))]
