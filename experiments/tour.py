@@ -128,8 +128,8 @@ def what_trains(model: GPT2) -> None:
     show("frozen", f"{frozen:,}", "the whole base")
     show("trained", f"{trained:,}", f"{trained / (trained + frozen):.2%} of all")
     show("= updates x 2 r d", f"{updates} x 2 x {RANK} x {width}", f"q and v in {len(layers)} blocks")
-    tell("Adam keeps two more numbers for each trained one, so the optimizer shrinks with them. Activations do not: the "
-         "gradient still travels through the whole model.")
+    tell("Adam keeps two more numbers for each trained one, so the optimizer shrinks with them. Activations shrink less: the "
+         "input of a frozen layer need not be kept, but the gradient still travels through the whole model.")
 
 
 def one_step(model: GPT2, optimizer: torch.optim.Optimizer, samples: list[tuple[list[int], int]]) -> None:
