@@ -115,7 +115,7 @@ def converse(predictor: Predictor, name: str, lines: BinaryIO, out: BinaryIO) ->
     with suppress(KeyboardInterrupt):
         for line in iter(next_line, b""):
             try:
-                text = line.decode("utf-8").rstrip("\r\n")
+                text = line.decode("utf-8-sig").rstrip("\r\n")
                 ids = predictor.reader.encode(name, text.split("\t") if task else [text])
                 answer, = predictor.answer([Request(name, ids, {})])
             except ValueError as error:

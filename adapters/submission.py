@@ -64,25 +64,26 @@ def test_files(task: str, data_dir: str | None) -> dict[Path, str]:
 
 def read_requests(predictor: Predictor, name: str, path: Path) -> tuple[list[str], list[Request]]:
     """The index of every row of a test set, and what it asks adapter `name`. The index is the column of this name, QQP's `id`,
-    or, as in MRPC's original file, which has neither, the number of the row from 0. Labels, where there are any, are not read.
-    Raises ValueError with file and line for a malformed row, an index that stands twice and texts that are too long."""
+    the Hub's `idx` or, as in MRPC's original file, which has none, the number of the row from 0. Labels, where there are any,
+    are not read. What is longer than the model's input is cut as in training, for every row needs an answer, and a line on
+    stderr counts it. Raises ValueError with file and line for a malformed row and an index that stands twice."""
     texts, (columns, rows) = GLUE_TASKS[predictor.reader.tasks[name]].texts, read_tsv(path)
+    tokenizer, longest = predictor.tokenizer, predictor.bank.model.config.longest_input
     for column in texts:
         if columns.count(column) != 1:
             raise ValueError(f"{path}, line 1: found the columns {shorten(', '.join(columns))}, expected one '{column}' among "
                              "them; is this GLUE's file?")
-    index_column = next((column for column in ("index", "id") if column in columns), None)
-    requests: dict[str, Request] = {}
+    index_column = next((column for column in ("index", "id", "idx") if column in columns), None)
+    cut_before, requests = tokenizer.truncated, {}
     for number, cells in rows:
         row = dict(zip(columns, cells, strict=True))
         index = row[index_column] if index_column else str(len(requests))
         if not (index.isascii() and index.isdigit()) or index in requests:
             raise ValueError(f"{path}, line {number}: found the {index_column} {shorten(index)}, expected a number of its own "
                              "for each row; fetch the file again")
-        try:
-            requests[index] = Request(name, predictor.reader.encode(name, [row[column] for column in texts]), {})
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+        requests[index] = Request(name, tokenizer.encode(*(row[column] for column in texts), max_length=longest), {})
+    if cut := tokenizer.truncated - cut_before:
+        print(f"{path}: {cut:,} of {len(requests):,} rows are longer than {longest} tokens, cut there", file=sys.stderr)
     return list(requests), list(requests.values())
 
 

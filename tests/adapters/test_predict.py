@@ -402,7 +402,7 @@ def test_a_pair_with_a_tab_in_a_label_out_and_ctrl_c_ends_it(repository, adapter
 
 def test_the_bare_gpt2_goes_on_with_plain_text(repository):
     process = interactive(repository, "gpt2", [], "--beam-size", "2", "--max-new-tokens", "6")
-    out, said = process.communicate(b"\nThe Winter Otter\n")
+    out, said = process.communicate(b"\n\xef\xbb\xbfThe Winter Otter\n")
     model, tokenizer = M.load_pretrained(repository / "toy/gpt2"), data.load_tokenizer(repository / "toy/gpt2")
     ids, = generate(model, [tokenizer.encode("The Winter Otter")], 2, max_new_tokens=6, eos_ids=end_tokens(tokenizer))
     assert out.decode("utf-8") == clean(tokenizer.decode(ids)) + "\n" and process.returncode == 0

@@ -140,9 +140,23 @@ def test_without_the_diagnostic_set_a_line_says_where_to_put_it(repository, adap
     assert (tmp_path / "out/AX.tsv").is_file() and "AX.tsv" not in capsys.readouterr().err
 
 
+def test_a_row_too_long_for_the_model_is_cut_as_in_training_and_counted(repository, adapters, tmp_path, capsys):
+    (tmp_path / "glue/RTE").mkdir(parents=True)
+    texts = [("It is red.", "It is blue."), ("The old ship " * 300, "It is red."), ("It is red.", "rain " * 600)]
+    (tmp_path / "glue/RTE/test.tsv").write_text("index\tsentence1\tsentence2\n" + "".join(
+        f"{index}\t{text}\t{pair}\n" for index, (text, pair) in enumerate(texts)))
+    submit(repository, adapters, tmp_path, tmp_path / "out", ["rte"])
+    assert "RTE/test.tsv: 2 of 3 rows are longer than 512 tokens, cut there" in capsys.readouterr().err
+    model = load_adapter(M.load_pretrained(repository / "toy/roberta", num_labels=2), adapters / "rte")
+    tokenizer, lines = load_tokenizer(repository / "toy/roberta"), (tmp_path / "out/RTE.tsv").read_text().splitlines()
+    for line, (text, pair) in zip(lines[1:], texts, strict=True):
+        label = model(torch.tensor([tokenizer.encode(text, pair, 512)]))[0].argmax()
+        assert line.split("\t")[1] == SPELLED["rte"][label]
+
+
 @pytest.mark.parametrize("line, message", [
     ("5\tonly one", "test.tsv, line 3: found 2 fields"), ("7\ta\tb", "test.tsv, line 3: found the index '7', expected a"),
-    ("x\ta\tb", "found the index 'x'"), ("\ta\tb", "found the index ''"), ("8\ta\t" + "b " * 600, "line 3: the text has"),
+    ("x\ta\tb", "found the index 'x'"), ("\ta\tb", "found the index ''"),
     ("index\tsentence\tlabel", "line 1: found the columns 'index, sentence, label', expected one 'sentence1'")])
 def test_a_malformed_row_is_named_before_anything_is_answered(repository, adapters, tmp_path, monkeypatch, line, message):
     write_tests(tmp_path, 3, ["CoLA.tsv"])
@@ -177,12 +191,13 @@ def test_the_real_test_sets_are_read_to_the_last_row(shared):
     """As GLUE publishes them: the counts of its paper, indices from 0, and texts that fit into roberta-base."""
     tokenizer, published = load_tokenizer(shared / "data/hub/roberta-base"), {
         "cola": 1063, "sst2": 1821, "mrpc": 1725, "stsb": 1379, "qnli": 5463, "rte": 3000, "wnli": 146}
-    reader = SimpleNamespace(tasks={task: task for task in published}, encode=lambda name, texts: tokenizer.encode(*texts))
+    predictor = SimpleNamespace(reader=SimpleNamespace(tasks={task: task for task in published}), tokenizer=tokenizer,
+                                bank=SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(longest_input=512))))
     for task, count in published.items():
         for path, file in submission.test_files(task, str(shared / "data")).items():
-            indices, requests = submission.read_requests(SimpleNamespace(reader=reader), task, path)
+            indices, requests = submission.read_requests(predictor, task, path)
             assert file == f"{GLUE_TASKS[task].folder}.tsv" and indices == [str(row) for row in range(count)]
-            assert len(requests) == count and max(len(request.ids) for request in requests) <= 512
+            assert len(requests) == count and tokenizer.truncated == 0
 
 
 def test_a_real_test_set_has_a_prediction_for_every_row(repository, adapters, shared, tmp_path):
