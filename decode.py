@@ -1,9 +1,12 @@
-"""The command that writes the texts of an E2E split: beam search with a trained, official or PEFT adapter.
+"""The command that writes the texts of an E2E split: beam search or sampling with a trained, official or PEFT adapter.
 
     python decode.py --model gpt2-medium --adapter DIR --task e2e --split test --out predictions.txt
+    python decode.py --model gpt2-medium --adapter DIR --out FILE --sample --temperature 0.7 --top-p 0.9 --seed 1
 
 A LoRA adapter is merged into the weights (Hu et al. 2021, section 4.1), in fp32, before these are held in the run's format.
-The searches are in generation/search.py. Left out: scores (eval_metrics.py), many adapters at a time (predict.py).
+The searches are in generation/search.py, sampling in sampling.py; a record's random numbers come from the seed and its place
+in the split, so that neither --limit nor batches change its text. Left out: scores (eval_metrics.py), many adapters at a time
+(predict.py).
 """
 import argparse
 import sys
@@ -26,6 +29,11 @@ from training.precision import choose_precision, format_of_run, hold_frozen_in
 from training.processes import DEVICE_HELP, resolve_device
 from training.recipes import alpha_for_file
 
+BEAMS, SAMPLE = ("authors", "hf"), ("sample",)
+# the options that not every search has: the searches that have it, and its default there
+OPTIONS_OF = {"beam_size": (BEAMS, 10), "length_penalty": (BEAMS, 0.9), "compare_penalties": (("authors",), False),
+              "temperature": (SAMPLE, 1.0), "top_k": (SAMPLE, 0), "top_p": (SAMPLE, 1.0), "seed": (SAMPLE, 0)}
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="decode.py", description="Decode the meaning representations of an E2E split "
@@ -40,20 +48,34 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="the authors' form of the texts, or the challenge's own; scores of the two do not compare")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="hypotheses; references "
                         "and settings go beside it, into FILE.references and FILE.json")
-    parser.add_argument("--search", default="authors", choices=SEARCHES)
-    parser.add_argument("--beam-size", type=int, default=10)
-    parser.add_argument("--length-penalty", type=float, default=0.9, help="the paper has 0.9, the authors' README 0.8")
+    search = parser.add_mutually_exclusive_group()
+    search.add_argument("--search", default="authors", choices=SEARCHES)
+    search.add_argument("--sample", dest="search", action="store_const", const="sample", help="draw the texts at random, as "
+                        "--search sample does, with these four:")
+    parser.add_argument("--temperature", type=float, help="default 1")
+    parser.add_argument("--top-k", type=int, help="from the K likeliest tokens (default 0: from all)")
+    parser.add_argument("--top-p", type=float, help="from the fewest tokens that hold this probability (default 1)")
+    parser.add_argument("--seed", type=int, help="default 0")
+    parser.add_argument("--beam-size", type=int, help="default 10")
+    parser.add_argument("--length-penalty", type=float, help="the paper has 0.9 (default), the authors' README 0.8")
+    parser.add_argument("--compare-penalties", action="store_true", default=None,
+                        help="print BLEU, NIST and length ratio for 0.8, 0.9 and 1.0 from the same search")
     parser.add_argument("--no-repeat-ngram-size", type=int, default=4, help="0: no ban")
     parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--compare-penalties", action="store_true",
-                        help="print BLEU, NIST and length ratio for 0.8, 0.9 and 1.0 from the same search")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N meaning representations only")
     parser.add_argument("--device", default="auto", help=DEVICE_HELP)
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="auto: that of the adapter's "
                         "run, else bf16 where this device is faster with it")
     parser.add_argument("--data-dir", help="folder with e2e/ (default: $LORA_DATA, else a cache folder)")
     parser.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name, (searches, default) in OPTIONS_OF.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+        elif options.search not in searches:
+            parser.error(f"--{name.replace('_', '-')} means nothing for --search {options.search}: leave it out, or search by "
+                         f"{' or '.join(searches)}")
+    return options
 
 
 def load_model(options: argparse.Namespace, directory: Path, device: str) -> tuple[nn.Module, str]:
@@ -82,15 +104,18 @@ def main(arguments: list[str] | None = None) -> int:
     device, directory = resolve_device(options.device), fetch_model(options.model, options.weights_dir)
     model, precision = load_model(options, directory, device)
     pairs = read_e2e(options.split, fetch_task("e2e", options.data_dir, options.text), options.text)
-    settings = {name: getattr(options, name) for name in ("search", "beam_size", "no_repeat_ngram_size", "max_new_tokens")}
+    settings = {name: getattr(options, name) for name in ("search", "beam_size", "no_repeat_ngram_size", "max_new_tokens",
+                                                          "temperature", "top_k", "top_p", "seed")
+                if name not in OPTIONS_OF or options.search in OPTIONS_OF[name][0]}
     penalties = dict.fromkeys((options.length_penalty, *((0.8, 0.9, 1.0) if options.compare_penalties else ())))
     references, hypotheses = decode_e2e(model, load_tokenizer(directory), pairs, tuple(penalties), options.limit, **settings)
     references_path = Path(f"{options.out}.references")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_hypotheses(hypotheses[options.length_penalty], options.out)
     write_references(references, references_path)
+    penalty = {"length_penalty": options.length_penalty} if options.search in BEAMS else {}
     write_json({"model": options.model, "adapter": options.adapter, "split": options.split, "text": options.text,
-                "precision": precision, "length_penalty": options.length_penalty, **settings}, Path(f"{options.out}.json"))
+                "precision": precision, **penalty, **settings}, Path(f"{options.out}.json"))
     if options.compare_penalties:
         print(penalty_table(references, hypotheses))
     print(f"wrote {options.out} and {references_path}: {len(references)} MRs of {options.split}, {options.text} text; score "

@@ -15,7 +15,12 @@ PEFT's folders, the adapter has to be named after its task.
 
 Answers stand in the order of the requests, one line each. Only a window of lines is held at a time, sorted by length
 within; a batch size of 1 has nothing to sort, so every line is answered before the next is read. A single adapter is merged
-into the weights. Left out: a server, and requests that name several adapters at once.
+into the weights. In place of a file of requests:
+
+    --submission DIR     GLUE's test sets of all the adapters' tasks, answered as gluebenchmark.com takes them
+    --interactive        a line in, an answer out, with one adapter
+
+Left out: a server, and requests that name several adapters at once.
 """
 import argparse
 import ctypes
@@ -30,57 +35,20 @@ from typing import BinaryIO
 import torch
 from tqdm import tqdm
 
+from adapters.answers import WINDOW, Predictor
 from adapters.bank import BASE, AdapterBank
-from adapters.requests import Request, RequestReader, as_json
+from adapters.requests import Request, as_json
+from adapters.submission import write_submission
 from data import GLUE_TASKS
 from files import cli
 from files.published import fetch_model
-from files.tokenizer import Tokenizer, load_tokenizer
-from generation.e2e import clean, end_tokens
+from files.tokenizer import load_tokenizer
 from model import load_pretrained
 from training.precision import choose_precision, format_of_run, hold_frozen_in
 from training.processes import DEVICE_HELP, resolve_device
 from training.recipes import alpha_for_file, lacks_alpha
 
-WINDOW = 16                                                                  # batches that are read and sorted together
 M_MMAP_THRESHOLD = -3                                                        # glibc's malloc.h
-
-
-class Predictor:
-    """A bank with its tokenizer: requests in, answers out."""
-
-    def __init__(self, bank: AdapterBank, tokenizer: Tokenizer, batch_size: int = 32, **generation):
-        """generation: for GPT-2, the options of generation.generate. Raises ValueError like RequestReader."""
-        if batch_size < 1:
-            raise ValueError(f"batch size is {batch_size}, expected 1 or more")
-        self.bank, self.tokenizer, self.batch_size = bank, tokenizer, batch_size
-        self.generation = {"max_new_tokens": 64} | generation
-        self.reader = RequestReader(bank, tokenizer, room=self.generation["max_new_tokens"])
-
-    def answer(self, requests: list[Request]) -> list[dict]:
-        """The answers to requests for any adapters, in their order."""
-        if self.bank.model.head is None:
-            texts = self.bank.generate([request.adapter for request in requests], [request.ids for request in requests],
-                                       eos_ids=end_tokens(self.tokenizer), batch_size=self.batch_size, **self.generation)
-            return [{"text": clean(self.tokenizer.decode(ids))} for ids in texts]
-        answers: dict[int, dict] = {}
-        by_length = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))
-        for start in range(0, len(by_length), self.batch_size):
-            indices = by_length[start:start + self.batch_size]
-            batch = [requests[index] for index in indices]
-            logits = self.bank.logits_of([request.adapter for request in batch], [request.ids for request in batch])
-            for index, request, values in zip(indices, batch, logits, strict=True):
-                answers[index] = named(self.reader.tasks[request.adapter], values)
-        return [answers[index] for index in range(len(requests))]
-
-
-def named(task: str, logits: torch.Tensor) -> dict:
-    """(L,) -> the label with its probability, or the score of STS-B."""
-    labels = GLUE_TASKS[task].labels
-    if labels is None:
-        return {"score": round(logits.item(), 4)}
-    probability, label = logits.softmax(dim=0).max(dim=0)
-    return {"label": labels[label], "probability": round(probability.item(), 4)}
 
 
 def answer_lines(predictor: Predictor, lines: Iterator[bytes]) -> Iterator[tuple[bytes, dict]]:
@@ -118,6 +86,45 @@ def answer_file(predictor: Predictor, source: Iterable[bytes], size: int | None,
             bar.set_postfix_str(f"{count} answered", refresh=False)
             bar.update(len(line))
     return refused
+
+
+def answer_requests(predictor: Predictor, requests: str, out: Path | None, strict: bool) -> int:
+    """Answer a file of requests, or standard input for -, into `out`, or standard output for None; the exit status."""
+    temporary = out and out.with_name(out.name + ".tmp")
+    source = nullcontext(sys.stdin.buffer) if requests == "-" else open(requests, "rb")
+    with source as lines, open(temporary, "wb") if temporary else nullcontext(sys.stdout.buffer) as target:
+        size = None if requests == "-" else os.fstat(lines.fileno()).st_size or None
+        refused = answer_file(predictor, lines, size, requests, target, strict)
+    if temporary:
+        os.replace(temporary, out)
+    if refused:
+        print(f"error: lines refused: {refused}; all others are answered", file=sys.stderr)
+    return 1 if refused else 0
+
+
+def converse(predictor: Predictor, name: str, lines: BinaryIO, out: BinaryIO) -> None:
+    """Answer each line as it comes, with adapter `name`: GPT-2 goes on with the text, for RoBERTa it is a text, or two with a
+    tab between. What is wrong with a line is said on stderr. The end of the input or Ctrl-C ends it."""
+    task, prompt = predictor.reader.tasks.get(name), "> " if lines.isatty() else ""
+    form = "two texts with a tab between" if task and len(GLUE_TASKS[task].texts) == 2 else "a text"
+    print(f"{name}: type {form}; Ctrl-D or Ctrl-C ends", file=sys.stderr)
+
+    def next_line() -> bytes:
+        print(prompt, end="", file=sys.stderr, flush=True)
+        return lines.readline()
+    with suppress(KeyboardInterrupt):
+        for line in iter(next_line, b""):
+            try:
+                text = line.decode("utf-8-sig").rstrip("\r\n")
+                ids = predictor.reader.encode(name, text.split("\t") if task else [text])
+                answer, = predictor.answer([Request(name, ids, {})])
+            except ValueError as error:
+                print(f"refused: {error}", file=sys.stderr)
+                continue
+            out.write("\t".join(map(str, answer.values())).encode("utf-8") + b"\n")
+            out.flush()
+    if prompt:
+        print(file=sys.stderr)
 
 
 def parse_adapters(pairs: list[str]) -> list[tuple[str, str]]:
@@ -170,7 +177,12 @@ def main(arguments: list[str] | None = None) -> int:
                         "the bare GPT-2")
     parser.add_argument("--alpha", type=float, help="of LoRA adapters that store none, the authors' and loralib's files "
                         "(default: the recipe's)")
-    parser.add_argument("requests", help="a file of JSON lines, or - for standard input")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("requests", nargs="?", help="a file of JSON lines, or - for standard input")
+    asked.add_argument("--submission", type=Path, metavar="DIR", help="answer GLUE's test sets of the adapters' tasks into "
+                       "DIR, as gluebenchmark.com takes them")
+    asked.add_argument("--interactive", action="store_true", help="a line in, an answer out, with one adapter")
+    parser.add_argument("--data-dir", help="for --submission: folder with glue/ (default: $LORA_DATA, else a cache folder)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of to standard output; FILE.tmp until all "
                         "is answered")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -183,23 +195,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
     options = parser.parse_args(arguments)
+    if options.data_dir and not options.submission:
+        parser.error("--data-dir is for --submission: leave it out")
+    if (options.out or options.strict) and options.requests is None:
+        parser.error("--out and --strict are for a file of requests: leave them out")
 
     keep_memory_flat()
     adapters, device = parse_adapters(options.adapter), resolve_device(options.device)
+    if options.interactive and len(adapters) > 1:
+        raise ValueError(f"--interactive speaks to one adapter, found {len(adapters)}: give --adapter once")
     directory = fetch_model(options.model, options.weights_dir)
     bank = load_bank(directory, adapters, options.alpha, device, options.precision)
+    if options.interactive and bank.model.head and not adapters:
+        raise ValueError("--interactive with a RoBERTa needs an adapter, as the base has no head of a task: give --adapter")
     predictor = Predictor(bank, load_tokenizer(directory), options.batch_size, beam_size=options.beam_size,
                           length_penalty=options.length_penalty, max_new_tokens=options.max_new_tokens)
-    temporary = options.out and options.out.with_name(options.out.name + ".tmp")
-    source = nullcontext(sys.stdin.buffer) if options.requests == "-" else open(options.requests, "rb")
-    with source as lines, open(temporary, "wb") if temporary else nullcontext(sys.stdout.buffer) as out:
-        size = None if options.requests == "-" else os.fstat(lines.fileno()).st_size or None
-        refused = answer_file(predictor, lines, size, options.requests, out, options.strict)
-    if temporary:
-        os.replace(temporary, options.out)
-    if refused:
-        print(f"error: lines refused: {refused}; all others are answered", file=sys.stderr)
-    return 1 if refused else 0
+    if options.submission:
+        for path in write_submission(predictor, options.data_dir, options.submission):
+            print(f"wrote {path}")
+        return 0
+    if options.interactive:
+        converse(predictor, adapters[0][0] if adapters else BASE, sys.stdin.buffer, sys.stdout.buffer)
+        return 0
+    return answer_requests(predictor, options.requests, options.out, options.strict)
 
 
 if __name__ == "__main__":

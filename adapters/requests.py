@@ -1,6 +1,6 @@
 """What predict.py is asked: a JSON line becomes token ids in the form in which its adapter's task was trained.
 
-A line that cannot be answered is refused with a reason, which names what was expected. Left out: the answers (predict.py).
+A line that cannot be answered is refused with a reason, which names what was expected. Left out: the answers (answers.py).
 """
 import json
 from dataclasses import dataclass
@@ -71,9 +71,12 @@ class RequestReader:
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, list) or not 1 <= len(texts) <= 2 or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"the text is {shorten(json.dumps(content['text']))}, expected a string or a list of one or two")
+        return Request(name, self.encode(name, texts), further)
+
+    def encode(self, name: str, texts: list[str]) -> list[int]:
+        """The ids of one text or two, in the form that adapter `name` takes. Raises ValueError with what is wrong with them."""
         task = self.task_of(name)                                            # refuses a name that is not held
-        ids = self.encode_pair(name, texts) if self.bank.model.head else self.encode_prompt(task, texts)
-        return Request(name, ids, further)
+        return self.encode_pair(name, texts) if self.bank.model.head else self.encode_prompt(task, texts)
 
     def encode_prompt(self, task: str, texts: list[str]) -> list[int]:
         """A meaning representation in the frame it was trained in (E2E), or plain text to go on with."""

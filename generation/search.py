@@ -2,13 +2,12 @@
 
     AuthorsSearch    the beam search of the authors' code, with which the paper decodes (Hu et al. 2021, appendix D.3)
     HfSearch         the beam search of transformers' generate, for comparison: it gives different text
-    OnePath          greedy and sampling
+    OnePath          greedy and sampling (sampling.py)
 
 Both beam searches score a text by sum log p / length ** length_penalty, end token included. Left out: diverse and
 constrained beams. Shapes: B prompts of a batch, K beams, V vocabulary.
 """
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from generation.beams import NEVER, Beams, ban_repeats, best_continuations
+from generation.sampling import draw, narrow, random_source
 
 SEARCHES = ("authors", "hf", "greedy", "sample")
 GPT2_END_TOKENS = (50256, 628)                                               # <|endoftext|> and "\n\n"
@@ -174,8 +174,7 @@ class OnePath(Search):
 
     def __init__(self, model: nn.Module, prompts: dict[int, Sequence[int]], settings: Settings):
         super().__init__(model, prompts, settings)
-        # a source of random numbers per prompt, so that batches do not matter
-        self.random = {index: random.Random(f"seed {settings.seed}, prompt {index}") for index in prompts}
+        self.random = {index: random_source(settings.seed, index) for index in prompts}
 
     def step(self, logits: Tensor) -> list[bool]:
         beams = self.beams
@@ -188,18 +187,10 @@ class OnePath(Search):
         return ended[:, 0].tolist()
 
     def draw(self, logits: Tensor) -> Tensor:
-        """A token of each row of logits (B, V): temperature, then the top_k best, then the fewest that hold top_p."""
+        """A token (B, 1) for each row of logits (B, V), at random."""
         settings = self.settings
-        probs, ids = F.softmax(logits / settings.temperature, dim=-1).sort(dim=-1, descending=True)
-        if settings.top_k:
-            probs[:, settings.top_k:] = 0
-        probs /= probs.sum(dim=-1, keepdim=True)
-        probs[probs.cumsum(dim=-1) - probs >= settings.top_p] = 0            # what comes before it holds top_p already
-        cumulative = probs.cumsum(dim=-1)
         uniform = torch.tensor([[self.random[index].random()] for index in self.indices], device=logits.device)
-        chosen = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-        last = (probs > 0).sum(dim=-1, keepdim=True) - 1                     # rounding must not lead beyond it
-        return ids.gather(-1, chosen.minimum(last))                          # (B, 1)
+        return draw(*narrow(logits, settings.temperature, settings.top_k, settings.top_p), uniform)
 
 
 def search_class(settings: Settings) -> type[Search]:

@@ -383,8 +383,9 @@ def test_a_run_is_not_resumed_on_other_data_or_another_base(run, repository, tmp
         path = tmp_path / "model" / "model.safetensors"
         tensors = {name: tensor * 1.01 for name, tensor in W.read_safetensors(path).items()}
         W.write_safetensors(tensors, path)
-    with pytest.raises(ValueError, match=f"was started with {change} = .*[0-9a-f]{{16}}.*, not .*[0-9a-f]{{16}}"):
+    with pytest.raises(ValueError, match=f"was started with {change} = .*[0-9a-f]{{16}}.*, not .*[0-9a-f]{{16}}") as refusal:
         run("mrpc", *options, "--resume")
+    assert ("--init-adapter" in str(refusal.value)) == (change == "data")    # an adapter of another base would be refused
 
 
 def test_a_finished_run_is_left_as_it_is(run, capsys):

@@ -253,6 +253,27 @@ def test_an_earlier_run_is_neither_overwritten_nor_resumed_with_other_settings(r
     assert read_metrics(folder)["steps"] == 3
 
 
+@pytest.mark.parametrize("task, method, change", [
+    ("mrpc", "lora", ("--epochs", "2")), ("mrpc", "bitfit", ("--batch-size", "4")), ("e2e", "lora", ("--limit-train", "32"))])
+def test_where_resuming_is_refused_the_adapter_is_trained_on_as_the_line_says(run, task, method, change):
+    """The new run starts with the score that the old one ended with, and can be trained on in turn."""
+    def advised(out, *options):
+        with pytest.raises(ValueError, match=f"was started with {change[0][2:].replace('-', '_')} = ") as refusal:
+            run(task, "--method", method, *options, "--resume", out=out)
+        return re.search("give (--init-adapter) (.+) and another --out-dir, without --resume$", str(refusal.value)).groups()
+
+    def losses(folder):
+        return [epoch["loss"] for epoch in read_metrics(folder)["epochs"]]
+    first = run(task, "--method", method, "--epochs", "1", out="first")
+    started = advised("first", "--epochs", "1", *change)
+    second = run(task, "--method", method, "--epochs", "1", *change, *started, out="second")
+    assert losses(second)[0] == pytest.approx(losses(first)[-1], rel=1e-5) and losses(second)[0] != losses(first)[0]
+    again = advised("second", "--epochs", "1", *started)
+    third = run(task, "--method", method, "--epochs", "1", *again, out="third")
+    best = read_metrics(second)["chosen_epoch"]
+    assert losses(third)[0] == pytest.approx(losses(second)[best], rel=1e-5) and again != started
+
+
 def test_the_last_epoch_is_kept_when_asked_for(run, monkeypatch):
     accuracies = iter([0.5, 0.9, 0.6, 0.6])                                  # the last: scored once more, with the predictions
     monkeypatch.setattr(tasks.PairTask, "evaluate", lambda self, model: {"accuracy": next(accuracies), "loss": 1.0})

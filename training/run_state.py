@@ -103,7 +103,7 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
         for name, value in config.items():
             if earlier.get(name) != value and name not in MAY_CHANGE:
                 raise ValueError(f"{folder} was started with {name} = {earlier.get(name)}, not {value}: resume with the "
-                                 "same settings, or give another --out-dir")
+                                 f"same settings, or {instead(folder, earlier, config)}")
         for name, value in versions.items():
             if earlier["versions"][name] != value:
                 print(f"{folder} was started with {name} {earlier['versions'][name]}, goes on with {value}: the last digits "
@@ -118,6 +118,14 @@ def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
     shutil.rmtree(folder / "adapter", ignore_errors=True)
     write_json(config | {"versions": versions}, folder / "config.json")
     return False
+
+
+def instead(folder: Path, earlier: dict, config: dict) -> str:
+    """What helps where a run is not resumed because settings are others: to start from its adapter, if that fits."""
+    fits = earlier.get("base") == config["base"] and earlier.get("init_adapter") == config["init_adapter"]
+    if not fits or not (folder / "adapter").is_dir():
+        return "give another --out-dir"
+    return f"train its adapter on with these: give --init-adapter {folder / 'adapter'} and another --out-dir, without --resume"
 
 
 # ---------------------------------------------------------------- the state

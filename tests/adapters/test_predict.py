@@ -3,6 +3,7 @@ import io
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -18,7 +19,8 @@ import train
 from adapters import AdapterBank, bank, load_adapter, save_adapter
 from experiments.bench_requests import differing, write_adapters
 from files import weights as W
-from generation.e2e import decode_e2e, e2e_prompt
+from generation import generate
+from generation.e2e import clean, decode_e2e, e2e_prompt, end_tokens
 
 
 def drawn(model, rank, alpha, targets=("q", "v")):
@@ -352,3 +354,69 @@ def test_many_adapters_answer_in_order_and_as_each_alone(repository, toy_data, t
         alone = answers([name], wanted)
         assert wanted and not any(differing(mixed[answer["id"]], answer) for answer in alone)
     assert differing(mixed[0], mixed[1]) and differing({"score": 1.0}, {"score": 1.001})
+
+
+def interactive(repository, kind, chosen, *options):
+    """The process, its answers and reports as bytes through pipes."""
+    return subprocess.Popen(
+        [sys.executable, "predict.py", "--model", f"toy/{kind}", *chosen, "--interactive", "--precision", "fp32", *options],
+        cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={"PATH": "", "LC_ALL": "C", "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"})
+
+
+def test_a_line_in_a_text_out(repository, adapters, toy_data):
+    """Each line is answered before the next is sent, as decode.py would; the end of the input ends it, even inside a line."""
+    mrs = list(dict.fromkeys(mr for mr, _ in data.read_e2e("test", toy_data)))[:3]
+    model = load_adapter(M.load_pretrained(repository / "toy/gpt2"), adapters["e2e"])
+    _, texts = decode_e2e(model, data.load_tokenizer(repository / "toy/gpt2"), [(mr, "") for mr in mrs], (0.9,), beam_size=3,
+                          max_new_tokens=12)
+    process = interactive(repository, "gpt2", ["--adapter", f"e2e={adapters['e2e']}"], "--beam-size", "3",
+                          "--max-new-tokens", "12")
+    for mr, text in zip(mrs[:2], texts[0.9], strict=False):
+        process.stdin.write(mr.encode() + b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline().decode("utf-8") == text + "\n"
+    out, said = process.communicate(b"name " * 600 + b"\n\xff\n" + mrs[2].encode())
+    assert out.decode("utf-8") == texts[0.9][2] + "\n" and process.returncode == 0
+    lines = [line for line in said.decode("utf-8").splitlines() if not line.startswith(("loaded ", "precision: "))]
+    assert lines[0] == "e2e: type a text; Ctrl-D or Ctrl-C ends" and len(lines) == 3
+    assert "refused: the text has" in lines[1] and lines[2].startswith("refused: ") and "utf-8" in lines[2]
+
+
+def test_a_pair_with_a_tab_in_a_label_out_and_ctrl_c_ends_it(repository, adapters):
+    process = interactive(repository, "roberta", ["--adapter", f"mrpc={adapters['mrpc']}"])
+    model = load_adapter(M.load_pretrained(repository / "toy/roberta", num_labels=2), adapters["mrpc"])
+    process.stdin.write("only one\nZoë is here.\tIt is Zoë.\r\n".encode())
+    process.stdin.flush()
+    with torch.inference_mode():
+        ids = data.load_tokenizer(repository / "toy/roberta").encode("Zoë is here.", "It is Zoë.")
+        probability, label = model(torch.tensor([ids]))[0].softmax(0).max(0)
+    name, found = process.stdout.readline().decode("utf-8").split("\t")
+    assert name == data.GLUE_TASKS["mrpc"].labels[label] and float(found) == pytest.approx(probability.item(), abs=2e-4)
+    process.send_signal(signal.SIGINT)                                       # while it waits for the next line
+    out, said = process.communicate()
+    assert (process.returncode, out) == (0, b"")
+    lines = [line for line in said.decode("utf-8").splitlines() if not line.startswith(("loaded ", "precision: "))]
+    assert lines == ["mrpc: type two texts with a tab between; Ctrl-D or Ctrl-C ends", "refused: 1 texts; mrpc takes 2"]
+
+
+def test_the_bare_gpt2_goes_on_with_plain_text(repository):
+    process = interactive(repository, "gpt2", [], "--beam-size", "2", "--max-new-tokens", "6")
+    out, said = process.communicate(b"\n\xef\xbb\xbfThe Winter Otter\n")
+    model, tokenizer = M.load_pretrained(repository / "toy/gpt2"), data.load_tokenizer(repository / "toy/gpt2")
+    ids, = generate(model, [tokenizer.encode("The Winter Otter")], 2, max_new_tokens=6, eos_ids=end_tokens(tokenizer))
+    assert out.decode("utf-8") == clean(tokenizer.decode(ids)) + "\n" and process.returncode == 0
+    assert "refused: the text has 0 tokens" in said.decode("utf-8")
+
+
+def test_options_that_mean_nothing_together_are_refused(repository, adapters, capsys):
+    mrpc, stsb = (f"{name}={adapters[name]}" for name in ("mrpc", "stsb"))
+    for options, message in ((["--interactive", "--adapter", mrpc, "--adapter", stsb], "speaks to one adapter, found 2"),
+                             (["--interactive"], "--interactive with a RoBERTa needs an adapter")):
+        with pytest.raises(ValueError, match=message):
+            predict.main(["--model", str(repository / "toy/roberta"), *options])
+    for options, message in (([], "is required"), (["--interactive", "--strict"], "--out and --strict are for a file of"),
+                             (["--interactive", "x"], "not allowed with"), (["x", "--data-dir", "y"], "--data-dir is for")):
+        with pytest.raises(SystemExit) as ended:
+            predict.main(["--model", "toy/roberta", *options])
+        assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]

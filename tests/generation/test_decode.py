@@ -11,6 +11,7 @@ import torch
 
 import generation.decoding as decoding
 import generation.e2e as e2e
+import generation.sampling as sampling
 from adapters.saving import save_adapter
 from data import encode_e2e, read_e2e
 from decode import main
@@ -293,6 +294,31 @@ def test_samples_follow_the_distribution(temperature, top_k, top_p):
         p /= sum(kept.values())
         assert abs(counts[token] - draws * p) < 5 * math.sqrt(draws * p * (1 - p)) + 1
 
+@pytest.mark.parametrize("temperature, top_k, top_p", [
+    (1.0, 0, 1.0), (0.6, 0, 1.0), (1.7, 5, 1.0), (1.0, 0, 0.8), (2.0, 30, 0.9), (0.5, 3, 0.4), (1.3, 1000, 0.999),
+    (1.0, 1, 0.5)])
+def test_the_distribution_is_that_of_transformers_warpers(temperature, top_k, top_p):
+    """In generate's order, on flat and on steep rows, some of whose tokens the ban has taken."""
+    processors = pytest.importorskip("transformers").generation.logits_process
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(40, 61, generator=generator) * torch.linspace(0.1, 12, 40)[:, None]
+    logits[::3, :7] = -math.inf
+    expected = processors.TemperatureLogitsWarper(temperature)(None, logits.clone())
+    if top_k:
+        expected = processors.TopKLogitsWarper(top_k)(None, expected)
+    expected = torch.softmax(processors.TopPLogitsWarper(top_p)(None, expected), dim=-1)
+    probs, ids = sampling.narrow(logits, temperature, top_k, top_p)
+    ours = torch.zeros_like(probs).scatter(1, ids, probs)
+    torch.testing.assert_close(ours, expected)
+    assert torch.equal(ours > 0, expected > 0) and (probs.diff(dim=-1) <= 0).all()
+
+
+def test_a_number_from_0_to_1_draws_the_token_in_whose_share_it_lies():
+    """At the borders, too, where rounding could lead to a token that is cut off or to none."""
+    probs, ids = torch.tensor([[0.5, 0.25, 0.25, 0.0]]).expand(7, -1), torch.tensor([[9, 4, 7, 1]]).expand(7, -1)
+    uniform = torch.tensor([[0.0], [0.49], [0.5], [0.74], [0.75], [0.99], [1.0]])
+    assert sampling.draw(probs, ids, uniform).squeeze(1).tolist() == [9, 9, 4, 4, 7, 7, 7]
+
 
 def test_the_seed_decides_samples():
     prompts, options = ragged_prompts(5, 61, seed=8), dict(max_new_tokens=10, eos_ids=(), search="sample", temperature=2.0)
@@ -334,6 +360,7 @@ def test_no_ngram_is_repeated(search, sees_prompt):
     ([[1]], {"beam_size": 0}, "beam_size is 0"),
     ([[1]], {"batch_size": 0}, "batch_size is 0"),
     ([[1]], {"no_repeat_ngram_size": 1, "max_new_tokens": 62, "eos_ids": ()}, "prompt 0: no text has a finite probability"),
+    ([[1]], {"search": "sample", "no_repeat_ngram_size": 1, "max_new_tokens": 62, "eos_ids": ()}, "no text has a finite"),
     ([[1]], {"max_new_tokens": 0}, "max_new_tokens is 0"),
     ([[1]], {"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
     ([[1]], {"length_penalty": math.nan}, "length penalties are"),
@@ -441,3 +468,39 @@ def test_the_format_is_that_of_the_adapters_run_unless_another_is_asked_for(toy_
 def test_an_encoder_generates_no_text(toy_data, repository, tmp_path):
     with pytest.raises(ValueError, match="is a RoBERTa, which generates no text: give a GPT-2"):
         main(["--model", str(repository / "toy" / "roberta"), "--data-dir", str(toy_data), "--out", str(tmp_path / "out.txt")])
+
+
+def test_the_command_samples_what_generate_samples(toy_model, toy_data, repository, tmp_path):
+    """The same texts for the same seed, whatever the limit; and FILE.json says how they were drawn."""
+    model, tokenizer, prompts, _ = toy_model
+    how = ["--temperature", "0.8", "--top-k", "40", "--top-p", "0.95", "--seed", "5"]
+
+    def texts(*options):
+        out = tmp_path / "out.txt"
+        assert main(["--model", str(repository / "toy" / "gpt2"), "--data-dir", str(toy_data), "--precision", "fp32",
+                     "--device", "cpu", "--max-new-tokens", "12", "--out", str(out), *options]) == 0
+        return out.read_text(encoding="utf-8").splitlines(), json.loads((tmp_path / "out.txt.json").read_text(encoding="utf-8"))
+    limit = ["--limit", str(len(prompts))]
+    drawn, settings = texts("--sample", *how, *limit)
+    options = dict(search="sample", temperature=0.8, top_k=40, top_p=0.95, seed=5, max_new_tokens=12)
+    assert drawn == [clean(tokenizer.decode(ids)) for ids in generate(model, prompts, eos_ids=end_tokens(tokenizer),
+                                                                      batch_size=2, **options)]
+    assert options.items() <= settings.items() and "beam_size" not in settings and "length_penalty" not in settings
+    assert texts("--search", "sample", *how, "--limit", "2")[0] == drawn[:2]
+    assert texts("--sample", *how[:-1], "6", *limit)[0] != drawn
+    _, settings = texts("--limit", "1")
+    assert settings["beam_size"] == 10 and settings["length_penalty"] == 0.9 and "seed" not in settings
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--temperature", "0.7"], "--temperature means nothing for --search authors: leave it out, or search by sample"),
+    (["--seed", "0"], "--seed means nothing for --search authors"), (["--search", "greedy", "--top-k", "0"], "--top-k means"),
+    (["--search", "hf", "--top-p", "1"], "--top-p means nothing for --search hf"),
+    (["--sample", "--beam-size", "4"], "--beam-size means nothing for --search sample: leave it out, or search by authors"),
+    (["--search", "greedy", "--length-penalty", "1"], "--length-penalty means nothing for --search greedy"),
+    (["--search", "hf", "--compare-penalties"], "--compare-penalties means nothing for --search hf"),
+    (["--sample", "--search", "hf"], "not allowed with argument --sample")])
+def test_options_that_mean_nothing_together_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--model", "gpt2", "--out", "x", *options])
+    assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
