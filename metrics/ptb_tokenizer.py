@@ -10,6 +10,7 @@ the token counts for the length but is read again. Case matters: "Jan." is a mon
 
 So that a rule need not know 60,000 characters, it is matched against the shape of the text: the same text with every
 character outside ASCII replaced by one of a few stand-ins, so that positions stay the same.
+Left out: which letters and signs of later Unicode versions the original does not know yet (it drops them).
 """
 import re
 import unicodedata
@@ -30,8 +31,8 @@ STAND_INS = {
     "\u0091‛": "‘", "\u0092": "’", "\u0093«": "“", "\u0094»": "”", "‚‟": "„",
     "\u0096\u0097—―": "–", "\u058a‑": "‐", "\u0080₠": "€", "⁰¹³⁴⁵⁶⁷⁸⁹": "²", "₀₁₃₄₅₆₇₈₉": "₂",
 }
-SYMBOLS = re.compile("[\u00a1\u00a5-\u00bf\u00d7\u00f7\u037e\u0387\u2016-\u2023\u2030-\u2042\u2070-\u208e\u20a4"
-                     "\u2100-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff65\uffe0-\uffe6]")
+SYMBOLS = re.compile("[\u00a1\u00a5-\u00bf\u00d7\u00f7\u037e\u0387\u2016-\u2023\u2030-\u203b\u203e-\u2042\u2070\u2071\u2074-\u208e"
+                     "\u20a4\u2100-\u214f\u2153-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff65\uffe0\uffe1\uffe5\uffe6]")
 CATEGORIES = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Lm": LOWER, "Lo": LOWER, "Nd": DIGIT}
 ENTITY_LETTER = re.compile("&[aeiouAEIOU](?i:acute|grave|uml);")             # &eacute; is one letter to the original
 
@@ -78,7 +79,7 @@ TICK = "(?:['’‘`]|&(?i:apos);)"                                             
 WORD = rf"{L}{LD}*(?:[.!?]{L}{LD}*)*"                                        # centre.It
 NUMBER = rf"(?:{D}*(?:[.,:\u00ad٫٬]{D}+)+|{D}+)"
 NAME = "[A-Za-z][A-Za-z0-9:._-]*"
-TAG = rf"""<(?:[!?][A-Za-z-][^>\n]*|/?{NAME}(?: +{NAME}(?: *= *(?:'[^'\n]*'|"[^"\n]*"))?)* */?)>"""
+TAG = rf"""<(?:[!?][A-Za-z-][^>\n]*|/{NAME} *|{NAME}(?: +{NAME}(?: *= *(?:'[^'\n]*'|"[^"\n]*"))?)* */? *)>"""
 
 
 def any_of(words: str) -> str:
@@ -88,28 +89,29 @@ def any_of(words: str) -> str:
 # A sentence may end before these: white space and a capital; white space and one of the usual first words
 NEW_SENTENCE = rf"{SN}(?:{SN}|{CAPITAL}|{TAG})"
 FIRST_WORD = "(?:" + "|".join(
-    f"{word[0]}(?i:{word[1:]})" for word in """A About According Additionally After An As At But Earlier He Her Here However If In It
-    Last Many More Now Once One Other Our She Since So Some Such That The Their Then There These They This We What When
-    While Yet You""".split()) + r"|M(?i:[rs]\.))"
+    f"{word[0]}(?i:{word[1:]})" for word in """A About According Additionally After An As At But Earlier He Her Here However If In
+    It Last Many More Now Once One Other Our She Since So Some Such That The Their Then There These They This We What
+    When While Yet You""".split()) + r"|M(?i:[rs]\.))"
 FIRST_WORD_AHEAD = rf"{SN}+(?:{FIRST_WORD}|{TAG}){SN}"
 
 # Abbreviations: those in which only the first letter may be a capital or must be one, then those in any case
 CLOSING_ABBREVIATION = (
-    "(?:" + any_of("Ark AZ Az Del DEL Ill ILL La LA Mass MASS Miss MISS Ore ORE Pa PA Tex TEX Wash WASH") + "|(?i:"
+    "(?:" + any_of("Ark ARK AZ Az Del DEL Ill ILL La LA Mass MASS Miss MISS Ore ORE Pa PA Tex TEX Wash WASH") + "|(?i:"
     + any_of("""al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc
     ext feb fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla
-    penn plc ptys? ptes? rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo ph\\.d
-    ed\\.d""") + r"))\.")
-TITLE_ABBREVIATION = "(?i:" + any_of("""adj adm adv alex assoc asst attys? ave brig capt cf cie cmdr col comdr cpl dept
-    det drs? elec ens ft gen govs? hon insp invt jos lieut lt maj messrs mfg mlle mme mrs? ms msgr mt mtg natl pfc ph
-    pres profs? pvt reps? rev sens? sfc sgt spc ste? supts? treas vs wm""") + r")\."
+    penn plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo ph\\.d
+    ed\\.d""") + r")|(?i:pt)[ye](?i:s)?)\.")
+TITLE_ABBREVIATION = "(?:(?i:" + any_of("""adj adm adv alex assoc asst attys? ave brig capt cf cie cmdr col comdr cpl dept
+    det drs? elec ens ft gen govs? hon insp invt jos lieut lt maj messrs mlle mme mrs? ms msgr mt natl pfc ph
+    pres profs? pvt reps? rev sens? sfc sgt spc ste? supts? treas vs wm""") + r")|[Mm][ft][Gg])\."
 NUMBER_ABBREVIATION = "(?i:" + any_of("art ca figs? nos? op pp prop") + r")\."
-ACRONYM = (r"(?:[A-Za-z](?:\.[A-Za-z])+|(?i:canada|sino|korean|eu|japan|non)-(?i:u\.s)|(?i:u\.s\.-(?:u\.k|u\.s\.s\.r)))")
+INITIALS = r"[A-Za-z](?:\.[A-Za-z])+"
+ACRONYM = (rf"(?:{INITIALS}|(?i:canada|sino|korean|eu|japan|non)-(?i:u\.s)|(?i:u\.s\.-(?:u\.k|u\.s\.s\.r)))")
 
 HYPHEN = "[-_‐]"
 PART = rf"(?:[dDoOlL]{TICK}{A})?{A}+"
 COMPOUND = rf"{PART}(?:{HYPHEN}{PART})*"                                     # family-friendly, Jeanne-d'Arc, O'Neil
-LOOSE_COMPOUND = rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{ACRONYM}\.|[A-Za-z0-9\u00ad]+))+"  # i.e.kid-friendly
+LOOSE_COMPOUND = rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{INITIALS}\.|[A-Za-z0-9\u00ad]+))+"  # i.e.kid-friendly
 AMPERSAND = "&(?:(?i:amp);)?"
 ALL_CAPITALS = rf"[A-Z]+(?:(?:\+|{AMPERSAND})[A-Z]+)+"
 DOMAIN_END = any_of("com net org edu")
@@ -117,6 +119,7 @@ FILE_END = any_of("""bat bmp c class cgi cpp dll doc docx exe gif gz h htm html 
     ps py sql tar txt wav x xml zip""")
 LAST = r"[^ \t\n\"<>|.!?(){},-]"                                             # of an address
 PATH = rf"/[^ \t\n\"<>|()]+{LAST}"
+HOST = r"[^ \t\n\"|()<>{}\u00a0.]"                                          # of an e-mail address
 EYE = "[-^x=~<>']"
 
 
@@ -137,7 +140,7 @@ def plain(text: str) -> list[str]:
 
 
 def straight(text: str) -> list[str]:
-    return [re.sub("(?i)&apos;|[’\u0092]", "'", text)]
+    return [re.sub("&apos;|[’\u0092]", "'", text)]
 
 
 def without_spaces(text: str) -> list[str]:
@@ -178,14 +181,14 @@ RULES = (
     rule("[A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*", whole, rf"(?i:n{TICK}t)"),
     rule(WORD, whole),
     rule(rf"{APOS}(?i:n){APOS}?|[dDjJlL]{APOS}|(?i:dunkin|somethin|ol){APOS}"),
-    rule(rf"{APOS}(?:(?i:em|till?|cause)|[2-9]0(?i:s))|(?i:c{TICK}mon|cont'd\.|nor'easter|e'er|s'mores|ev'ry|li'l|nat'l)"),
+    rule(rf"{APOS}(?:(?i:em|till?|cause)|[2-9]0(?i:s))|(?i:o{APOS}o|c{TICK}mon|cont'd\.|nor'easter|e'er|s'mores|ev'ry|li'l|nat'l)"),
     rule(rf"{LETTER}+[aeiouyAEIOUY]{TICK}[aeiouA-Z]{LETTER}*"),               # ma'am
     rule(rf"[A-HJ-XZn]{TICK}{LETTER}{{2,}}"),                                # T'Pau
     rule(rf"(?i:y){APOS}", ahead=LETTER),
     rule(rf"(?i:https?)://[^ \t\n\"<>|(){{}}]+{LAST}"),
     rule(rf"(?i:www)\.(?:[^ \t\n\"<>|.!?(){{}},]+\.)+[A-Za-z]{{2,4}}(?:{PATH})?"),
     rule(rf"(?:[^ \t\n\"`'<>|.!?(){{}},-_$\u0300]+\.)+(?i:{DOMAIN_END})(?:{PATH})?"),
-    rule(r"<?[A-Za-z0-9][^ \t\n\"|()<>\u00a0{}]*@(?:[^ \t\n\"|()<>.\u00a0{}]+\.)*[^ \t\n\"|()<>.\u00a0{}]+>?"),
+    rule(rf"(?:<|&(?i:lt);)?[A-Za-z0-9](?:{HOST}|\.)*@(?:{HOST}+\.)*{HOST}+(?:>|&(?i:gt);)?"),
     rule(rf"@[A-Za-z_][A-Za-z_0-9]*|#{L}+"),
     rule(rf"{APOS}(?i:[sdm]|re|ve|ll)", straight, "[^A-Za-z]"),
     rule(rf"(?i:n{TICK}t)", lambda text: quotes(text)),
@@ -218,8 +221,9 @@ RULES = (
     rule(ALL_CAPITALS, plain),
     rule(r"[Cc]\+\+|[CcFf]#"),
     # punctuation
-    rule("\"|&(?i:quot);", lambda _: ["``"], "(?=[A-Za-z0-9$])"),
-    rule("\"|&(?i:quot);", lambda _: ["''"]),
+    rule("\"|&quot;", lambda _: ["``"], "(?=[A-Za-z0-9$])"),
+    rule("\"|&quot;", lambda _: ["''"]),
+    rule("&(?i:quot);"),
     rule("|".join(map(re.escape, REPLACED)), lambda text: [REPLACED.get(text, "$")]),  # what else looks like a euro is one
     rule("&(?i:lt);", lambda _: ["<"]),
     rule("&(?i:gt);", lambda _: [">"]),
@@ -232,7 +236,7 @@ RULES = (
     rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", lambda text: [brackets_as_words(text)], "[^A-Za-z0-9]"),  # smileys
     rule(rf"{EYE}_{EYE}|\({EYE}[_.-]?{EYE}\)", lambda text: [brackets_as_words(text)]),
     rule("''|[`‘’“”„‹›]{1,2}|&(?i:apos);|'", quotes),
-    rule(rf"<<|>>|[~^|\\/%&+=<>]|{SYMBOL}"),
+    rule(rf"<<|>>|[~^|\\/%&+=<>⁄]|{SYMBOL}"),
 )
 
 
@@ -270,7 +274,7 @@ def tokenize(text: str) -> Iterator[str]:
 def next_tokens(text: str, shape: str, position: int) -> tuple[list[str], int]:
     """What the rule with the longest match at this position emits, and where to go on."""
     character = shape[position]
-    if character in " \t\n\u00a0\u2003":
+    if character in " \t\n":
         return (["\n"] if character == "\n" else []), position + 1
     longest, end, longest_emit = 0, position + 1, lambda text: []
     for pattern, emit in RULES:
