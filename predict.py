@@ -36,7 +36,7 @@ from data import GLUE_TASKS
 from files import cli
 from files.published import fetch_model
 from files.tokenizer import Tokenizer, load_tokenizer
-from generation.e2e import clean, end_tokens
+from generation.e2e import clean, search_ids
 from model import load_pretrained
 from training.precision import choose_precision, format_of_run, hold_frozen_in
 from training.processes import DEVICE_HELP, resolve_device
@@ -61,7 +61,7 @@ class Predictor:
         """The answers to requests for any adapters, in their order."""
         if self.bank.model.head is None:
             texts = self.bank.generate([request.adapter for request in requests], [request.ids for request in requests],
-                                       eos_ids=end_tokens(self.tokenizer), batch_size=self.batch_size, **self.generation)
+                                       batch_size=self.batch_size, **search_ids(self.bank.model, self.tokenizer), **self.generation)
             return [{"text": clean(self.tokenizer.decode(ids))} for ids in texts]
         answers: dict[int, dict] = {}
         by_length = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))
