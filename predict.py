@@ -61,7 +61,8 @@ class Predictor:
         """The answers to requests for any adapters, in their order."""
         if self.bank.model.head is None:
             texts = self.bank.generate([request.adapter for request in requests], [request.ids for request in requests],
-                                       batch_size=self.batch_size, **search_ids(self.bank.model, self.tokenizer), **self.generation)
+                                       batch_size=self.batch_size, **search_ids(self.bank.model, self.tokenizer),
+                                       **self.generation)
             return [{"text": clean(self.tokenizer.decode(ids))} for ids in texts]
         answers: dict[int, dict] = {}
         by_length = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))

@@ -80,7 +80,7 @@ class Search:
     def run(self, results: list[list[Hypothesis]], bar: tqdm, route: Callable[[list[int]], None] | None) -> None:
         """Search to the end; each prompt's hypotheses go to its place in `results`."""
         while self.indices:
-            over = self.step(self.beams.logits.index_fill(-1, self.banned_ids, NEVER))
+            over = self.step(self.beams.logits.index_fill_(-1, self.banned_ids, NEVER))
             for row in (row for row, is_over in enumerate(over) if is_over):
                 results[self.indices[row]] = self.finished[row]
                 bar.update()
