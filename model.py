@@ -309,8 +309,8 @@ def load_pretrained(name_or_directory: str | Path, num_labels: int | None = None
                     seed: int = 0, classes: tuple[str, ...] | None = None) -> GPT2 | RobertaClassifier:
     """A pretrained model from a Hugging Face directory (or the name of one found locally), fp32, in eval mode.
 
-    num_labels: of RoBERTa's head, default config.json's, or `classes`, their names in the order wanted; a head that the file
-    lacks or that does not fit starts fresh from `seed`. dropout: in place of every one of config.json. stderr gets what was loaded.
+    num_labels, or classes, their names in the order wanted: of RoBERTa's head, default config.json's; one that the file lacks
+    or that does not fit starts fresh from `seed`. dropout: in place of every one of config.json. stderr gets what was loaded.
     Raises FileNotFoundError where nothing is found, ValueError for files that do not fit."""
     directory = find_folder(name_or_directory)
     kind, config = read_config(directory, FAMILIES, len(classes or ()) or num_labels, dropout)

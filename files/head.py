@@ -24,7 +24,7 @@ def fit_head(tensors: dict, head: str, wanted: int | Sequence[str] | None, direc
         for name in own:
             del tensors[name]
         found = f"is of another form ({own[0]})" if rows is None else f"has {rows.shape[0] if rows.dim() else 1} labels"
-        return f"; its head {found}, expected {count}{said}: dropped"
+        return f"; its head {found}, expected {count}{said}, dropped"
     if isinstance(wanted, int):
         return ""
     names = class_names(directory / "config.json", count)

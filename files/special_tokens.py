@@ -100,6 +100,7 @@ def kind_of_tokenizer(directory: Path, settings: dict[str, dict]) -> tuple[str |
 def all_said(role: str, directory: Path, settings: dict[str, dict], vocabulary: Vocabulary) -> list[Said]:
     """What every file says of a role, if it does. Raises ValueError for a token that neither tokenizer nor model have."""
     said, rows = [], settings["config.json"].get("vocab_size")
+    rows = max(rows, len(vocabulary.ids)) if type(rows) is int else len(vocabulary.ids)
     for file, content in settings.items():
         by_id = file in ("config.json", "generation_config.json")
         key = f"{role}_token_id" if by_id else f"{role}_token"
@@ -107,7 +108,7 @@ def all_said(role: str, directory: Path, settings: dict[str, dict], vocabulary: 
         if value in (None, []) or (file == "generation_config.json" and role != "eos"):
             continue
         listed = value if isinstance(value, list) else [value]
-        known = range(rows if type(rows) is int else len(vocabulary.ids)) if by_id else vocabulary.ids
+        known = range(rows) if by_id else vocabulary.ids
         if all(type(token) is (int if by_id else str) and token in known for token in listed):
             said.append(Said(file, key, value, listed if by_id else [vocabulary.ids[token] for token in listed]))
         elif by_id or role not in ("unk", "mask"):                           # these two are never asked for
