@@ -328,10 +328,11 @@ def test_no_ngram_is_repeated(search, sees_prompt):
 # ---------------------------------------------------------------- ids without text
 
 def with_further_rows(model: GPT2, count: int) -> GPT2:
-    """A copy with more tokens, which win wherever it is asked: both models' last LayerNorm adds to a number that they look at."""
+    """A copy with more tokens, which always win: both models' last LayerNorm adds to the one number that they look at."""
     larger = GPT2(replace(model.config, vocab_size=model.config.vocab_size + count)).eval()
     own = model.transformer.wte.weight
-    larger.load_state_dict(model.state_dict() | {"transformer.wte.weight": torch.cat([own, own.new_zeros(count, own.shape[1])])})
+    rows = torch.cat([own, own.new_zeros(count, own.shape[1])])
+    larger.load_state_dict(model.state_dict() | {"transformer.wte.weight": rows})
     with torch.no_grad():
         for either in (model, larger):
             either.transformer.ln_f.bias[0] += 30.0
@@ -343,12 +344,13 @@ def with_further_rows(model: GPT2, count: int) -> GPT2:
 def test_banned_ids_are_as_if_the_model_had_no_such_rows(search, beam_size):
     model = copy.deepcopy(small_model())
     larger, banned = with_further_rows(model, 3), (61, 62, 63)
-    prompts, options = ragged_prompts(5, 61, seed=12), dict(search=search, beam_size=beam_size, max_new_tokens=9, eos_ids=(7, 8))
+    options = dict(search=search, beam_size=beam_size, max_new_tokens=9, eos_ids=(7, 8))
+    prompts = ragged_prompts(5, 61, seed=12)
     expected = generate(model, prompts, **options)
     assert generate(larger, prompts, **options, banned_ids=banned) == expected
     assert {token for text in generate(larger, prompts, **options) for token in text} & {61, 62, 63}
     with pytest.raises(ValueError, match="beam_size is 62, too large for the model's 61 tokens"):
-        generate(larger, prompts, beam_size=62, banned_ids=banned)
+        generate(larger, prompts, beam_size=62, max_new_tokens=9, banned_ids=banned)
 
 
 def test_a_model_with_more_tokens_than_its_tokenizer_writes_the_same_texts(toy_model, toy_data):
