@@ -16,10 +16,11 @@ from files.text import read_json
 from files.vocabulary import Vocabulary, token_of
 
 FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-USUAL = {"gpt2": {"eos": "<|endoftext|>"}, "roberta": {"bos": "<s>", "eos": "</s>", "pad": "<pad>"}}
+USUAL = {"gpt2": {"eos": "<|endoftext|>"},
+         "roberta": {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}}
 CLASSES = {"GPT2Tokenizer": "gpt2", "RobertaTokenizer": "roberta"}           # transformers' own of these kinds
 OF_ANY_KIND = ("PreTrainedTokenizer", "TokenizersBackend")                   # classes that say nothing of it
-ROLES = ("bos", "eos", "pad", "cls", "sep", "unk", "mask")
+ROLES, UNUSED = ("bos", "eos", "pad", "cls", "sep", "unk", "mask"), ("unk", "mask")      # a folder may lack the unused ones
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def find_special_tokens(directory: Path, settings: dict[str, dict], vocabulary: 
             ids[role] = agreed[0]
         elif usual in vocabulary.ids:
             ids[role] = vocabulary.ids[usual]
-        elif usual:
+        elif usual and role not in UNUSED:
             raise ValueError(f"{vocabulary.source}: no {usual}, and no file says which token is {role}_token: expected GPT-2's "
                              "<|endoftext|> or RoBERTa's <s>, <pad> and </s>, or another in tokenizer_config.json")
         if role == "eos":                                                    # generation_config.json decides, if it says
@@ -111,7 +112,7 @@ def all_said(role: str, directory: Path, settings: dict[str, dict], vocabulary: 
         known = range(rows) if by_id else vocabulary.ids
         if all(type(token) is (int if by_id else str) and token in known for token in listed):
             said.append(Said(file, key, value, listed if by_id else [vocabulary.ids[token] for token in listed]))
-        elif by_id or role not in ("unk", "mask"):                           # these two are never asked for
+        elif by_id or role not in UNUSED:
             raise ValueError(f"{directory}: {file} says {key} {value!r}, but {vocabulary.source.name} has no such token, "
                              f"its ids are 0 to {len(vocabulary.ids) - 1}: put what this tokenizer has into {file}")
     return said
@@ -137,15 +138,14 @@ def prefix_space_of(directory: Path, kind: str, said_by: str, settings: dict[str
         if kind == "gpt2" and content.get(key):
             raise ValueError(f"{directory / 'tokenizer_config.json'}: {key} is true, which is not supported: "
                              "a GPT-2's texts have no frame here")
-    given = content.get("add_prefix_space")
-    if given is None and str(content.get("tokenizer_class")).removesuffix("Fast") in CLASSES:
-        given = False                                                        # which is what these classes then do
+    given = bool(content.get("add_prefix_space"))
     if whole is None:
-        return bool(given)
+        return given
     if [vocabulary.ids.get(token) for token in whole.frame] != ([ids["cls"], ids["sep"]] if kind == "roberta" else []):
         raise ValueError(f"{directory}: by {said_by} it is of the kind {kind}, but tokenizer.json frames texts with "
                          f"{' and '.join(whole.frame) or 'nothing'}: use the files of one model")
-    if given is not None and bool(given) != whole.prefix_space:
-        raise ValueError(f"{directory}: tokenizer_config.json says add_prefix_space {bool(given)}, tokenizer.json "
-                         f"{whole.prefix_space}: make the two agree")
+    any_kind = str(content.get("tokenizer_class")).removesuffix("Fast") in OF_ANY_KIND       # takes tokenizer.json as it is
+    if given != whole.prefix_space and ("add_prefix_space" in content or not any_kind):
+        raise ValueError(f"{directory}: tokenizer.json says add_prefix_space {whole.prefix_space}, tokenizer_config.json "
+                         f"{given if 'add_prefix_space' in content else 'nothing'}: make the two agree")
     return whole.prefix_space

@@ -35,7 +35,7 @@ class Tokenizer:
         self.added = {token: ids[token] for token in vocabulary.added if ids[token] not in own.values()}
         self.vocab_size, self.prefix_space, self.framed = len(ids), special.prefix_space, special.kind == "roberta"
         self.bos_id, self.eos_id = (own["cls"], own["sep"]) if self.framed else (None, own["eos"])
-        self.eos_ids, self.mask_id = special.ends, own.get("mask", ids.get("<mask>"))
+        self.eos_ids, self.mask_id = special.ends, own.get("mask")
         self.pad_id = own.get("pad", 0)                                      # GPT-2 has none; the authors pad with 0
         self.fingerprint = hashlib.sha256(repr((ids, list(vocabulary.ranks), self.added, special)).encode("utf-8")).hexdigest()
         self.truncated = 0
@@ -115,4 +115,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     if type(rows) is int and rows < len(vocabulary.ids):
         raise ValueError(f"{directory}: the tokenizer has {len(vocabulary.ids)} tokens, config.json says vocab_size {rows}: "
                          "use the tokenizer of this model, or resize the model's embedding to it")
-    return Tokenizer(vocabulary, special)
+    tokenizer = Tokenizer(vocabulary, special)
+    for token in tokenizer.added.keys() & vocabulary.rules.keys():
+        raise ValueError(f"{directory}: the added token '{token}' has {vocabulary.rules[token]} true, which is not supported")
+    return tokenizer

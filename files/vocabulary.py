@@ -15,17 +15,20 @@ from files.tokenizer_json import TokenizerJson, read_tokenizer_json
 
 # The form of a token that is no text, where no file says what it is; fairseq filled RoBERTa's vocabulary up with madeupwords.
 CONTROL_TOKEN = re.compile(r"<.+>|\[.+\]|madeupword\d{4}")
+RULES = ("single_word", "lstrip", "rstrip")                                  # by which added tokens may be looked for in texts
 LISTS_OF_SPECIAL = ("additional_special_tokens", "extra_special_tokens")     # in tokenizer_config.json, by transformers 4 and 5
 
 
 @dataclass
 class Vocabulary:
     """source: the file of the tokens. ids: token -> id, from 0 to their number - 1. ranks: token -> its bytes, in the order of
-    ranks, bytes first, then merges. added: token -> whether it is special; None: no file says it. whole: tokenizer.json."""
+    ranks, bytes first, then merges. added: token -> whether it is special; None: no file says it. rules: token -> by what else
+    than its letters it is looked for in texts. whole: tokenizer.json."""
     source: Path
     ids: dict[str, int]
     ranks: dict[str, bytes]
     added: dict[str, bool | None]
+    rules: dict[str, str]
     whole: TokenizerJson | None
 
     def bytes_of(self, token: str) -> bytes:
@@ -62,9 +65,16 @@ def read_vocabulary(directory: Path, settings: dict) -> Vocabulary:
         missing = merges_path if vocab_path.is_file() else vocab_path
         raise FileNotFoundError(f"{missing} is missing: put the tokenizer's vocab.json and merges.txt there, or its "
                                 "tokenizer.json")
-    ids, added = add_tokens(directory, source, ids, added_tokens(directory, settings, whole))
+    found = added_tokens(directory, settings, whole)
+    ids = add_ids(directory, source, ids, found)
     check_ids(ids, source)
-    return Vocabulary(source, ids, rank_tokens(ids, merges, source, place), added, whole)
+    added, rules = {}, {}
+    for _, token, _, entry in found:
+        if token in ids:
+            added[token] = entry.get("special", added.get(token))
+            if rule := next(filter(entry.get, RULES), None):
+                rules[token] = rule
+    return Vocabulary(source, ids, rank_tokens(ids, merges, source, place), added, rules, whole)
 
 
 # ---------------------------------------------------------------- ids and ranks
@@ -127,23 +137,16 @@ def added_tokens(directory: Path, settings: dict, whole: TokenizerJson | None) -
     return found
 
 
-def add_tokens(directory: Path, source: Path, ids: dict[str, int], found: list[tuple[str, str, int | None, dict]]
-               ) -> tuple[dict[str, int], dict[str, bool | None]]:
-    """The ids with those of the added tokens, and these, token -> whether it is special. Raises ValueError for a token with two
-    ids, and for one that is looked for in texts by a rule that is not followed here."""
-    ids, added, said_in = dict(ids), {}, {}
-    for file, token, number, entry in found:
-        if number is None and token not in ids:
-            continue                                                         # the model has no row for it
+def add_ids(directory: Path, source: Path, ids: dict[str, int], found: list[tuple[str, str, int | None, dict]]
+            ) -> dict[str, int]:
+    """The ids with those of the added tokens. Raises ValueError for a token with two ids."""
+    ids, said_in = dict(ids), {}
+    for file, token, number, _ in found:
         if number is not None and ids.setdefault(token, number) != number:
             raise ValueError(f"{directory}: {said_in.get(token, source.name)} gives '{token}' the id {ids[token]!r}, {file} "
                              f"{number}: use the files of one tokenizer")
         said_in.setdefault(token, file)
-        added[token] = entry.get("special", added.get(token))
-        rule = next((rule for rule in ("single_word", "lstrip", "rstrip") if entry.get(rule)), None)
-        if rule and not added[token]:
-            raise ValueError(f"{directory / file}: the added token '{token}' has {rule} true, which is not supported")
-    return ids, added
+    return ids
 
 
 def token_of(value: object) -> object:

@@ -1,5 +1,6 @@
 """Tokenizers as people's folders hold them, against transformers' AutoTokenizer; and what their files say of special tokens."""
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -161,12 +162,30 @@ def test_another_kind_of_tokenizer_is_refused_by_its_name(saved, changes, messag
 
 
 def test_a_rule_for_an_added_word_is_refused(saved):
+    """But for the model's own control tokens, which are not looked for: RoBERTa's <mask> takes the space before it along."""
     folder = saved("roberta")
-    content = read(folder, "tokenizer.json")
-    next(entry for entry in content["added_tokens"] if entry["content"] == "[MR]")["single_word"] = True
-    write(folder, "tokenizer.json", content)
-    with pytest.raises(ValueError, match=r"the added token '\[MR\]' has single_word true, which is not supported"):
+    for word, rule in (("<mask>", "lstrip"), ("[MR]", "single_word"), ("<name>", "lstrip")):
+        content = read(folder, "tokenizer.json")
+        next(entry for entry in content["added_tokens"] if entry["content"] == word)[rule] = True
+        write(folder, "tokenizer.json", content)
+        if word == "<mask>":
+            load_tokenizer(folder)
+            continue
+        with pytest.raises(ValueError, match=rf"the added token '{re.escape(word)}' has {rule} true, which is not supported"):
+            load_tokenizer(folder)
+        change(folder, "tokenizer.json", added_tokens=[entry | {rule: False} for entry in content["added_tokens"]])
+
+
+def test_a_space_that_tokenizer_json_alone_puts_before_texts_is_asked_about(saved):
+    """transformers' own classes ask tokenizer_config.json, its class for any tokenizer asks tokenizer.json."""
+    folder = saved("gpt2", add_prefix_space=True)
+    settings = read(folder, "tokenizer_config.json")
+    del settings["add_prefix_space"]
+    write(folder, "tokenizer_config.json", settings)
+    with pytest.raises(ValueError, match="tokenizer.json says add_prefix_space True, tokenizer_config.json nothing: make"):
         load_tokenizer(folder)
+    change(folder, "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    compare_with_transformers(folder)
 
 
 # ---------------------------------------------------------------- special tokens
@@ -245,7 +264,7 @@ def test_tokenizer_json_has_to_have_the_models_frame(saved):
     ours = load_tokenizer(folder)
     assert ours.encode("a")[0] == 0 and ours.encode("a")[-1] == 2
     change(folder, "tokenizer_config.json", add_prefix_space=True)
-    with pytest.raises(ValueError, match="tokenizer_config.json says add_prefix_space True, tokenizer.json False: make"):
+    with pytest.raises(ValueError, match="tokenizer.json says add_prefix_space False, tokenizer_config.json True: make"):
         load_tokenizer(folder)
 
 
