@@ -306,15 +306,15 @@ FAMILIES = {"gpt2": GPT2, "roberta": RobertaClassifier}                      # b
 
 
 def load_pretrained(name_or_directory: str | Path, num_labels: int | None = None, dropout: float | None = None,
-                    seed: int = 0) -> GPT2 | RobertaClassifier:
+                    seed: int = 0, classes: tuple[str, ...] | None = None) -> GPT2 | RobertaClassifier:
     """A pretrained model from a Hugging Face directory (or the name of one found locally), fp32, in eval mode.
 
-    num_labels: of RoBERTa's head, default config.json's; a head that the file lacks starts fresh from `seed`. dropout: in place
-    of every one of config.json (0.0 is the authors' GPT-2). A line on stderr says what was loaded.
+    num_labels, or classes, their names in the order wanted: of RoBERTa's head, default config.json's; one that the file lacks
+    or that does not fit starts fresh from `seed`. dropout: in place of every one of config.json. stderr gets what was loaded.
     Raises FileNotFoundError where nothing is found, ValueError for files that do not fit."""
     directory = find_folder(name_or_directory)
-    kind, config = read_config(directory, FAMILIES, num_labels, dropout)
+    kind, config = read_config(directory, FAMILIES, len(classes or ()) or num_labels, dropout)
     with torch.device("meta"):                                               # no memory until the file's tensors are there
         model = FAMILIES[kind](config)
-    model.load_state_dict(read_base(directory, model, seed), strict=True, assign=True)
+    model.load_state_dict(read_base(directory, model, seed, classes or num_labels), strict=True, assign=True)
     return model.eval()

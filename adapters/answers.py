@@ -8,7 +8,7 @@ from adapters.bank import AdapterBank
 from adapters.requests import Request, RequestReader
 from data import GLUE_TASKS
 from files.tokenizer import Tokenizer
-from generation.e2e import clean, end_tokens
+from generation.e2e import clean, search_ids
 
 WINDOW = 16                                                                  # batches that are read and sorted together
 
@@ -27,7 +27,8 @@ class Predictor:
         """The answers to requests for any adapters, in their order."""
         if self.bank.model.head is None:
             texts = self.bank.generate([request.adapter for request in requests], [request.ids for request in requests],
-                                       eos_ids=end_tokens(self.tokenizer), batch_size=self.batch_size, **self.generation)
+                                       batch_size=self.batch_size, **search_ids(self.bank.model, self.tokenizer),
+                                       **self.generation)
             return [{"text": clean(self.tokenizer.decode(ids))} for ids in texts]
         answers: dict[int, dict] = {}
         by_length = sorted(range(len(requests)), key=lambda index: len(requests[index].ids))

@@ -6,12 +6,14 @@ None), ignored (names that nothing is computed with) and required (settings unde
 Left out: reading the bytes (weights.py), and names that must be downloaded (download.py).
 """
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from files.head import fit_head
 from files.published import find_model
 from files.text import read_json
 from files.weights import FLOATS, check_finite, read_weights
@@ -74,9 +76,10 @@ def check_config(config, source: Path) -> None:
 
 # ---------------------------------------------------------------- tensors
 
-def read_base(directory: Path, model: nn.Module, seed: int) -> dict[str, Tensor]:
+def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Sequence[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a folder's weight file as fp32, under the names of `model`; a line on stderr says what was read. A head
-    that the file lacks starts fresh from `seed`. Raises ValueError for what does not fit the model exactly."""
+    that the file lacks, or that has not these classes (head.py), starts fresh from `seed`. Raises ValueError for what does not
+    fit the model exactly."""
     stored, file_name = read_weights(directory)
     source = directory / file_name
     names = {name: name if name.startswith((model.prefix, model.head or model.prefix)) else model.prefix + name
@@ -88,6 +91,7 @@ def read_base(directory: Path, model: nn.Module, seed: int) -> dict[str, Tensor]
     if model.head is None and "lm_head.weight" in stored and (token_embedding is None or not torch.equal(
             stored["lm_head.weight"], token_embedding)):
         raise ValueError(f"{source}: lm_head.weight differs from the token embedding; only tied heads load")
+    of_head = fit_head(tensors, model.head, classes, directory) if model.head else ""
     fresh = model.head is not None and not any(name.startswith(model.head) for name in tensors)
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not (fresh and name.startswith(model.head))}
     check_names(tensors, wanted, source)
@@ -98,7 +102,9 @@ def read_base(directory: Path, model: nn.Module, seed: int) -> dict[str, Tensor]
     count = sum(tensor.numel() for tensor in tensors.values())
     report = f"loaded {source}: {len(names)} tensors ({stored_as}), {len(stored) - len(names)} ignored, {count:,} parameters"
     if fresh:
-        report += f"; no classifier in the file: fresh head for {model.config.num_labels} labels, seed {seed}"
+        report += f"{of_head or '; no classifier in the file'}: fresh head for {model.config.num_labels} labels, seed {seed}"
+    else:
+        report += of_head
     print(report, file=sys.stderr)
     return {name: tensor.float() for name, tensor in tensors.items()}
 

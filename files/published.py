@@ -93,7 +93,8 @@ def fetch_model(name: str, weights_dir: str | Path | None = None) -> Path:
 def missing_model_files(directory: Path) -> list[str]:
     """What a model directory lacks; config.json comes last, so that a directory with one is complete."""
     weights = [] if any((directory / file).is_file() for file in WEIGHT_FILES) else ["model.safetensors"]
-    return weights + [file for file in ("vocab.json", "merges.txt", "config.json") if not (directory / file).is_file()]
+    tokenizer = () if (directory / "tokenizer.json").is_file() else ("vocab.json", "merges.txt")
+    return weights + [file for file in (*tokenizer, "config.json") if not (directory / file).is_file()]
 
 
 # ---------------------------------------------------------------- tasks

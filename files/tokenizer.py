@@ -9,19 +9,11 @@ from pathlib import Path
 
 import tiktoken
 
-from files.text import read_json, read_lines, shorten
+from files.special_tokens import SpecialTokens, find_special_tokens, read_settings
+from files.vocabulary import CONTROL_TOKEN, Vocabulary, read_vocabulary
 
 # No pair is merged across these borders: clitics, words, numbers and punctuation, each with the space before it.
 WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-CONTROL_TOKEN = re.compile(r"<.+>|madeupword\d{4}")                          # fairseq filled RoBERTa's vocabulary up
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in vocab.json and merges.txt.
-    Printable Latin-1 stands for itself; the other 68 bytes, space and line break among them, are U+0100 onwards."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
 class Tokenizer:
@@ -30,19 +22,22 @@ class Tokenizer:
     tiktoken counts pieces by rank (bytes first, then merges in the order they were learned); the model's files number
     them as they like. Two tables lead from rank to id and from id to bytes.
 
-    truncated: how many inputs encode has shortened to max_length so far. fingerprint: a hash of its files.
+    eos_id ends a sample, any of eos_ids a text that is generated. truncated: how many inputs encode has shortened to max_length
+    so far. fingerprint: a hash of all that it depends on.
     """
 
-    def __init__(self, vocab: dict[str, int], ranks: dict[bytes, int], names: list[str], fingerprint: str = ""):
-        """vocab: token -> id. ranks: bytes of a token -> rank. names: token of each rank, as vocab spells it."""
-        self.ranks, self.fingerprint = ranks, fingerprint
-        self.id_of_rank = [vocab[name] for name in names]
-        self.bytes_of_id = dict(zip(self.id_of_rank, ranks, strict=True))    # control tokens have none
-        self.vocab_size = len(vocab)
-        self.bos_id = vocab.get("<s>")
-        self.mask_id = vocab.get("<mask>")
-        self.eos_id = vocab["<|endoftext|>" if self.bos_id is None else "</s>"]
-        self.pad_id = 0 if self.bos_id is None else vocab["<pad>"]           # GPT-2 has none; the authors pad with 0
+    def __init__(self, vocabulary: Vocabulary, special: SpecialTokens):
+        ids, own = vocabulary.ids, special.ids
+        self.ranks = {piece: rank for rank, piece in enumerate(vocabulary.ranks.values())}
+        self.id_of_rank = [ids[token] for token in vocabulary.ranks]
+        self.bytes_of_id = {ids[token]: text for token in ids if (text := vocabulary.bytes_of(token))}
+        # what was added is found in texts, but for the model's own control tokens
+        self.added = {token: ids[token] for token in vocabulary.added if ids[token] not in own.values()}
+        self.vocab_size, self.prefix_space, self.framed = len(ids), special.prefix_space, special.kind == "roberta"
+        self.bos_id, self.eos_id = (own["cls"], own["sep"]) if self.framed else (None, own["eos"])
+        self.eos_ids, self.mask_id = special.ends, own.get("mask")
+        self.pad_id = own.get("pad", 0)                                      # GPT-2 has none; the authors pad with 0
+        self.fingerprint = hashlib.sha256(repr((ids, list(vocabulary.ranks), self.added, special)).encode("utf-8")).hexdigest()
         self.truncated = 0
 
     @functools.cached_property
@@ -50,24 +45,36 @@ class Tokenizer:
         """Made at the first text: not needed where all data is found tokenised (cache.py)."""
         return tiktoken.Encoding("byte-level BPE", pat_str=WORDS, mergeable_ranks=self.ranks, special_tokens={})
 
+    @functools.cached_property
+    def at_added(self) -> re.Pattern:
+        """Where texts are cut, at the added tokens, the longest first."""
+        return re.compile("(" + "|".join(map(re.escape, sorted(self.added, key=len, reverse=True))) + ")")
+
     def pieces(self, text: str) -> list[int]:
         """Ids of the text alone, without framing. Empty text has none."""
         text.encode("utf-8")                                                 # tiktoken would replace lone surrogates
-        return [self.id_of_rank[rank] for rank in self.bpe.encode_ordinary(text)]
+        ids = []
+        for part in self.at_added.split(text) if self.added else (text,):
+            if part in self.added:
+                ids.append(self.added[part])
+                continue
+            space = " " if self.prefix_space and part and not part.startswith(" ") else ""
+            ids += [self.id_of_rank[rank] for rank in self.bpe.encode_ordinary(space + part)]
+        return ids
 
     def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
         """GPT-2: the ids of text and pair in a row. RoBERTa: <s> text </s>, or <s> text </s></s> pair </s>.
         max_length: longest result, framing included. What is too long loses tokens at the end of the longer text
         first; the texts are never cut inside a token. Raises ValueError where not even the framing fits."""
         first, second = self.pieces(text), [] if pair is None else self.pieces(pair)
-        framing = 0 if self.bos_id is None else 2 if pair is None else 4
+        framing = 0 if not self.framed else 2 if pair is None else 4
         if max_length is not None and len(first) + len(second) + framing > max_length:
             if max_length < framing:
                 raise ValueError(f"max_length is {max_length}, expected at least the {framing} tokens of <s> and </s>")
             keep_first, keep_second = longest_first(len(first), len(second), max_length - framing)
             first, second = first[:keep_first], second[:keep_second]
             self.truncated += 1
-        if self.bos_id is None:
+        if not self.framed:
             return first + second
         ids = [self.bos_id, *first, self.eos_id]
         return ids if pair is None else [*ids, self.eos_id, *second, self.eos_id]
@@ -80,6 +87,10 @@ class Tokenizer:
                                  "model and tokenizer belong to different directories")
         return b"".join(self.bytes_of_id.get(token_id, b"") for token_id in ids).decode("utf-8", errors="replace")
 
+    def ids_without_text(self, rows: int) -> list[int]:
+        """Of the ids 0 to rows - 1 of a model, whose vocabulary may be larger, those that spell nothing and end no text."""
+        return sorted(set(range(rows)) - self.bytes_of_id.keys() - set(self.eos_ids))
+
 
 def longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
     """How much of two texts to keep so that `budget` tokens are left: the longer one is cut until they are even.
@@ -89,50 +100,22 @@ def longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
     return (budget - shorter, shorter) if first > second else (shorter, budget - shorter)
 
 
-def merge_problem(line: str, ranks: dict[str, bytes]) -> str:
-    """What is wrong with a line of merges.txt that load_tokenizer cannot use."""
-    pair = line.split(" ")
-    if len(pair) != 2:
-        return f"found {shorten(line)}, expected two tokens with one space between"
-    for part in pair:
-        if part not in ranks:
-            return f"'{part}' is neither a byte nor formed by a line above; fetch the file again"
-    problem = "is formed a second time" if "".join(pair) in ranks else "is missing in vocab.json"
-    return f"'{''.join(pair)}' {problem}; use vocab.json and merges.txt of one model"
-
-
 def load_tokenizer(directory: str | Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face model directory, from vocab.json (token -> id) and merges.txt (pairs by rank).
-    A vocabulary that holds <s> is RoBERTa's kind, any other GPT-2's. merges.txt has to be as BPE training leaves it:
-    each pair made of bytes and earlier pairs, no token formed twice. Raises ValueError with file and line."""
-    vocab_path, merges_path = Path(directory) / "vocab.json", Path(directory) / "merges.txt"
-    for path in (vocab_path, merges_path):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: put the tokenizer's vocab.json and merges.txt there")
-    vocab = read_json(vocab_path)
-    ids = {token_id for token_id in vocab.values() if type(token_id) is int}
-    if not vocab or ids != set(range(len(vocab))):
-        odd = next((f"'{token}': {number!r}" for token, number in vocab.items() if number not in range(len(vocab))),
-                   "an id twice")
-        raise ValueError(f"{vocab_path}: found {odd}, expected the ids 0 to {len(vocab) - 1}, each for one token")
-
-    ranks = {char: bytes([byte]) for char, byte in byte_alphabet().items()}  # token -> its bytes, in the order of ranks
-    for char in ranks:
-        if char not in vocab:
-            raise ValueError(f"{vocab_path}: '{char}' is missing, expected all 256 bytes of a byte-level BPE")
-    for number, line in read_lines(merges_path):
-        if number == 1 and line.startswith("#version"):
-            continue
-        first, _, second = line.partition(" ")
-        token = first + second
-        if first not in ranks or second not in ranks or token in ranks or token not in vocab:
-            raise ValueError(f"{merges_path}, line {number}: {merge_problem(line, ranks)}")
-        ranks[token] = ranks[first] + ranks[second]
-    for token in vocab.keys() - ranks.keys():
-        if not CONTROL_TOKEN.fullmatch(token):
-            raise ValueError(f"{vocab_path}: no line of {merges_path.name} forms '{token}'; is that file cut short?")
-    for token in ("<pad>", "</s>") if "<s>" in vocab else ("<|endoftext|>",):
-        if token not in vocab:
-            raise ValueError(f"{vocab_path}: no {token}, expected GPT-2's <|endoftext|> or RoBERTa's <s>, <pad> and </s>")
-    fingerprint = hashlib.sha256(vocab_path.read_bytes() + merges_path.read_bytes()).hexdigest()
-    return Tokenizer(vocab, {piece: rank for rank, piece in enumerate(ranks.values())}, list(ranks), fingerprint)
+    """The tokenizer of a Hugging Face model directory: its tokens (vocabulary.py), and what they are for (special_tokens.py).
+    Raises ValueError, with the file, for what is damaged, contradictory or of another kind."""
+    directory = Path(directory)
+    settings = read_settings(directory)
+    vocabulary = read_vocabulary(directory, settings["tokenizer_config.json"])
+    special = find_special_tokens(directory, settings, vocabulary)
+    for token, token_id in vocabulary.ids.items():
+        if not (token in vocabulary.ranks or token in vocabulary.added or token_id in special.ids.values()
+                or CONTROL_TOKEN.fullmatch(token)):
+            raise ValueError(f"{vocabulary.source}: no merge forms '{token}'; are the merges cut short?")
+    rows = settings["config.json"].get("vocab_size", len(vocabulary.ids))
+    if type(rows) is int and rows < len(vocabulary.ids):
+        raise ValueError(f"{directory}: the tokenizer has {len(vocabulary.ids)} tokens, config.json says vocab_size {rows}: "
+                         "use the tokenizer of this model, or resize the model's embedding to it")
+    tokenizer = Tokenizer(vocabulary, special)
+    for token in tokenizer.added.keys() & vocabulary.rules.keys():
+        raise ValueError(f"{directory}: the added token '{token}' has {vocabulary.rules[token]} true, which is not supported")
+    return tokenizer

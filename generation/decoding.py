@@ -18,17 +18,19 @@ CACHE_BYTES = 2**30                                                          # f
 def generate(model: nn.Module, prompts: Sequence[Sequence[int]], beam_size: int = 10, length_penalty: float = 0.9,
              no_repeat_ngram_size: int = 4, max_new_tokens: int = 64, eos_ids: Sequence[int] = GPT2_END_TOKENS,
              search: str = "authors", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0,
-             batch_size: int | None = None, route: Callable[[list[int]], None] | None = None) -> list[list[int]]:
+             banned_ids: Sequence[int] = (), batch_size: int | None = None,
+             route: Callable[[list[int]], None] | None = None) -> list[list[int]]:
     """Token ids that continue each prompt, without the prompt and the end token.
 
     model: a causal one. eos_ids: any of them ends a text; one that the vocabulary lacks never occurs. search: see search.py;
-    temperature, top_k, top_p and seed are for "sample". batch_size: prompts at a time, None as many as CACHE_BYTES hold; it
+    temperature, top_k, top_p and seed are for "sample". banned_ids: never chosen, for a model with more ids than its tokenizer
+    has text for (e2e.search_ids). batch_size: prompts at a time, None as many as CACHE_BYTES hold; it
     does not change the result. route: called with the indices of the prompts that are the batch's rows, before the model
     runs and whenever rows have left (the bank gives each row its adapter so).
     Raises ValueError for an empty or too long prompt, an unknown token id, and settings that make no sense.
     """
-    settings = Settings(beam_size, (length_penalty,), no_repeat_ngram_size, max_new_tokens, tuple(eos_ids), search,
-                        temperature, top_k, top_p, seed)
+    settings = Settings(beam_size, (length_penalty,), no_repeat_ngram_size, max_new_tokens, tuple(eos_ids), tuple(banned_ids),
+                        search, temperature, top_k, top_p, seed)
     return [best_text(hypotheses, length_penalty) for hypotheses in n_best(model, prompts, settings, batch_size, route)]
 
 
@@ -84,8 +86,9 @@ def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], settings: 
                              "the tokenizer of this model")
     # all beams come from one in the first step; in `hf` none of them may have ended
     needed = settings.beam_size + (len(set(settings.eos_ids)) if settings.search == "hf" else 0)
-    if settings.search in ("authors", "hf") and needed > vocab_size:
-        raise ValueError(f"beam_size is {settings.beam_size}, too large for the model's {vocab_size} tokens: lower it")
+    allowed = vocab_size - len(set(settings.banned_ids))
+    if settings.search in ("authors", "hf") and needed > allowed:
+        raise ValueError(f"beam_size is {settings.beam_size}, too large for the model's {allowed} tokens: lower it")
 
 
 def fitting_batch(model: nn.Module, prompt_length: int, settings: Settings) -> int:

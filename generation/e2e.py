@@ -13,9 +13,15 @@ from generation.search import Settings
 
 
 def end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """<|endoftext|> and, where the vocabulary has it as one token, the empty line: 50256 and 628 for GPT-2."""
+    """<|endoftext|>, or what else the model's files name, and, where the vocabulary has it as one token, the empty line: 50256
+    and 628 for GPT-2."""
     empty_line = tokenizer.pieces("\n\n")
-    return (tokenizer.eos_id, *empty_line) if len(empty_line) == 1 else (tokenizer.eos_id,)
+    return (*tokenizer.eos_ids, *empty_line) if len(empty_line) == 1 else tokenizer.eos_ids
+
+
+def search_ids(model: nn.Module, tokenizer: Tokenizer) -> dict[str, tuple[int, ...]]:
+    """What generate and Settings have to know of a tokenizer: eos_ids, and banned_ids, those of the model without a text."""
+    return {"eos_ids": end_tokens(tokenizer), "banned_ids": tuple(tokenizer.ids_without_text(model.config.vocab_size))}
 
 
 def e2e_prompt(tokenizer: Tokenizer, mr: str) -> list[int]:
@@ -42,7 +48,7 @@ def decode_e2e(model: nn.Module, tokenizer: Tokenizer, pairs: Sequence[tuple[str
     for mr, reference in pairs:
         references.setdefault(mr, []).append(reference)
     prompts = [e2e_prompt(tokenizer, mr) for mr in list(references)[:limit]]
-    settings = Settings(length_penalties=tuple(length_penalties), eos_ids=end_tokens(tokenizer), **options)
+    settings = Settings(length_penalties=tuple(length_penalties), **search_ids(model, tokenizer), **options)
     results = n_best(model, prompts, settings)
     return list(references.values())[:limit], {
         penalty: [clean(tokenizer.decode(best_text(texts, penalty))) for texts in results] for penalty in length_penalties}

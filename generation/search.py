@@ -31,6 +31,7 @@ class Settings:
     no_repeat_ngram_size: int = 4                                            # 0: no ban
     max_new_tokens: int = 64
     eos_ids: tuple[int, ...] = GPT2_END_TOKENS
+    banned_ids: tuple[int, ...] = ()                                         # never chosen, as if the model had no such rows
     search: str = "authors"
     temperature: float = 1.0                                                 # this and the rest: for `sample`
     top_k: int = 0                                                           # 0: the whole vocabulary
@@ -73,12 +74,13 @@ class Search:
         width = settings.beam_size if settings.search in ("authors", "hf") else 1
         self.beams = Beams(model, list(prompts.values()), width, settings.max_new_tokens)
         self.eos_ids = torch.tensor(sorted(set(settings.eos_ids)), device=self.beams.tokens.device)
+        self.banned_ids = torch.tensor(settings.banned_ids, dtype=torch.long, device=self.beams.tokens.device)
         self.finished: list[list[Hypothesis]] = [[] for _ in prompts]        # of each row
 
     def run(self, results: list[list[Hypothesis]], bar: tqdm, route: Callable[[list[int]], None] | None) -> None:
         """Search to the end; each prompt's hypotheses go to its place in `results`."""
         while self.indices:
-            over = self.step(self.beams.logits)
+            over = self.step(self.beams.logits.index_fill_(-1, self.banned_ids, NEVER))
             for row in (row for row, is_over in enumerate(over) if is_over):
                 results[self.indices[row]] = self.finished[row]
                 bar.update()

@@ -34,7 +34,7 @@ import model as M
 from files import cache, published
 from files import weights as W
 from files.text import write_json
-from files.tokenizer import byte_alphabet
+from files.vocabulary import byte_alphabet
 from metrics.texts import LINE_END, read_pair
 from toy.fresh import init_weights
 

@@ -167,7 +167,7 @@ def edit_vocab(change):
     (edit_merges(lambda lines: lines[:3] + ["qqq x"] + lines[3:]), r"line 4: 'qqq' is neither a byte nor formed by a line"),
     (edit_merges(lambda lines: lines[:3] + [lines[2]] + lines[3:]), r"merges.txt, line 4: '\S+' is formed a second time"),
     (edit_merges(lambda lines: lines[:3] + ["q ~"] + lines[3:]), r"merges.txt, line 4: 'q~' is missing in vocab.json"),
-    (edit_merges(lambda lines: lines[:100]), r"no line of merges.txt forms '\S+'; is that file cut short"),
+    (edit_merges(lambda lines: lines[:100]), r"no merge forms '\S+'; are the merges cut short"),
     (edit_merges(lambda lines: []), r"merges.txt: the file is empty"),
     (edit_vocab(lambda vocab: {**vocab, "q": vocab["a"]}), r"vocab.json: found an id twice, expected the ids 0 to 499"),
     (edit_vocab(lambda vocab: {**vocab, "a": 7000}), r"vocab.json: found 'a': 7000, expected the ids 0 to 499"),
@@ -177,7 +177,7 @@ def edit_vocab(change):
     (edit_vocab(lambda vocab: list(vocab)), r"vocab.json: holds a JSON list, expected an object"),
     (edit_vocab(lambda vocab: {token.replace("~", "~~"): number for token, number in vocab.items()}), r"'~' is missing"),
     (edit_vocab(lambda vocab: {token.replace("<|endoftext|>", "<end>"): number for token, number in vocab.items()}),
-     r"no <\|endoftext\|>, expected GPT-2's"),
+     r"no <\|endoftext\|>, and no file says which token is eos_token: expected"),
     (lambda directory: (directory / "vocab.json").write_text('{"a": 1,'), r"vocab.json: not valid JSON"),
     (lambda directory: (directory / "merges.txt").write_bytes(b"#version: 0.2\n\xff a\n"), r"line 2: byte 0xff at column 1"),
 ])

@@ -26,8 +26,8 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, 
     recipe = recipe_for(config, options.task, options.method, options.recipe or "paper", options.rank)   # or a refusal
     settings = resolve(options, recipe)
     data_dir = fetch_task(options.task, options.data_dir, options.text)
-    labels = None if options.task == "e2e" else len(GLUE_TASKS[options.task].labels or ("score",))
-    model = load_pretrained(directory, num_labels=labels, dropout=settings.model_dropout, seed=seed)
+    classes = GLUE_TASKS[options.task].labels if options.task in GLUE_TASKS else None
+    model = load_pretrained(directory, None if classes else 1, settings.model_dropout, seed, classes)    # 1: STS-B's score
     return model, make_task(settings, load_tokenizer(directory), model.config, data_dir), settings, recipe
 
 

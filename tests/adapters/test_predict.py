@@ -122,7 +122,7 @@ def test_options_of_generation_are_those_of_decode_where_none_is_given(repositor
     monkeypatch.setattr(AdapterBank, "generate", lambda self, names, prompts, **options: asked.update(options) or [[5]])
     predictor = predict.Predictor(bank, data.load_tokenizer(repository / "toy/gpt2"))
     predictor.answer([predict.Request("base", [5, 6], {})])
-    assert asked.keys() == {"eos_ids", "batch_size", "max_new_tokens"}
+    assert asked.keys() == {"eos_ids", "banned_ids", "batch_size", "max_new_tokens"}
 
 
 def test_a_roberta_file_without_alpha_takes_the_one_given_and_a_folder_keeps_its_own(repository, adapters, toy_data, tmp_path):

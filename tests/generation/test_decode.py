@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import generation.decoding as decoding
 import generation.e2e as e2e
 import generation.sampling as sampling
+from adapters.bank import AdapterBank
 from adapters.saving import save_adapter
 from data import encode_e2e, read_e2e
 from decode import main
@@ -21,6 +23,7 @@ from generation.e2e import clean, decode_e2e, e2e_prompt, end_tokens, penalty_ta
 from lora import add_lora, lora_layers, merge, unmerge
 from metrics.texts import read_pair
 from model import GPT2, GPT2Config, load_pretrained
+from predict import Predictor
 from toy.fresh import init_weights
 
 
@@ -346,6 +349,47 @@ def test_no_ngram_is_repeated(search, sees_prompt):
             repeats_prompt |= bool(old & set(new))
             assert not (sees_prompt and old & set(new))
     assert repeats_prompt != sees_prompt
+
+
+# ---------------------------------------------------------------- ids without text
+
+def with_further_rows(model: GPT2, count: int) -> GPT2:
+    """A copy with more tokens, which always win: both models' last LayerNorm adds to the one number that they look at."""
+    larger = GPT2(replace(model.config, vocab_size=model.config.vocab_size + count)).eval()
+    own = model.transformer.wte.weight
+    rows = torch.cat([own, own.new_zeros(count, own.shape[1])])
+    larger.load_state_dict(model.state_dict() | {"transformer.wte.weight": rows})
+    with torch.no_grad():
+        for either in (model, larger):
+            either.transformer.ln_f.bias[0] += 30.0
+        larger.transformer.wte.weight[-count:, 0] = 50.0
+    return larger
+
+
+@pytest.mark.parametrize("search, beam_size", [("authors", 4), ("hf", 4), ("greedy", 1), ("sample", 1)])
+def test_banned_ids_are_as_if_the_model_had_no_such_rows(search, beam_size):
+    model = copy.deepcopy(small_model())
+    larger, banned = with_further_rows(model, 3), (61, 62, 63)
+    options = dict(search=search, beam_size=beam_size, max_new_tokens=9, eos_ids=(7, 8))
+    prompts = ragged_prompts(5, 61, seed=12)
+    expected = generate(model, prompts, **options)
+    assert generate(larger, prompts, **options, banned_ids=banned) == expected
+    assert {token for text in generate(larger, prompts, **options) for token in text} & {61, 62, 63}
+    with pytest.raises(ValueError, match="beam_size is 62, too large for the model's 61 tokens"):
+        generate(larger, prompts, beam_size=62, max_new_tokens=9, banned_ids=banned)
+
+
+def test_a_model_with_more_tokens_than_its_tokenizer_writes_the_same_texts(toy_model, toy_data):
+    model, tokenizer = copy.deepcopy(toy_model[0]), toy_model[1]
+    larger = with_further_rows(model, 2)
+    pairs = read_e2e("test", toy_data)
+    texts = [decode_e2e(either, tokenizer, pairs, limit=2, beam_size=3, max_new_tokens=10) for either in (model, larger)]
+    assert texts[0] == texts[1] and all(texts[0][1][0.9])
+    answers = []
+    for either in (model, larger):
+        predictor = Predictor(AdapterBank(either), tokenizer, beam_size=3, max_new_tokens=10)
+        answers.append(predictor.answer([predictor.reader.read(b'{"adapter": "base", "text": "The Winter Otter"}')]))
+    assert answers[0] == answers[1] and answers[0][0]["text"]
 
 
 # ---------------------------------------------------------------- bad input
