@@ -112,13 +112,14 @@ def take_apart(layer: str, A: Tensor, B: Tensor, targets: list[str], config, ran
 
 def add_empty_updates(updates: dict, sizes: dict, targets: tuple[str, ...], config) -> frozenset[str]:
     """An update that a block lacks is B = 0, however PEFT was told to leave it out. Returns the layers that lack one."""
-    lacking = frozenset(layer_name(config, index, target) for index in range(config.num_layers) for target in targets
-                        ) - updates.keys()
-    for layer in lacking:
-        (target,) = (target for target in targets if layer.endswith(f".{config.targets[target].path}"))
+    lacking = {}
+    for target in targets:
         d_out, d_in = config.targets[target].shape
-        updates[layer], sizes[layer] = {target: (torch.zeros(1, d_in), torch.zeros(d_out, 1))}, (1, 1.0)
-    return lacking
+        for index in range(config.num_layers):
+            if (layer := layer_name(config, index, target)) not in updates:
+                lacking[layer], sizes[layer] = {target: (torch.zeros(1, d_in), torch.zeros(d_out, 1))}, (1, 1.0)
+    updates |= lacking
+    return frozenset(lacking)
 
 
 def equalise(updates: dict, sizes: dict[str, tuple[int, float]]) -> tuple[int, float]:

@@ -95,8 +95,8 @@ def names_in_file(stored: dict[str, Tensor], family: type, source: Path) -> dict
     for name in stored:
         ours = plain_name(name, family)
         if ".lora_" in name:
-            raise ValueError(f"{source}: holds '{name}', an update that is not merged: merge it with PEFT (merge_and_unload) and "
-                             "save the model again")
+            raise ValueError(f"{source}: holds '{name}', an update that is not merged: merge it with PEFT (merge_and_unload) "
+                             "and save the model again")
         if ours in names:
             raise ValueError(f"{source}: '{names[ours]}' and '{name}' are both '{ours}' of this model, expected it once; save "
                              "the state dict of one model")
@@ -136,8 +136,8 @@ def read_base(directory: Path, model: nn.Module, seed: int) -> dict[str, Tensor]
     if fresh:
         report += f"; no classifier in the file: fresh head for {model.config.num_labels} labels, seed {seed}"
     print(report, file=sys.stderr)
-    own_name = read_json(directory / "config.json").get("_name_or_path")
-    model.known_as = tuple({short_name(name): 0 for name in (str(directory.absolute()), own_name) if isinstance(name, str) and name})
+    own_name = str(read_json(directory / "config.json").get("_name_or_path") or "")
+    model.known_as = (short_name(str(directory.absolute())), *([short_name(own_name)] if own_name else []))
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
