@@ -124,11 +124,12 @@ def other_layer(layer: str, known: Collection[str], family: type) -> str:
     return "it was trained on base weights of another kind or size: load those"
 
 
-def split_others(others: dict[str, Tensor], config, bias: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What was trained beside the updates, head and biases, and what of the base was saved along."""
+def split_others(others: dict[str, Tensor], config, bias: str, updates: dict) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What was trained beside the updates, head and biases (lora.add_lora's `bias`), and what of the base was saved along."""
     family = family_of(config)
     trained = {name: tensor for name, tensor in others.items()
-               if family.head and name.startswith(family.head) or bias != "none" and name.endswith(".bias")}
+               if family.head and name.startswith(family.head) or name.endswith(".bias")
+               and (bias == "all" or bias == "lora-only" and name.removesuffix(".bias") in updates)}
     return trained, {name: tensor for name, tensor in others.items() if name not in trained}
 
 

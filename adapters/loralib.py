@@ -42,7 +42,7 @@ def read_loralib(path: Path, config, targets: tuple[str, ...] | None) -> Adapter
         print(f"{path}: took the two updates of c_attn as those of q and v, as the authors' code has them", file=sys.stderr)
     biased = {name.removesuffix(".bias") for name in others if name.endswith(".bias") and not name.startswith(HEAD)}
     bias = "none" if not biased else "lora-only" if biased == updates.keys() else "all"
-    trained, saved_along = split_others(others, config, bias)
+    trained, saved_along = split_others(others, config, bias, updates)
     return Adapter(str(path), updates, trained, ranks.pop(), alpha=None, targets=found, bias=bias, saved_along=saved_along)
 
 

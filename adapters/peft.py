@@ -56,7 +56,7 @@ def read_peft(directory: Path, config) -> Adapter:
     if not abs(settings["alpha"] - alpha) <= 1e-6 * abs(alpha):
         raise ValueError(f"{directory}: alpha is {settings['alpha']} in its metadata, adapter_config.json comes to {alpha:g}: "
                          "save the adapter again")
-    trained, saved_along = split_others(others, config, settings["bias"])
+    trained, saved_along = split_others(others, config, settings["bias"], updates)
     return Adapter(str(directory), updates, trained, rank, targets=targets, **settings, saved_along=saved_along,
                    lacking=lacking, base_rounded=own.get("base_rounded", {}), base_name=peft.get("base_model_name_or_path"))
 
@@ -84,7 +84,8 @@ def alpha_of_layer(layer: str, rank: int, peft: dict, directory: Path) -> float:
     """The alpha with which alpha / rank is PEFT's scale of this layer."""
     expected = pattern_value(peft.get("rank_pattern"), layer, peft["r"])
     if rank != expected:
-        raise ValueError(f"{directory}: '{layer}.lora_A' has rank {rank}, expected rank {expected} by adapter_config.json")
+        raise ValueError(f"{directory}: '{layer}.lora_A' has rank {rank}, expected rank {expected} by r and "
+                         "rank_pattern of adapter_config.json: fetch both files of the adapter again")
     alpha = pattern_value(peft.get("alpha_pattern"), layer, peft["lora_alpha"])
     return alpha * rank ** 0.5 if peft.get("use_rslora") else alpha          # rsLoRA scales by alpha / sqrt(r)
 

@@ -99,15 +99,19 @@ def test_drawn_adapters_of_peft_equal_peft_or_name_the_setting(tmp_path, capsys)
             warnings.simplefilter("ignore")
             other.save_pretrained(folder)
         try:
+            other = peft.PeftModel.from_pretrained(theirs(kind), folder).eval()
+        except RuntimeError:                                                 # PEFT sorts patterns, the first to fit counts
+            refusable.append("rank_pattern")
+        try:
             ours = load_adapter(make_base(kind), folder)
         except ValueError as error:
             named = [name for name in refusable if name in str(error)]
             assert named and "\n" not in str(error), f"{number} {kind} {error} {options}"
             became[f"refused: {named[0]}"] += 1
             continue
-        other = peft.PeftModel.from_pretrained(theirs(kind), folder).eval()  # what PEFT's own file says: it sorts the patterns
         with torch.inference_mode():
             expected, found = other(input_ids=tokens(kind)).logits, ours(tokens(kind))
+        assert "rank_pattern" not in refusable, f"{number} {kind} {options}"
         difference = (found - expected).abs().max().item()
         assert difference < 1e-5, f"{number} {kind} {difference} {options}"
         assert (expected - make_base(kind)(tokens(kind))).abs().max() > 1e-3, f"{number} {kind} {options}"
