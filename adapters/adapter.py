@@ -145,4 +145,4 @@ def check_complete(updates: dict, targets: tuple[str, ...], config, source: str)
             layer = layer_name(config, index, target)
             if target not in updates.get(layer, {}):
                 raise ValueError(f"{source}: the adapter's tensors do not fit its configuration; first difference: "
-                                 f"'{layer}' has no update; save it again")
+                                 f"'{layer}' has no update: load the base that it was trained on, or the whole file")

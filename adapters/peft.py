@@ -85,7 +85,7 @@ def alpha_of_layer(layer: str, rank: int, peft: dict, directory: Path) -> float:
     expected = pattern_value(peft.get("rank_pattern"), layer, peft["r"])
     if rank != expected:
         raise ValueError(f"{directory}: '{layer}.lora_A' has rank {rank}, expected rank {expected} by r and "
-                         "rank_pattern of adapter_config.json: fetch both files of the adapter again")
+                         "rank_pattern of adapter_config.json: use the two files of one adapter, no layer with two patterns")
     alpha = pattern_value(peft.get("alpha_pattern"), layer, peft["lora_alpha"])
     return alpha * rank ** 0.5 if peft.get("use_rslora") else alpha          # rsLoRA scales by alpha / sqrt(r)
 

@@ -90,7 +90,7 @@ def check_adapter(model: nn.Module, adapter: Adapter, task: str | None) -> None:
                          "an adapter of this task")
     if labels is not None and adapter.num_labels is None:
         raise ValueError(f"{adapter.source}: holds no task head ({HEAD}out_proj.weight), and a fresh one would answer at "
-                         "random: save the adapter together with its head")
+                         "random: save the adapter together with its head (in PEFT: modules_to_save)")
     if adapter.num_labels != labels:
         raise ValueError(f"{adapter.source}: the adapter's head has {adapter.num_labels} labels, this model's {labels}: "
                          f"load the base with num_labels={adapter.num_labels}")

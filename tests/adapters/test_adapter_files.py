@@ -115,7 +115,7 @@ def test_gpt2s_q_and_v_are_one_update_of_twice_the_rank(tmp_path):
     ({"layer_replication": [[0, 2]]}, "layer_replication"), ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
     ({"modules_to_save": ["embeddings"]}, "modules_to_save of adapter_config.json names 'embeddings', which the file"),
     ({"a_new_variant": True}, "a_new_variant is True"),
-    ({"r": 4}, "expected rank 4 by adapter_config.json")])
+    ({"r": 4}, "expected rank 4 by r and rank_pattern of adapter_config.json")])
 def test_what_peft_computes_otherwise_is_refused(tmp_path, settings, message):
     peft_model("roberta", target_modules=["query", "value"]).save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
