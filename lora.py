@@ -124,7 +124,7 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]
     if not known.keys() >= set(settings.targets):
         raise ValueError(f"LoRA target qkv is GPT-2's c_attn; on a RoBERTa expected any of {' '.join(known)}")
     generator = torch.Generator().manual_seed(seed)
-    model.fingerprint = base_fingerprint(model)
+    model.fingerprints = base_fingerprints(model)
     for block in model.get_submodule(model.config.blocks):
         by_path: dict[str, dict[str, slice]] = {}
         for target in sorted(settings.targets, key=TARGETS.index):
@@ -194,16 +194,16 @@ def is_base(model: nn.Module, name: str) -> bool:
     return name in base_names(type(model), model.config)
 
 
-def base_fingerprint(model: nn.Module) -> str:
-    """A hash that tells one base from another: names and shapes of its tensors and a sample of their numbers, as they were
-    before a method or a coarser format changed them."""
-    if model.fingerprint is not None:
-        return model.fingerprint
-    digest = hashlib.sha256()
+def base_fingerprints(model: nn.Module) -> dict[str, str]:
+    """A hash that tells one base from another, of names and shapes of its tensors and a sample of their numbers, as they were
+    before a method or a coarser format changed them; and the hashes of the same base rounded to coarser formats."""
+    if model.fingerprints is not None:
+        return model.fingerprints
+    digests = {dtype: hashlib.sha256() for dtype in (torch.float32, torch.bfloat16, torch.float16)}
     for name, parameter in sorted(model.named_parameters()):
-        if is_base(model, name):
+        for dtype, digest in digests.items() if is_base(model, name) else ():
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
             if not parameter.is_meta:                                        # a meta tensor has no numbers
-                numbers = parameter.detach().flatten()
-                digest.update(numbers[::max(1, numbers.numel() // 256)].float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+                numbers = parameter.detach().flatten()[::max(1, parameter.numel() // 256)]
+                digest.update(numbers.float().to(dtype).float().cpu().contiguous().numpy().tobytes())
+    return {str(dtype).removeprefix("torch."): digest.hexdigest()[:16] for dtype, digest in digests.items()}

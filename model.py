@@ -173,11 +173,11 @@ class GPT2Block(nn.Module):
 
 class GPT2(nn.Module):
     """Decoder-only language model with a tied output head."""
-    config_class, causal, prefix, head = GPT2Config, GPT2Config.causal, "transformer.", None
+    config_class, causal, prefix, head, tied = GPT2Config, GPT2Config.causal, "transformer.", None, "lm_head"
     ignored = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|lm_head\.weight")   # in files, nothing to compute with
     required = {"activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                 "reorder_and_upcast_attn": False, "add_cross_attention": False, "tie_word_embeddings": True}
-    method, fingerprint = None, None                                         # set by what adapts the model (lora.py, methods/)
+    method, fingerprints, known_as = None, None, ()    # set by what adapts the model (lora.py, methods/), and what loads it
 
     def __init__(self, config: GPT2Config):
         super().__init__()
@@ -277,10 +277,10 @@ class ClassificationHead(nn.Module):
 
 class RobertaClassifier(nn.Module):
     """RoBERTa with a classification head."""
-    config_class, causal, prefix, head = RobertaConfig, RobertaConfig.causal, "roberta.", "classifier."
+    config_class, causal, prefix, head, tied = RobertaConfig, RobertaConfig.causal, "roberta.", "classifier.", "lm_head.decoder"
     ignored = re.compile(r"(roberta\.)?(embeddings\.position_ids|pooler\.dense\.(weight|bias))|lm_head\..*")
     required = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "classifier_dropout": None}
-    method, fingerprint = None, None                                         # as in GPT-2
+    method, fingerprints, known_as = None, None, ()                          # as in GPT-2
 
     def __init__(self, config: RobertaConfig):
         super().__init__()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from data import length_grouped_batches
 from files import cli
 from files.text import write_json
-from lora import base_fingerprint
+from lora import base_fingerprints
 from methods import apply_method, reload_trained, save_trained, start_from
 from training import processes, run_state
 from training.memory import Activations, forget_peak
@@ -186,7 +186,7 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
     saved_format = run_state.saved_format(folder) if options.resume else None
     frozen_in, why = choose_precision(settings.precision, model, settings.device, saved_format)
     hold_frozen_in(model, frozen_in)
-    config = {"seed": seed, **asdict(settings), "frozen_in": frozen_in, "base": base_fingerprint(model),
+    config = {"seed": seed, **asdict(settings), "frozen_in": frozen_in, "base": base_fingerprints(model)["float32"],
               "data": task.fingerprints}
     with contextlib.ExitStack() as held:
         if processes.is_first():

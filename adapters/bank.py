@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from adapters.adapter import HEAD, Adapter, layer_name
-from adapters.saving import alpha_for, check_base, copy_tensors, read_adapter
+from adapters.base import check_base
+from adapters.saving import alpha_for, copy_tensors, read_adapter
 from generation import generate
-from lora import base_fingerprint, lora_layers
+from lora import base_fingerprints, lora_layers
 from speed.packed import TOKENS_AT_A_TIME, pack
 
 BASE = "base"                                                                # adapter 0: no update, the base's own head
@@ -51,7 +52,7 @@ def bank_adapter_of(model: nn.Module, adapter: Adapter, alpha: float | None = No
     Raises ValueError for another base, no alpha, numbers that are not finite, a missing head, and trained biases: those
     belong to no row."""
     config, device = model.config, next(model.parameters()).device
-    check_base(adapter, base_fingerprint(model))
+    check_base(adapter, model)
     if adapter.bias != "none":
         raise ValueError(f"{adapter.source}: trains biases beside the update (bias {adapter.bias}), but rows share those of "
                          "the base: train it without")
@@ -137,7 +138,7 @@ class AdapterBank:
         4.1). The first batch with another adapter puts the old weights back, bit for bit. To be held in bf16, a base is
         best rounded after this: most updates are smaller than the steps between bf16 weights."""
         self.unmerge()
-        self.model.fingerprint = base_fingerprint(self.model)                # of the weights as they were
+        self.model.fingerprints = base_fingerprints(self.model)              # of the weights as they were
         self.merged = self[name]
         for target, (A, B) in self.merged.updates.items():
             for index, (a, b) in enumerate(zip(A, B, strict=True)):

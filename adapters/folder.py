@@ -15,7 +15,7 @@ from files.weights import read_pickle, read_safetensors, write_safetensors
 
 OWN_SECTION = "lora_from_scratch"                                            # our key in the file's metadata
 OWN_KINDS = {"targets": list, "rank": (int, type(None)), "alpha": (int, float), "init": str, "task": (str, type(None)),
-             "base_fingerprint": (str, type(None))}
+             "base_fingerprint": (str, type(None)), "base_rounded": dict}
 
 
 def read_folder(directory: str | Path) -> tuple[dict[str, Tensor], dict, dict]:

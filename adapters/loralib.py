@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adapters.adapter import HEAD, Adapter, check_complete, check_rows, height, layers_of, stacked_updates
+from adapters.adapter import HEAD, Adapter, check_complete, check_rows, height, layers_of, sort_tensors, split_others
 from files.weights import read_pickle, read_safetensors
 from lora import TARGETS
 
@@ -19,12 +19,7 @@ def read_loralib(path: Path, config, targets: tuple[str, ...] | None) -> Adapter
     """A state dict of loralib's Linear and MergedLinear layers, as `lora_state_dict` gives it and the authors publish it.
     targets: what the updates of a fused layer belong to; default q and v for two, as in the authors' code."""
     tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
-    stacked, others = stacked_updates(tensors, config, str(path))
-    biases = [name for name in others if name.endswith(".bias") and not name.startswith(HEAD)]
-    strange = sorted(name for name in others.keys() - set(biases) if not name.startswith(HEAD))
-    if strange:
-        raise ValueError(f"{path}: holds '{strange[0]}' beside LoRA matrices, biases and head: not an adapter alone, but a "
-                         "whole model; save loralib's lora_state_dict(model)")
+    stacked, others = sort_tensors(tensors, config, str(path))
     updates, layers = {}, layers_of(config)
     for layer, (A, B) in stacked.items():
         rank = B.shape[1]
@@ -45,8 +40,10 @@ def read_loralib(path: Path, config, targets: tuple[str, ...] | None) -> Adapter
     is_fused = config.targets["q"].path == config.targets["v"].path
     if is_fused and targets is None and {"q", "v"} <= set(found) and "k" not in found:
         print(f"{path}: took the two updates of c_attn as those of q and v, as the authors' code has them", file=sys.stderr)
-    bias = "none" if not biases else "lora-only" if {name.rpartition(".")[0] for name in biases} == updates.keys() else "all"
-    return Adapter(str(path), updates, others, ranks.pop(), alpha=None, targets=found, bias=bias)
+    biased = {name.removesuffix(".bias") for name in others if name.endswith(".bias") and not name.startswith(HEAD)}
+    bias = "none" if not biased else "lora-only" if biased == updates.keys() else "all"
+    trained, saved_along = split_others(others, config, bias, updates)
+    return Adapter(str(path), updates, trained, ranks.pop(), alpha=None, targets=found, bias=bias, saved_along=saved_along)
 
 
 def fused_targets(layer: str, count: int, B: Tensor, d_out: int, targets: tuple[str, ...] | None, path: Path) -> list[str]:

@@ -5,25 +5,15 @@ holds the updates' A below one another and whose B (3 d, n r) holds each B in it
 product is the same, and the way back takes it apart. An update of PEFT's on the whole of c_attn is the target "qkv" here.
 Left out: DoRA and PEFT's other variants, updates of embeddings. Shapes: r rank, d_in and d_out of a layer.
 """
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from adapters.adapter import PEFT_PREFIX, Adapter, check_complete, check_rows, layer_name, layers_of, stacked_updates
-from adapters.folder import check_dropout_and_bias, check_own, is_number, read_folder, write_folder
-
-# Settings of PEFT's LoraConfig: those that change the computation, with the values under which it is ours ...
-EXACT = {"peft_type": ("LORA",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
-         "modules_to_save": (["classifier"], ["score", "classifier"], ["classifier", "score"])}
-READ = ("r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform")
-# ... and those that do not. Any other must be empty: it may be a variant that this project does not compute.
-HARMLESS = ("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-            "target_modules", "exclude_modules", "fan_in_fan_out", "layers_pattern", "megatron_core", "eva_config",
-            "qalora_group_size", "runtime_config", "ensure_weight_tying")
-
+from adapters.adapter import PEFT_PREFIX, Adapter, check_complete, check_rows, layer_name, layers_of, sort_tensors, split_others
+from adapters.folder import check_own, read_folder, write_folder
+from adapters.peft_settings import check_named, check_peft, pattern_value
 
 # ---------------------------------------------------------------- reading
 
@@ -33,8 +23,12 @@ def read_peft(directory: Path, config) -> Adapter:
     if own.get("method", "lora") != "lora":
         raise ValueError(f"{directory}: is an adapter of method '{own['method']}', expected LoRA")
     check_peft(peft, directory / "adapter_config.json")
-    stacked, others = stacked_updates(tensors, config, str(directory))
+    stacked, others = sort_tensors(tensors, config, str(directory))
     check_own(own, directory)
+    if not own:
+        check_named(peft, stacked, others, config, directory)
+    if peft.get("enable_lora"):
+        peft, stacked = spread_groups(peft, stacked, config, directory)
     whole = [name for name, target in config.targets.items() if target.rows == slice(None)]      # all that PEFT knows
     known = tuple(map(str, own.get("targets", whole)))
     if any(target not in config.targets for target in known):
@@ -46,10 +40,12 @@ def read_peft(directory: Path, config) -> Adapter:
         check_rows(layer, B, layers[layer].shape[0], str(directory))
         updates[layer] = take_apart(layer, A, B, on_layer, config, own.get("rank"), str(directory))
         sizes[layer] = A.shape[0] // len(on_layer), alpha_of_layer(layer, A.shape[0], peft, directory) / len(on_layer)
-    targets = tuple(target for target in known if any(target in found for found in updates.values()))
-    if peft.get("layers_to_transform") is not None:
-        add_empty_updates(updates, sizes, targets, config)
-    check_complete(updates, targets if not own else known, config, str(directory))
+    if own:
+        targets, lacking = known, frozenset()
+        check_complete(updates, targets, config, str(directory))
+    else:
+        targets = tuple(target for target in known if any(target in found for found in updates.values()))
+        lacking = add_empty_updates(updates, sizes, targets, config)
     rank, alpha = equalise(updates, sizes)
     try:
         settings = {key: own[key] for key in ("alpha", "dropout", "init", "bias", "task", "base_fingerprint")} if own else {
@@ -60,48 +56,36 @@ def read_peft(directory: Path, config) -> Adapter:
     if not abs(settings["alpha"] - alpha) <= 1e-6 * abs(alpha):
         raise ValueError(f"{directory}: alpha is {settings['alpha']} in its metadata, adapter_config.json comes to {alpha:g}: "
                          "save the adapter again")
-    return Adapter(str(directory), updates, others, rank, targets=targets, **settings)
+    trained, saved_along = split_others(others, config, settings["bias"], updates)
+    return Adapter(str(directory), updates, trained, rank, targets=targets, **settings, saved_along=saved_along,
+                   lacking=lacking, base_rounded=own.get("base_rounded", {}), base_name=peft.get("base_model_name_or_path"))
 
 
-def check_peft(peft: dict, source: Path) -> None:
-    """Refuse what PEFT would compute otherwise than h = W x + scale B A x. source: the adapter_config.json."""
-    for key, value in peft.items():
-        exact = value in EXACT[key] if key in EXACT and value is not None else key in READ or key in HARMLESS or not value
-        if not exact:
-            raise ValueError(f"{source}: {key} is {value!r}, which this project does not compute; expected "
-                             f"{' or '.join(map(repr, EXACT.get(key, ('none',))))}: merge it with PEFT and load the merged "
-                             "model")
-    if "peft_type" not in peft or not all(is_above_0(peft.get(key)) for key in ("r", "lora_alpha")):
-        raise ValueError(f"{source}: no peft_type, or r or lora_alpha is no number above 0: not a LoRA adapter of PEFT's "
-                         "format")
-    for key in ("rank_pattern", "alpha_pattern"):
-        pattern = peft.get(key) or {}
-        if not isinstance(pattern, dict) or not all(map(is_above_0, pattern.values())):
-            raise ValueError(f"{source}: {key} is {str(pattern)[:60]}, expected numbers above 0 by name")
-        for name in pattern:                                                 # an expression must not take for ever
-            if len(name) > 200 or not re.fullmatch(r"[\w.\\^|()*+-]*", name) or re.search(r"\)[*+]", name) or sum(
-                    map(name.count, "*+")) > 2:
-                raise ValueError(f"{source}: '{name[:60]}' in {key} is too intricate, expected the end of a layer's name")
-    check_dropout_and_bias(peft.get("lora_dropout", 0.0), peft.get("bias", "none"), source)
-
-
-def is_above_0(value: object) -> bool:
-    return is_number(value) and value > 0
-
-
-def pattern_value(pattern: dict | None, layer: str, default: float) -> float:
-    """PEFT's rule: the first key that matches the end of the layer's name, as a regular expression."""
-    try:
-        return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", layer)), default)
-    except re.error as error:
-        raise ValueError(f"adapter_config.json: '{error.pattern}' in a pattern is no regular expression ({error})") from None
+def spread_groups(peft: dict, stacked: dict, config, directory: Path) -> tuple[dict, dict]:
+    """A MergedLinear of PEFT until 0.2 as an update of the whole layer, with the settings that fit it. enable_lora says which
+    parts of the layer's rows are updated. B (rows, R / g) is the weight of a convolution in g groups: each takes its share of
+    A's R rows, and gives its share of the updated rows."""
+    enabled, found = peft["enable_lora"], {}
+    for layer, (A, B) in stacked.items():
+        d_out, n_groups = layers_of(config)[layer].shape[0], A.shape[0] // B.shape[1]
+        part = d_out // len(enabled)
+        if (not all(type(value) is bool for value in enabled) or d_out % len(enabled) or A.shape[0] % B.shape[1]
+                or B.shape[0] != part * sum(enabled) or B.shape[0] % n_groups):
+            raise ValueError(f"{directory}: '{layer}' has A {list(A.shape)} and B {list(B.shape)}, which do not fit "
+                             f"enable_lora {str(enabled)[:60]}: fetch the adapter again")
+        whole = torch.zeros(d_out, A.shape[0])
+        whole[torch.tensor(enabled).repeat_interleave(part)] = torch.block_diag(*B.chunk(n_groups))
+        found[layer] = A, whole
+    n_enabled = sum(enabled)
+    return peft | {"r": n_enabled * peft["r"], "lora_alpha": n_enabled * peft["lora_alpha"]}, found
 
 
 def alpha_of_layer(layer: str, rank: int, peft: dict, directory: Path) -> float:
     """The alpha with which alpha / rank is PEFT's scale of this layer."""
     expected = pattern_value(peft.get("rank_pattern"), layer, peft["r"])
     if rank != expected:
-        raise ValueError(f"{directory}: '{layer}.lora_A' has rank {rank}, expected rank {expected} by adapter_config.json")
+        raise ValueError(f"{directory}: '{layer}.lora_A' has rank {rank}, expected rank {expected} by r and "
+                         "rank_pattern of adapter_config.json: use the two files of one adapter, no layer with two patterns")
     alpha = pattern_value(peft.get("alpha_pattern"), layer, peft["lora_alpha"])
     return alpha * rank ** 0.5 if peft.get("use_rslora") else alpha          # rsLoRA scales by alpha / sqrt(r)
 
@@ -127,14 +111,16 @@ def take_apart(layer: str, A: Tensor, B: Tensor, targets: list[str], config, ran
     return found
 
 
-def add_empty_updates(updates: dict, sizes: dict, targets: tuple[str, ...], config) -> None:
-    """PEFT's layers_to_transform leaves blocks out: there B = 0 says the same."""
-    for index in range(config.num_layers):
-        for target in targets:
-            layer, (d_out, d_in) = layer_name(config, index, target), config.targets[target].shape
-            if layer not in updates:
-                updates[layer] = {target: (torch.zeros(1, d_in), torch.zeros(d_out, 1))}
-                sizes[layer] = 1, 1.0
+def add_empty_updates(updates: dict, sizes: dict, targets: tuple[str, ...], config) -> frozenset[str]:
+    """An update that a block lacks is B = 0, however PEFT was told to leave it out. Returns the layers that lack one."""
+    lacking = {}
+    for target in targets:
+        d_out, d_in = config.targets[target].shape
+        for index in range(config.num_layers):
+            if (layer := layer_name(config, index, target)) not in updates:
+                lacking[layer], sizes[layer] = {target: (torch.zeros(1, d_in), torch.zeros(d_out, 1))}, (1, 1.0)
+    updates |= lacking
+    return frozenset(lacking)
 
 
 def equalise(updates: dict, sizes: dict[str, tuple[int, float]]) -> tuple[int, float]:
@@ -166,7 +152,7 @@ def write_peft(adapter: Adapter, directory: str | Path, model: nn.Module, base_n
         layer = name.rpartition(".")[0]
         tensors[PEFT_PREFIX + (f"{layer}.base_layer.bias" if layer in adapter.updates else name)] = tensor
     own = {key: getattr(adapter, key) for key in ("rank", "alpha", "dropout", "init", "bias", "task", "base_fingerprint",
-                                                  "num_labels")}
+                                                  "base_rounded", "num_labels")}
     write_folder(directory, tensors, peft_config(adapter, model, base_name),
                  own | {"method": "lora", "targets": list(adapter.targets)})
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from adapters.adapter import HEAD, Adapter
+from adapters.base import check_base, own_base
 from adapters.loralib import read_loralib
 from adapters.peft import read_peft, write_peft
-from lora import add_lora, base_fingerprint, lora_layers, lora_settings, trains
+from lora import add_lora, lora_layers, lora_settings, trains
 
 
 def save_adapter(model: nn.Module, directory: str | Path, base_name: str = "", task: str = "") -> None:
@@ -33,7 +34,7 @@ def adapter_of(model: nn.Module, task: str = "") -> Adapter:
               if ".lora_" not in name and trains(model, name)}               # the head; biases where the setting says so
     settings = lora_settings(model)
     return Adapter("the model", updates, others, settings.rank, settings.alpha, settings.targets, settings.dropout,
-                   settings.init, settings.bias, task, model.fingerprint)
+                   settings.init, settings.bias, task, **own_base(model))
 
 
 def load_adapter(model: nn.Module, directory: str | Path, alpha: float | None = None, task: str | None = None,
@@ -83,28 +84,23 @@ def alpha_for(adapter: Adapter, given: float | None) -> float:
 def check_adapter(model: nn.Module, adapter: Adapter, task: str | None) -> None:
     """Refuse an adapter of another base, another task or another number of labels, as far as the file tells."""
     labels = getattr(model.config, "num_labels", None)
-    check_base(adapter, base_fingerprint(model))
+    check_base(adapter, model)
     if task is not None and adapter.task not in (None, "", task):
         raise ValueError(f"{adapter.source}: the adapter was trained for task '{adapter.task}', expected '{task}': choose "
                          "an adapter of this task")
     if labels is not None and adapter.num_labels is None:
         raise ValueError(f"{adapter.source}: holds no task head ({HEAD}out_proj.weight), and a fresh one would answer at "
-                         "random: save the adapter together with its head")
+                         "random: save the adapter together with its head (in PEFT: modules_to_save)")
     if adapter.num_labels != labels:
         raise ValueError(f"{adapter.source}: the adapter's head has {adapter.num_labels} labels, this model's {labels}: "
                          f"load the base with num_labels={adapter.num_labels}")
 
 
-def check_base(adapter: Adapter, fingerprint: str) -> None:
-    """Raises ValueError if the adapter names another base; files of other programs name none."""
-    if adapter.base_fingerprint not in (None, fingerprint):
-        raise ValueError(f"{adapter.source}: the adapter was trained on base {adapter.base_fingerprint}, this model is "
-                         f"{fingerprint}: load the weights that it was trained on")
-
-
 def copy_adapter(model: nn.Module, adapter: Adapter) -> None:
     """Copy an adapter into a model that has LoRA with the same targets, rank and trained biases."""
-    wanted, found = {name: tensor for name, tensor in model.named_parameters() if trains(model, name)}, dict(adapter.others)
+    kept = {f"{layer}.bias" for layer in adapter.lacking} if adapter.bias == "lora-only" else set()      # as the base has them
+    wanted = {name: tensor for name, tensor in model.named_parameters() if trains(model, name) and name not in kept}
+    found = dict(adapter.others)
     for name, updates in adapter.updates.items():
         for target, (A, B) in updates.items():
             found |= {f"{name}.lora_A.{target}": A, f"{name}.lora_B.{target}": B}

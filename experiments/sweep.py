@@ -38,7 +38,7 @@ from experiments.kept_runs import finished, from_folders, is_single
 from experiments.tables import plan_tables, primary_score
 from files import cli
 from files.text import read_json, write_json
-from lora import base_fingerprint
+from lora import base_fingerprints
 from model import load_pretrained
 from toy import world
 
@@ -260,7 +260,7 @@ def make_bases(plans: list[dict], out: str = "runs/bases") -> None:
 
 def fingerprint_of(model: str) -> str | None:
     """Of a model folder on this machine; None for a model that is fetched by name, which stays what it is."""
-    return base_fingerprint(load_pretrained(model)) if Path(model).is_dir() else None
+    return base_fingerprints(load_pretrained(model))["float32"] if Path(model).is_dir() else None
 
 
 def refuse_runs_on_another_base(plans: list[dict], out_dir: Path) -> None:

@@ -2,9 +2,11 @@
 
 model.py builds the model; here stands what can be wrong with the files. A family of models says of itself, in attributes of
 its class, what this needs to know: config_class, prefix (of its tensors' names), head (the prefix of the task head's, or
-None), ignored (names that nothing is computed with) and required (settings under which it computes what the files mean).
+None), tied (the layer whose weight may stand for the token embedding, the first of its tensors), ignored (names that nothing
+is computed with) and required (settings under which it computes what the files mean).
 Left out: reading the bytes (weights.py), and names that must be downloaded (download.py).
 """
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -76,25 +78,58 @@ def check_config(config, source: Path) -> None:
 
 # ---------------------------------------------------------------- tensors
 
+# What programs put between the parts of a name: DDP, torch.compile, FSDP, PEFT, and a module that holds the model.
+WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_model", "base_layer", "model"}
+FORMER_NAMES = {"gamma": "weight", "beta": "bias"}                           # LayerNorm's, as in TensorFlow
+
+
+def plain_name(name: str, family: type) -> str:
+    """A tensor's name in our model, by its name in any file: without wrappers, wherever they stand, and with the prefix that a
+    file of the bare model leaves out."""
+    *parents, last = name.split(".")
+    name = ".".join([*(part for part in parents if part not in WRAPPERS), FORMER_NAMES.get(last, last)])
+    return name if name.startswith((family.prefix, family.head or family.prefix, "lm_head.")) else family.prefix + name
+
+
+def names_in_file(stored: dict[str, Tensor], family: type, source: Path) -> dict[str, str]:
+    """Our name of each tensor of a file -> the file's. Raises ValueError for LoRA matrices, and two tensors of one name."""
+    names: dict[str, str] = {}
+    for name in stored:
+        ours = plain_name(name, family)
+        if ".lora_" in name:
+            raise ValueError(f"{source}: holds '{name}', an update that is not merged: merge it with PEFT (merge_and_unload) "
+                             "and save the model again")
+        if ours in names:
+            raise ValueError(f"{source}: '{names[ours]}' and '{name}' are both '{ours}' of this model, expected it once; save "
+                             "the state dict of one model")
+        names[ours] = name
+    return names
+
+
+def short_name(path: str) -> str:
+    """gpt2: of openai-community/gpt2, of a folder's path, and of the hub cache's models--openai-community--gpt2/..."""
+    in_cache = re.search(r"models--([^/\\]+)", path)
+    return re.split(r"--" if in_cache else r"[/\\]", in_cache[1] if in_cache else path.rstrip("/\\"))[-1].lower()
+
+
 def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Sequence[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a folder's weight file as fp32, under the names of `model`; a line on stderr says what was read. A head
-    that the file lacks, or that has not these classes (head.py), starts fresh from `seed`. Raises ValueError for what does not
-    fit the model exactly."""
+    that the file lacks, or that has not these classes (head.py), starts fresh from `seed`. model.known_as becomes the folder's name, and config.json's where it has one.
+    Raises ValueError for what does not fit the model exactly."""
     stored, file_name = read_weights(directory)
     source = directory / file_name
-    names = {name: name if name.startswith((model.prefix, model.head or model.prefix)) else model.prefix + name
-             for name in stored if not model.ignored.fullmatch(name)}
-    if len(set(names.values())) < len(names):
-        raise ValueError(f"{source}: holds tensors both with and without the prefix '{model.prefix}'")
-    tensors = {names[name]: stored[name] for name in names}
-    token_embedding = tensors.get("transformer.wte.weight")
-    if model.head is None and "lm_head.weight" in stored and (token_embedding is None or not torch.equal(
-            stored["lm_head.weight"], token_embedding)):
-        raise ValueError(f"{source}: lm_head.weight differs from the token embedding; only tied heads load")
+    names = names_in_file(stored, type(model), source)
+    embedding, output = next(iter(model.state_dict())), f"{model.tied}.weight"
+    if embedding not in names and output in names:
+        names[embedding] = names.pop(output)
+    elif model.head is None and output in names and not torch.equal(stored[names[output]], stored[names[embedding]]):
+        raise ValueError(f"{source}: '{names[output]}' differs from the token embedding; only tied heads load")
+    names = {ours: name for ours, name in names.items() if not model.ignored.fullmatch(ours)}
+    tensors = {ours: stored[name] for ours, name in names.items()}
     of_head = fit_head(tensors, model.head, classes, directory) if model.head else ""
     fresh = model.head is not None and not any(name.startswith(model.head) for name in tensors)
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not (fresh and name.startswith(model.head))}
-    check_names(tensors, wanted, source)
+    check_names(tensors, wanted, names, source)
     check_finite(tensors, source)
     stored_as = "/".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
     if fresh:
@@ -106,12 +141,14 @@ def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Seque
     else:
         report += of_head
     print(report, file=sys.stderr)
+    own_name = str(read_json(directory / "config.json").get("_name_or_path") or "")
+    model.known_as = (short_name(str(directory.absolute())), *([short_name(own_name)] if own_name else []))
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def check_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], source: Path) -> None:
-    """Raises ValueError that names the first tensor that is missing, unexpected, misshapen or no number."""
-    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+def check_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], names: dict[str, str], source: Path) -> None:
+    """Raises ValueError that names the first tensor that is missing, unexpected, misshapen or no number; names: in the file."""
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(map(names.get, tensors.keys() - wanted.keys()))
     if missing or unexpected:
         found = [f"{len(names)} {word} (first: '{names[0]}')" for word, names in
                  (("tensors missing", missing), ("unexpected", unexpected)) if names]
@@ -119,10 +156,10 @@ def check_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], source: P
                          "config.json describes: use the weights and the config of one model")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
-            raise ValueError(f"{source}: tensor '{name}' has shape {list(tensor.shape)}, config.json asks for "
+            raise ValueError(f"{source}: tensor '{names[name]}' has shape {list(tensor.shape)}, config.json asks for "
                              f"{list(wanted[name].shape)}: use the weights and the config of one model")
         if tensor.dtype not in FLOATS:
-            raise ValueError(f"{source}: tensor '{name}' is {tensor.dtype}, expected fp32, fp16 or bf16 weights")
+            raise ValueError(f"{source}: tensor '{names[name]}' is {tensor.dtype}, expected fp32, fp16 or bf16 weights")
 
 
 def fresh_head(model: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from files.writing import locked
 MODELS = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/gpt2-medium",
           "gpt2-large": "openai-community/gpt2-large", "gpt2-xl": "openai-community/gpt2-xl",
           "roberta-base": "FacebookAI/roberta-base", "roberta-large": "FacebookAI/roberta-large"}
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 GLUE_SERVER = "https://dl.fbaipublicfiles.com/glue/data"
 GLUE_ZIPS = {                                                                # folder: (archive, its sha256)

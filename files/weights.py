@@ -1,8 +1,8 @@
 """Weights, from anywhere: checked before a number of them is used, written whole or not at all.
 
     model.safetensors          mapped into memory: an fp32 file costs no copy, and processes share its pages
-    ...index.json              the same in several files, none of them outside the folder
     pytorch_model.bin, .pt     pickles, opened with weights_only=True: nothing in them is run
+    ...index.json              either in several files, none of them outside the folder
 
 A file that is cut off, claims more than it holds, has overlaps or gaps, or holds NaN is an error that names file and tensor.
 Left out: where a model's folder is (published.py), what the tensors mean (model.py).
@@ -10,6 +10,7 @@ Left out: where a model's folder is (published.py), what the tensors mean (model
 import json
 import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -133,21 +134,38 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(directory: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a model directory and the name of the file they came from."""
-    if (directory / "model.safetensors").exists():
-        return read_safetensors(directory / "model.safetensors"), "model.safetensors"
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(f, str) and f == Path(f).name and f.endswith(".safetensors")
-                                                       for f in weight_map.values()):
-            raise ValueError(f"{index}: expected a weight_map from tensor names to .safetensors files of this folder")
-        shards = {shard: read_safetensors(directory / shard) for shard in sorted(set(weight_map.values()))}
-        for name, shard in weight_map.items():
-            if name not in shards[shard]:
-                raise ValueError(f"{index}: puts '{name}' into {shard}, which does not hold it; fetch both again")
-        return {name: shards[shard][name] for name, shard in weight_map.items()}, f"{len(shards)} safetensors shards"
-    if (directory / "pytorch_model.bin").exists():
-        return read_pickle(directory / "pytorch_model.bin"), "pytorch_model.bin"
-    raise FileNotFoundError(f"{directory}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin; put "
-                            "the weights of the Hugging Face model there")
+    """The tensors of a model directory and the name of the file they came from, or the number of its shards.
+    Raises FileNotFoundError where there are none, ValueError for files that are not what they should be."""
+    for file, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
+        if (directory / file).exists():
+            return read(directory / file), file
+        index = directory / f"{file}.index.json"
+        if index.exists():
+            suffix = Path(file).suffix
+            shards = shard_names(index, suffix)
+            return read_shards(index, shards, read), f"{len(set(shards.values()))} {suffix[1:]} shards"
+    raise FileNotFoundError(f"{directory}: no model.safetensors or pytorch_model.bin, nor an index of their shards "
+                            "(...index.json); put the weights of the Hugging Face model there")
+
+
+def shard_names(index: Path, suffix: str) -> dict[str, str]:
+    """The shard of each tensor by an index. Raises ValueError for one that leads out of the folder."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) and file == Path(file).name and file.endswith(suffix)
+                                                   for file in weight_map.values()):
+        raise ValueError(f"{index}: expected a weight_map from tensor names to {suffix} files of this folder")
+    return weight_map
+
+
+def read_shards(index: Path, weight_map: dict[str, str], read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all shards together. Raises FileNotFoundError for a shard that is missing, ValueError for one without a
+    tensor that the index puts there."""
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if not (index.parent / shard).is_file():
+            raise FileNotFoundError(f"{index}: names {shard}, which is missing; put it there")
+        tensors |= {name: tensor for name, tensor in read(index.parent / shard).items() if weight_map.get(name, shard) == shard}
+    for name, shard in weight_map.items():
+        if name not in tensors:
+            raise ValueError(f"{index}: puts '{name}' into {shard}, which does not hold it; fetch both again")
+    return tensors

@@ -33,7 +33,7 @@ def apply_method(model: nn.Module, method: str, rank: int = 8, alpha: float = 8.
         raise ValueError(f"rank is {rank}; expected a whole number from 1")
     if model.method is not None:
         raise RuntimeError("the model has a method already: load the base again to start another")
-    model.fingerprint = lora.base_fingerprint(model)
+    model.fingerprints = lora.base_fingerprints(model)
     if method in ADDERS:
         ADDERS[method](model, rank, torch.Generator().manual_seed(seed))
     model.method = method

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from adapters.adapter import Adapter
+from adapters.base import check_base, own_base
 from adapters.folder import check_own, read_folder, write_folder
-from adapters.saving import check_adapter, check_base, copy_adapter, copy_tensors, put_adapter, read_adapter, save_adapter
+from adapters.saving import check_adapter, copy_adapter, copy_tensors, put_adapter, read_adapter, save_adapter
 from files.weights import check_finite
 from lora import TARGETS, lora_settings
 from methods.apply import METHODS, WITH_RANK, apply_method, is_of_head, rank_of, trained_parameters
@@ -20,7 +21,7 @@ def save_trained(model: nn.Module, directory: str | Path, base_name: str, task: 
     if model.method == "lora":
         save_adapter(model, directory, base_name, task)
         return
-    own = {"method": model.method, "rank": rank_of(model), "task": task, "base_fingerprint": model.fingerprint,
+    own = {"method": model.method, "rank": rank_of(model), "task": task, **own_base(model),
            "num_labels": getattr(model.config, "num_labels", None)}
     write_folder(directory, trained_parameters(model), {"base_model_name_or_path": str(base_name), "method": model.method},
                  own)
@@ -56,7 +57,7 @@ def read_trained(path: str | Path, config) -> tuple[Adapter, str]:
     check_own(own, path)
     check_finite(tensors, path, "save the adapter again, from a run that did not diverge")
     return Adapter(str(path), {}, tensors, own.get("rank") or 1, None, (), task=own.get("task"),
-                   base_fingerprint=own.get("base_fingerprint")), method
+                   base_fingerprint=own.get("base_fingerprint"), base_rounded=own.get("base_rounded", {})), method
 
 
 def start_from(model: nn.Module, path: str | Path) -> str:
@@ -70,7 +71,7 @@ def start_from(model: nn.Module, path: str | Path) -> str:
     if method != model.method:
         raise ValueError(f"{path}: is an adapter of method '{method}', this run trains '{model.method}'; start it from one of "
                          "its own")
-    check_base(adapter, model.fingerprint)
+    check_base(adapter, model)
     ours = {"rank": rank_of(model)} if method != "lora" else {
         name: getattr(lora_settings(model), name) for name in ("rank", "alpha", "targets", "bias")}
     for name, value in ours.items():

@@ -203,7 +203,7 @@ def rewrite(path, change):
 
 WRONG_TENSORS = {
     "missing": (lambda t: t.pop("transformer.h.1.ln_2.bias"), r"1 tensors missing \(first: 'transformer.h.1.ln_2.bias'\)"),
-    "unexpected": (lambda t: t.update(extra=torch.ones(2)), r"1 unexpected \(first: 'transformer.extra'\)"),
+    "unexpected": (lambda t: t.update(extra=torch.ones(2)), r"1 unexpected \(first: 'extra'\)"),
     "shape": (lambda t: t.update({"transformer.wpe.weight": torch.ones(39, 36)}), r"shape \[39, 36\].*\[40, 36\]"),
     "dtype": (lambda t: t.update({"transformer.wpe.weight": torch.ones(40, 36).int()}), "torch.int32"),
 }

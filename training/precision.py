@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from files.text import read_json
-from lora import base_fingerprint, is_base
+from lora import base_fingerprints, is_base
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEAST_WIDTH = 256
@@ -78,7 +78,7 @@ def hold_frozen_in(model: nn.Module, precision: str) -> None:
 
     What was loaded is a view of the mapped file, which stays in memory as long as one view lives: what stays fp32 is copied.
     """
-    model.fingerprint = base_fingerprint(model)                              # of the numbers before they are rounded
+    model.fingerprints = base_fingerprints(model)                            # of the numbers before they are rounded
     for name, parameter in model.named_parameters():
         if is_base(model, name) and not parameter.requires_grad:
             parameter.data = parameter.data.to(FORMATS[precision])

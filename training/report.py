@@ -3,7 +3,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from lora import base_fingerprint
+from lora import base_fingerprints
 from methods import parameter_counts
 from training.memory import bytes_of, peak_bytes
 from training.recipes import Recipe
@@ -19,7 +19,8 @@ def run_metrics(trainer, frozen_in: str) -> dict:
         f"the {'highest' if task.higher_is_better else 'lowest'} {task.main_metric} on the development set, "
         "the earlier of equals")
     return {"task": settings.task, "model": settings.model, "method": settings.method, "seed": trainer.seed,
-            "recipe": settings.source, "base_fingerprint": base_fingerprint(model), "data_fingerprints": task.fingerprints,
+            "recipe": settings.source, "base_fingerprint": base_fingerprints(model)["float32"],
+            "data_fingerprints": task.fingerprints,
             "scores": {name: value for name, value in chosen.items() if name not in ("epoch", "step")},
             "epochs": progress.epochs, "chosen_epoch": progress.chosen_epoch, "chosen_by": rule,
             "trainable_parameters": counts["trainable"], "head_parameters": counts["head"],

@@ -10,7 +10,7 @@ from data import GLUE_TASKS, fetch_task, load_tokenizer
 from files.pretrained import read_config
 from files.published import fetch_model
 from files.text import write_json
-from lora import base_fingerprint
+from lora import base_fingerprints
 from methods import load_trained
 from model import FAMILIES, load_pretrained
 from training.options import Settings, resolve
@@ -34,7 +34,7 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, 
 def evaluate_adapter(options: argparse.Namespace) -> None:
     """Score the base or a saved adapter of any method on the development set and, for E2E, on the decoded test set."""
     model, task, settings, _ = prepare(options, seed=0)
-    fingerprint, source, format_of_adapter = base_fingerprint(model), "the-base", None
+    fingerprint, source, format_of_adapter = base_fingerprints(model)["float32"], "the-base", None
     if options.adapter:
         alpha = options.alpha or alpha_for_file(options.adapter, model.config, options.task, options.recipe)
         load_trained(model, options.adapter, alpha, options.task)

@@ -9,6 +9,7 @@ import export
 import lora as L
 import model as M
 from adapters import bank as K
+from adapters import base as B
 from adapters.saving import adapter_of, read_adapter, save_adapter
 from files import weights as W
 from generation import Settings, generate, n_best
@@ -292,8 +293,9 @@ def test_memory_grows_by_the_adapters_alone(kind):
 def test_reading_an_adapter_builds_no_base_and_fingerprints_it_once(kind, tmp_path, monkeypatch):
     save_adapter(make_adapted(kind, "three"), tmp_path)
     bank, taken = K.AdapterBank(make_base(kind)), []
-    L.base_fingerprint(bank.model)                                           # is_base builds a model without memory, once
-    monkeypatch.setattr(K, "base_fingerprint", lambda model: taken.append(model) or L.base_fingerprint(model))
+    L.base_fingerprints(bank.model)                                          # is_base builds a model without memory, once
+    monkeypatch.setattr(B, "base_fingerprints",
+                        lambda model: taken.append(model) or L.base_fingerprints(model))
     monkeypatch.setattr(type(bank.model), "__init__", lambda *_: pytest.fail("built a second base"))
     bank.add("three", tmp_path)
     assert taken == [bank.model]

@@ -319,7 +319,8 @@ def test_what_was_saved_loads_onto_the_base_and_comes_back(tmp_path, kind, metho
         B.reload_trained(model, tmp_path)
         assert torch.equal(loaded(x, mask), model(x, mask))
     _, _, own = read_folder(tmp_path)
-    assert (own["method"], own["base_fingerprint"], own["task"]) == (method, L.base_fingerprint(make_base(kind)), "mrpc")
+    assert (own["method"], own["task"]) == (method, "mrpc")
+    assert own["base_fingerprint"] == L.base_fingerprints(make_base(kind))["float32"]
     with pytest.raises(ValueError, match="trained for task 'mrpc', expected 'rte'"):
         B.load_trained(make_base(kind), tmp_path, task="rte")
     with pytest.raises(ValueError, match="trained on base"):
