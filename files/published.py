@@ -18,6 +18,7 @@ from pathlib import Path
 
 from files.cache import cache_dir
 from files.download import download
+from files.glue_forms import find_form
 from files.writing import locked
 
 MODELS = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/gpt2-medium",
@@ -99,12 +100,14 @@ def missing_model_files(directory: Path) -> list[str]:
 # ---------------------------------------------------------------- tasks
 
 def require_file(path: Path, task: str) -> Path:
-    """The path. Raises FileNotFoundError if there is no file, with what to do."""
-    if not path.is_file():
+    """The path, or that of a GLUE split in another form (glue_forms.py). Raises FileNotFoundError if there is no file, with
+    what to do."""
+    found = find_form(path) if path.suffix == ".tsv" else path if path.is_file() else None
+    if found is None:
         raise FileNotFoundError(f"{path} is missing: put the file there" + (
             ", from the challenge's release, which is not downloaded" if path.suffix == ".csv" else
             f", or move away what there is of {path.parent} and fetch it whole with `python data.py {task}`"))
-    return path
+    return found
 
 
 def fetch_data(task: str, files: Sequence[Path], data_dir: str | Path | None = None) -> Path:
