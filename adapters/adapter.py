@@ -91,7 +91,8 @@ def stacked_updates(tensors: dict[str, Tensor], config, source: str
                              f"{f'[rank, {d_in}]' if letter == 'lora_A' else 'two dimensions, none of them 0'}")
         stacked[layer] = (renamed[f"{layer}.lora_A"].float(), renamed[f"{layer}.lora_B"].float())
     if not stacked:
-        raise ValueError(f"{source}: holds no LoRA matrices (names ending in lora_A and lora_B)")
+        raise ValueError(f"{source}: holds no LoRA matrices (names ending in lora_A and lora_B), but {len(tensors)} tensors "
+                         f"such as {', '.join(map(repr, sorted(tensors)[:3])) or 'none'}")
     return dict(sorted(stacked.items())), others
 
 

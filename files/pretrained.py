@@ -5,6 +5,7 @@ its class, what this needs to know: config_class, prefix (of its tensors' names)
 None), ignored (names that nothing is computed with) and required (settings under which it computes what the files mean).
 Left out: reading the bytes (weights.py), and names that must be downloaded (download.py).
 """
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -110,13 +111,21 @@ def check_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], source: P
         found = [f"{len(names)} {word} (first: '{names[0]}')" for word, names in
                  (("tensors missing", missing), ("unexpected", unexpected)) if names]
         raise ValueError(f"{source}: {' and '.join(found)}; expected the {len(wanted)} tensors of the model that "
-                         "config.json describes: use the weights and the config of one model")
+                         f"config.json describes{depth_advice([*missing, *unexpected], wanted)}")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise ValueError(f"{source}: tensor '{name}' has shape {list(tensor.shape)}, config.json asks for "
                              f"{list(wanted[name].shape)}: use the weights and the config of one model")
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{source}: tensor '{name}' is {tensor.dtype}, expected fp32, fp16 or bf16 weights")
+
+
+def depth_advice(names: list[str], wanted: dict[str, Tensor]) -> str:
+    """What to do about tensors of these names, too few or too many: if only the number of blocks differs, the config is another
+    model's."""
+    of_blocks = {re.sub(r"\d+", "0", name) for name in wanted if re.search(r"\.\d+\.", name)}
+    return (": use the weights and the config of one model" if {re.sub(r"\d+", "0", name) for name in names} <= of_blocks else
+            ": these are weights of another kind of model, or a part of them")
 
 
 def fresh_head(model: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from files.cache import cache_dir
 from files.download import download
 from files.glue_forms import find_form
-from files.writing import locked
+from files.writing import locked, room_advice
 
 MODELS = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/gpt2-medium",
           "gpt2-large": "openai-community/gpt2-large", "gpt2-xl": "openai-community/gpt2-xl",
@@ -174,7 +174,7 @@ def extract(archive: Path, folder: str, files: Sequence[str]) -> None:
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ValueError, KeyError, RuntimeError, EOFError,
             OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):           # a full disk, not the archive
-            raise OSError(f"{archive.parent}: {error.strerror}; make room and run again") from None
+            raise OSError(f"{archive.parent}: {error.strerror}{room_advice(error)}") from None
         raise ValueError(f"{archive}: not the archive of {folder} ({error}); delete it and fetch it again") from None
 
 

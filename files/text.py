@@ -39,16 +39,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}, line {number}: byte {line[error.start]:#04x} at column {error.start + 1} is "
-                                 "not UTF-8; convert the file to UTF-8 or fetch it again") from None
+                                 "not UTF-8; save the file as UTF-8 or put the original in its place") from None
             if "\0" in text:
-                raise ValueError(f"{path}, line {number}: holds a NUL character, expected text; fetch the file again")
+                raise ValueError(f"{path}, line {number}: holds a NUL character, expected text; put the original in its place")
             yield number, text.removesuffix("\n").removesuffix("\r")
     if number == 0:
-        raise ValueError(f"{path}: the file is empty; fetch it again")
+        raise ValueError(f"{path}: the file is empty; put the original in its place")
 
 
 def no_rows(path: Path) -> ValueError:
-    return ValueError(f"{path}: found a header and no rows; fetch the file again")
+    return ValueError(f"{path}: found a header and no rows; put the whole file in its place")
 
 
 def read_tsv(path: Path, columns: Sequence[str] = ()) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -64,7 +64,7 @@ def read_tsv(path: Path, columns: Sequence[str] = ()) -> tuple[list[str], Iterat
             cells = line.split("\t")
             if len(cells) != len(columns):
                 raise ValueError(f"{path}, line {number}: found {len(cells)} fields in {shorten(line)}, expected "
-                                 f"{len(columns)} between tabs ({', '.join(columns)}); mend the line or fetch the file again")
+                                 f"{len(columns)} between tabs ({', '.join(columns)}); mend the line")
             yield number, cells
         if number == 0:
             raise no_rows(path)
@@ -109,7 +109,7 @@ def read_json(path: Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); mend it or put the original in its place") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a JSON {type(content).__name__}, expected an object")
+        raise ValueError(f"{path}: holds a JSON {type(content).__name__}, expected an object; put the original in its place")
     return content
 
 
