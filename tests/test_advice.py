@@ -1021,11 +1021,11 @@ def page() -> str:
                       f"{'' if where == 'this file' else where} |" for file, words, where in sorted(rows))
     return f"""# Messages that say what to do
 
-Each piece of advice in an error message of the core, by the file that it comes from and its words, what is filled in left as it
-stands in the source. [tests/test_advice.py](../tests/test_advice.py) makes the fault, follows the advice, and finds it mended;
-where the test of another file makes the fault, and nothing follows the advice, it is named. ([When something breaks](faults.md))
+Which error messages tell what to do, and where the telling is tested. ([README](../README.md))
 
-    python -m tests.test_advice > docs/messages.md
+By the file that a message comes from and its words; what is filled in stands as in the source.
+[tests/test_advice.py](../tests/test_advice.py) makes each fault, follows the advice and finds it mended; where another test
+makes it, and nothing follows the advice, that is named. Run as a module, that file writes this page.
 
 | file | what it says to do | made elsewhere |
 |---|---|---|
