@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from files import cli
+from files.glue_forms import HIDDEN, read_table
 from files.published import fetch_command, fetch_data, require_file
-from files.text import read_csv, read_lines, read_tsv, shorten
+from files.text import read_csv, read_lines, shorten
 from files.tokenizer import Tokenizer, load_tokenizer  # noqa: F401, load_tokenizer is found here, too
 
 
@@ -116,38 +117,38 @@ class PairExample:
     label: int | float | None
 
 
-def glue_label(glue: GlueTask, cell: str, where: str) -> int | float:
-    """The class id or score that a cell of the label column stands for."""
+def glue_label(glue: GlueTask, cell: str, where: str, numbered: bool) -> int | float:
+    """The class id or score that a cell of the label column stands for; a class by its name or, if `numbered`, its id."""
     if glue.labels is None:
         with suppress(ValueError):
             if 0 <= float(cell) <= 5:                                        # false for NaN, too
                 return float(cell)
         raise ValueError(f"{where}: found score {shorten(cell)}, expected a number from 0 to 5")
-    cells = glue.labels if glue.spelled_out else tuple(map(str, range(len(glue.labels))))
-    if cell not in cells:
-        meaning = "" if glue.spelled_out else f" ({', '.join(glue.labels)})"
+    cells = tuple(map(str, range(len(glue.labels)))) if numbered else glue.labels
+    if cell not in (*cells, *glue.labels):
+        meaning = f" ({', '.join(glue.labels)})" if numbered else ""
         raise ValueError(f"{where}: found label {shorten(cell)}, expected one of {', '.join(cells)}{meaning}")
-    return cells.index(cell)
+    return (cells if cell in cells else glue.labels).index(cell)
 
 
 def read_glue(task: str, split: str, data_dir: str | Path) -> list[PairExample]:
-    """Every row of data_dir/glue/FOLDER/SPLIT.tsv, as GLUE publishes it. Raises ValueError with file and line.
-    Columns are found by their names, so that files with more of them are read alike. Text is kept as it stands, quotation marks
-    and all. A test split may have no label column or empty cells there: its label is None."""
+    """Every row of data_dir/glue/FOLDER/SPLIT.tsv, as GLUE publishes it, or as the Hub has it (files/glue_forms.py). Raises
+    ValueError with file and line. Columns are found by their names, so that files with more of them are read alike. Text is
+    kept as it stands, quotation marks and all. A test split may have no labels, empty cells or -1 there: its label is None."""
     if task not in GLUE_TASKS:
         raise ValueError(f"found task '{task}', expected one of {', '.join(GLUE_TASKS)}")
     glue, path, is_test = GLUE_TASKS[task], split_file(task, split, data_dir), split.startswith("test")
-    columns, rows = read_tsv(path, () if is_test else glue.bare_columns)
+    columns, rows = read_table(path, glue.texts, glue.label, () if is_test else glue.bare_columns)
     for name in (*glue.texts, glue.label):
         if columns.count(name) != 1 and not (name == glue.label and is_test and name not in columns):
             raise ValueError(f"{path}, line 1: found the columns {shorten(', '.join(columns))}, expected one "
                              f"'{name}' among them; is this GLUE's {glue.folder}/{split}.tsv?")
-    examples = []
+    examples, numbered = [], not (glue.spelled_out and "index" in columns)   # GLUE's own files do not number these
     for number, cells in rows:
         row = dict(zip(columns, cells, strict=True))
         text, *pair = [row[name] for name in glue.texts]
         cell = row.get(glue.label, "")
-        label = glue_label(glue, cell, f"{path}, line {number}") if cell or not is_test else None
+        label = None if is_test and cell in HIDDEN else glue_label(glue, cell, f"{path}, line {number}", numbered)
         examples.append(PairExample(text, pair[0] if pair else None, label))
     return examples
 

@@ -113,7 +113,8 @@ def sort_tensors(tensors: dict[str, Tensor], config, source: str
         if f"{layer}.lora_A" in renamed:
             stacked[layer] = (renamed[f"{layer}.lora_A"].float(), renamed[f"{layer}.lora_B"].float())
     if not stacked:
-        raise ValueError(f"{source}: holds no LoRA matrices (names ending in lora_A and lora_B)")
+        raise ValueError(f"{source}: holds no LoRA matrices (names ending in lora_A and lora_B), but {len(tensors)} tensors "
+                         f"such as {', '.join(map(repr, sorted(tensors)[:3])) or 'none'}")
     return dict(sorted(stacked.items())), others
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from adapters.bank import BASE, AdapterBank
 from data import GLUE_TASKS
-from files.text import shorten, unique_keys
+from files.text import check_encoding, shorten, unique_keys
 from files.tokenizer import Tokenizer
 from generation.e2e import e2e_prompt
 
@@ -50,9 +50,10 @@ class RequestReader:
         return task
 
     def read(self, line: bytes) -> Request:
-        """The request on a line. Raises ValueError with what is wrong with it."""
+        """The request on a line, a byte-order mark before it dropped. Raises ValueError with what is wrong with it."""
+        check_encoding(line, "the text")
         try:
-            content = json.loads(line.decode("utf-8"), object_pairs_hook=unique_keys)
+            content = json.loads(line.decode("utf-8-sig"), object_pairs_hook=unique_keys)
             as_json(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"not JSON in UTF-8 ({error})") from None

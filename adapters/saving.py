@@ -93,7 +93,8 @@ def check_adapter(model: nn.Module, adapter: Adapter, task: str | None) -> None:
                          "random: save the adapter together with its head (in PEFT: modules_to_save)")
     if adapter.num_labels != labels:
         raise ValueError(f"{adapter.source}: the adapter's head has {adapter.num_labels} labels, this model's {labels}: "
-                         f"load the base with num_labels={adapter.num_labels}")
+                         f"use it for a task with {adapter.num_labels}; in Python, load the base with num_labels="
+                         f"{adapter.num_labels}")
 
 
 def copy_adapter(model: nn.Module, adapter: Adapter) -> None:

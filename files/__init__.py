@@ -2,8 +2,9 @@
 
     text.py         lines, tables, JSON                   published.py    models and tasks: from a name to a folder
     weights.py      safetensors, pickles, index files     download.py     one file over HTTP, resumed and checked
-    tokenizer.py    byte-level BPE                        cache.py        what is computed once and kept
-    writing.py      whole or not at all; locks            cli.py          one error style for all commands
+    glue_forms.py   GLUE's tables and the Hub's           cache.py        what is computed once and kept
+    tokenizer.py    byte-level BPE                        cli.py          one error style for all commands
+    writing.py      whole or not at all; locks
 
 Only weights.py imports torch. Left out: what models, tasks and adapters are, of which nothing here knows.
 """

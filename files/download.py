@@ -16,7 +16,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from files.writing import locked
+from files.writing import locked, room_advice
 
 TIMEOUT = 20                                                                 # seconds without a byte
 PAUSES = (1, 2, 4, 8)                                                        # seconds before each retry without progress
@@ -96,8 +96,8 @@ def transfer(url: str, part: Path, path: Path, token: str | None, hashed: bool) 
                     file.write(chunk)
                     file.flush()
                 except OSError as error:
-                    raise OSError(f"{part}: {error.strerror}; make room and run again, the download goes on where it "
-                                  "stopped") from None
+                    raise OSError(f"{part}: {error.strerror}; the download goes on where it stopped{room_advice(error)}"
+                                  ) from None
                 bar.update(len(chunk))
             os.fsync(file.fileno())
     if total is not None and part.stat().st_size != total:

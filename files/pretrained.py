@@ -114,8 +114,8 @@ def short_name(path: str) -> str:
 
 def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Sequence[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a folder's weight file as fp32, under the names of `model`; a line on stderr says what was read. A head
-    that the file lacks, or that has not these classes (head.py), starts fresh from `seed`. model.known_as becomes the folder's name, and config.json's where it has one.
-    Raises ValueError for what does not fit the model exactly."""
+    that the file lacks, or that has not these classes (head.py), starts fresh from `seed`. model.known_as becomes the folder's
+    name, and config.json's where it has one. Raises ValueError for what does not fit the model exactly."""
     stored, file_name = read_weights(directory)
     source = directory / file_name
     names = names_in_file(stored, type(model), source)
@@ -153,13 +153,21 @@ def check_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], names: di
         found = [f"{len(names)} {word} (first: '{names[0]}')" for word, names in
                  (("tensors missing", missing), ("unexpected", unexpected)) if names]
         raise ValueError(f"{source}: {' and '.join(found)}; expected the {len(wanted)} tensors of the model that "
-                         "config.json describes: use the weights and the config of one model")
+                         f"config.json describes{depth_advice([*missing, *unexpected], wanted)}")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise ValueError(f"{source}: tensor '{names[name]}' has shape {list(tensor.shape)}, config.json asks for "
                              f"{list(wanted[name].shape)}: use the weights and the config of one model")
         if tensor.dtype not in FLOATS:
             raise ValueError(f"{source}: tensor '{names[name]}' is {tensor.dtype}, expected fp32, fp16 or bf16 weights")
+
+
+def depth_advice(names: list[str], wanted: dict[str, Tensor]) -> str:
+    """What to do about tensors of these names, too few or too many: if only the number of blocks differs, the config is another
+    model's."""
+    of_blocks = {re.sub(r"\d+", "0", name) for name in wanted if re.search(r"\.\d+\.", name)}
+    return (": use the weights and the config of one model" if {re.sub(r"\d+", "0", name) for name in names} <= of_blocks else
+            ": these are weights of another kind of model, or a part of them")
 
 
 def fresh_head(model: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from files.cache import cache_dir
 from files.download import download
-from files.writing import locked
+from files.glue_forms import find_form
+from files.writing import locked, room_advice
 
 MODELS = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/gpt2-medium",
           "gpt2-large": "openai-community/gpt2-large", "gpt2-xl": "openai-community/gpt2-xl",
@@ -100,12 +101,14 @@ def missing_model_files(directory: Path) -> list[str]:
 # ---------------------------------------------------------------- tasks
 
 def require_file(path: Path, task: str) -> Path:
-    """The path. Raises FileNotFoundError if there is no file, with what to do."""
-    if not path.is_file():
+    """The path, or that of a GLUE split in another form (glue_forms.py). Raises FileNotFoundError if there is no file, with
+    what to do."""
+    found = find_form(path) if path.suffix == ".tsv" else path if path.is_file() else None
+    if found is None:
         raise FileNotFoundError(f"{path} is missing: put the file there" + (
             ", from the challenge's release, which is not downloaded" if path.suffix == ".csv" else
             f", or move away what there is of {path.parent} and fetch it whole with `python data.py {task}`"))
-    return path
+    return found
 
 
 def fetch_data(task: str, files: Sequence[Path], data_dir: str | Path | None = None) -> Path:
@@ -172,7 +175,7 @@ def extract(archive: Path, folder: str, files: Sequence[str]) -> None:
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ValueError, KeyError, RuntimeError, EOFError,
             OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):           # a full disk, not the archive
-            raise OSError(f"{archive.parent}: {error.strerror}; make room and run again") from None
+            raise OSError(f"{archive.parent}: {error.strerror}{room_advice(error)}") from None
         raise ValueError(f"{archive}: not the archive of {folder} ({error}); delete it and fetch it again") from None
 
 

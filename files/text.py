@@ -3,6 +3,7 @@
 Every error is one line that names the file, the line where it has one, what was found and what was expected.
 Left out: other encodings than UTF-8, JSON too large for memory.
 """
+import codecs
 import csv
 import json
 from collections.abc import Iterator, Sequence
@@ -16,27 +17,38 @@ def shorten(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
+def check_encoding(start: bytes, source: str | Path) -> None:
+    """Raises ValueError for text in UTF-16 or UTF-32, by its first four bytes: a byte-order mark, or zeros beside letters."""
+    zeros = [byte == 0 for byte in start[:4]]
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)) or sum(zeros) == 3:
+        raise ValueError(f"{source} is UTF-32; save it as UTF-8")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or zeros in ([False, True] * 2, [True, False] * 2):
+        raise ValueError(f"{source} is UTF-16; save it as UTF-8")
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""Number (from 1) and text of each line of a UTF-8 file, its \n or \r\n and a leading byte-order mark taken off.
     Lines end at \n only: the real files hold characters that str.splitlines would also split at. Raises ValueError for
     what is not UTF-8, a NUL character and an empty file."""
     number = 0
     with path.open("rb") as file:
+        check_encoding(file.read(4), path)
+        file.seek(0)
         for number, line in enumerate(file, 1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}, line {number}: byte {line[error.start]:#04x} at column {error.start + 1} is "
-                                 "not UTF-8; convert the file to UTF-8 or fetch it again") from None
+                                 "not UTF-8; save the file as UTF-8 or put the original in its place") from None
             if "\0" in text:
-                raise ValueError(f"{path}, line {number}: holds a NUL character, expected text; fetch the file again")
+                raise ValueError(f"{path}, line {number}: holds a NUL character, expected text; put the original in its place")
             yield number, text.removesuffix("\n").removesuffix("\r")
     if number == 0:
-        raise ValueError(f"{path}: the file is empty; fetch it again")
+        raise ValueError(f"{path}: the file is empty; put the original in its place")
 
 
 def no_rows(path: Path) -> ValueError:
-    return ValueError(f"{path}: found a header and no rows; fetch the file again")
+    return ValueError(f"{path}: found a header and no rows; put the whole file in its place")
 
 
 def read_tsv(path: Path, columns: Sequence[str] = ()) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -52,7 +64,7 @@ def read_tsv(path: Path, columns: Sequence[str] = ()) -> tuple[list[str], Iterat
             cells = line.split("\t")
             if len(cells) != len(columns):
                 raise ValueError(f"{path}, line {number}: found {len(cells)} fields in {shorten(line)}, expected "
-                                 f"{len(columns)} between tabs ({', '.join(columns)}); mend the line or fetch the file again")
+                                 f"{len(columns)} between tabs ({', '.join(columns)}); mend the line")
             yield number, cells
         if number == 0:
             raise no_rows(path)
@@ -86,13 +98,18 @@ def unique_keys(pairs: list[tuple]) -> dict:
 
 
 def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises ValueError for anything else, and for a key that stands twice."""
+    """The object in a JSON file, a byte-order mark before it dropped. Raises ValueError for anything else, and for a key that
+    stands twice."""
+    text = path.read_bytes()
+    check_encoding(text, path)
+    if not text.strip():
+        raise ValueError(f"{path}: the file is empty, expected a JSON object; put the original in its place")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        content = json.loads(text.decode("utf-8-sig"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); fetch the file again") from None
+        raise ValueError(f"{path}: not valid JSON ({error}); mend it or put the original in its place") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a JSON {type(content).__name__}, expected an object")
+        raise ValueError(f"{path}: holds a JSON {type(content).__name__}, expected an object; put the original in its place")
     return content
 
 

@@ -35,6 +35,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         start = file.read(8)
         header_size = int.from_bytes(start, "little")
         if len(start) < 8 or header_size > min(size - 8, 100_000_000):
+            refuse_pointer(path)
             raise ValueError(f"{path}: {size} bytes, but the header claims {header_size}: not a safetensors file, or a "
                              "truncated one; fetch it again")
         try:
@@ -87,7 +88,8 @@ def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: di
             file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def check_finite(tensors: dict[str, Tensor], source: str | Path, advice: str = "fetch the file again") -> None:
+def check_finite(tensors: dict[str, Tensor], source: str | Path,
+                 advice: str = "fetch the file again or, if it is published so, take another") -> None:
     """Raises ValueError with the name of the first tensor that holds NaN or infinite numbers."""
     for name, tensor in tensors.items():
         # The sum is finite only if all are: one pass, no copy. One that is not may have overflowed, so all are looked at then.
@@ -106,6 +108,13 @@ def compare_checksums(path: Path) -> None:
         raise ValueError(f"checksum of {damaged}")
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raises ValueError for what Git LFS leaves in the place of a large file: a few lines that say where it is."""
+    with open(path, "rb") as file:
+        if file.read(24) == b"version https://git-lfs.":
+            raise ValueError(f"{path}: is Git LFS's pointer to the file, not the file; get it with `git lfs pull`")
+
+
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """A `.bin` state dict; only tensors and plain containers are unpickled (`weights_only`), so no code can run.
     Raises ValueError for what is no such file, for one whose checksums do not match, and for tensors that are more than the
@@ -116,20 +125,27 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             compare_checksums(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:                                               # torch raises a different one for each fault
+        refuse_pointer(path)
+        if "Unsupported global" in str(error):
+            raise ValueError(f"{path}: holds more than tensors, which could run code; save the state dict alone, with "
+                             "torch.save(model.state_dict(), FILE)") from None
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        raise ValueError(f"{path}: not a readable PyTorch state dict ({reason}); fetch it again, or use "
-                         "model.safetensors") from None
+        raise ValueError(f"{path}: not a readable PyTorch state dict ({reason}); fetch it again, or use its .safetensors form"
+                         ) from None
     if isinstance(tensors, dict) and isinstance(tensors.get("model_state_dict"), dict):      # the LoRA authors' checkpoints
         tensors = tensors["model_state_dict"]
     if not isinstance(tensors, dict) or not all(isinstance(name, str) and isinstance(tensor, Tensor)
                                                 for name, tensor in tensors.items()):
-        raise ValueError(f"{path}: holds {type(tensors).__name__}, expected a state dict of tensors")
+        keys = f"a dict with the keys {', '.join(map(repr, [*tensors][:5]))}" if isinstance(tensors, dict) else "a " + type(
+            tensors).__name__
+        raise ValueError(f"{path}: holds {keys}, expected tensors by name; save the state dict alone, with "
+                         "torch.save(model.state_dict(), FILE)")
     for name, tensor in tensors.items():
         # one number may stand for a thousand (stride 0), which the first copy would then fill
         if (tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized
                 or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()):
-            raise ValueError(f"{path}: '{name}' is no plain tensor with all its numbers in the file; save it again, or use "
-                             "model.safetensors")
+            raise ValueError(f"{path}: '{name}' is no plain tensor with all its numbers in the file; save it dense, on the "
+                             "CPU, and contiguous")
     return tensors
 
 

@@ -1,6 +1,7 @@
 """Files that appear under their name only when they are complete, and locks, so that two processes make no file at once.
 Left out: locks between machines; a network's file system decides itself whether it keeps these.
 """
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,12 @@ def written_whole(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
         cause = error.__context__ if isinstance(error, RuntimeError) else error          # torch.save hides it behind its own
         if not isinstance(cause, OSError):
             raise
-        raise OSError(f"{path}: {cause.strerror or cause}; what stood there is kept: make room and try again") from None
+        raise OSError(f"{path}: {cause.strerror or cause}; what stood there is kept{room_advice(cause)}") from None
+
+
+def room_advice(error: OSError) -> str:
+    """What to do about a file that could not be written, where the disk, or what a user may fill of it, is full."""
+    return ": make room and try again" if error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
 
 
 def fsync_folder(folder: Path) -> None:

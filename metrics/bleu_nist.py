@@ -129,10 +129,15 @@ def bleu(shared: list[Overlap], variant: str) -> Scores:
         BP   = 1 if c > r else exp(1 - r/c)   c = tokens of all hypotheses, r = Σ length of the closest reference
 
     Of two equally close references the shorter counts. A segment's score is the formula on that instance alone.
-    Returns details "length_ratio" c/r and "brevity_penalty" BP, and with `python` a column of the scorer's "sentBLEU".
+    Returns details "length_ratio" c/r and "brevity_penalty" BP, and with `python` a column of the scorer's "sentBLEU"; warns
+    where that is above 1.
     """
     system, details = pooled_bleu(shared, variant)
     columns = {"sentBLEU": list(map(sentence_bleu, shared))} if variant == "python" else {}
+    above = [number for number, value in enumerate(columns.get("sentBLEU", ()), start=1) if value > 1 + 1e-9]
+    if above:
+        warnings.warn(f"sentBLEU of {len(above)} of {len(shared)} hypotheses is above 1, the first is number {above[0]}: the "
+                      "original counts fewer than no n-grams in a text of one or two tokens", stacklevel=3)
     return Scores(system, [pooled_bleu([overlap], variant)[0] for overlap in shared], details, columns)
 
 

@@ -64,7 +64,7 @@ def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
     instance_of = np.repeat(np.arange(instances), [len(group) for group in references])  # (references,)
     lengths = np.array([max(len(words) - 1, 0) for words in texts])
     closeness = np.exp(-(lengths[:instances][instance_of] - lengths[instances:]) ** 2 / (2 * 6.0 ** 2))
-    total = np.zeros(len(instance_of))
+    total, weighty = np.zeros(len(instance_of)), False
     for ngrams in count_ngrams(texts, CIDER_ORDER):
         hypothesis, reference = ngrams.split_at(instances)
         different = len(ngrams.prefix) + 1
@@ -73,11 +73,15 @@ def cider(references: list[list[str]], hypotheses: list[str]) -> Scores:
         frequency = np.bincount(in_instance % different, minlength=len(ngrams.prefix))
         rarity = math.log(instances) - np.log(np.maximum(frequency, 1))
         h, r = hypothesis.count * rarity[hypothesis.ngram], reference.count * rarity[reference.ngram]
+        weighty = weighty or bool(r.any())
         places, found = hypothesis.places_of(instance_of[reference.text], reference.ngram)
         r_found = r[found]
         product = np.bincount(reference.text[found], np.minimum(h[places[found]], r_found) * r_found, len(instance_of))
         h_square = np.bincount(hypothesis.text, h * h, instances)[instance_of]
         norms = np.sqrt(h_square) * np.sqrt(np.bincount(reference.text, r * r, len(instance_of)))
         total += closeness * product / np.where(norms > 0, norms, 1)
+    if not weighty and instances > 1:
+        warnings.warn("CIDEr is 0 whatever the hypotheses say: no n-gram of the references has a weight, because each is in "
+                      "those of every instance, or there is none", stacklevel=3)
     segments = 10 * np.bincount(instance_of, total) / CIDER_ORDER / np.bincount(instance_of)
     return Scores(float(segments.mean()), segments.tolist())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from files.cache import kept_lines
+from files.text import check_encoding
 
 LINE_END = re.compile("\r\n|\n|\r")
 LINE_BREAK = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")           # whatever str.splitlines breaks at
@@ -60,6 +61,7 @@ def read_pair(references_path: str | Path, hypotheses_path: str | Path) -> tuple
 def read_texts(path: Path) -> list[str]:
     """Every line without white space at its ends; a line break within one, as Python sees it, is an error."""
     data = path.read_bytes()
+    check_encoding(data, path)
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -1,6 +1,9 @@
 """data.py against transformers on every line of the real files, and on files that somebody broke."""
+import csv
+import io
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import pytest
 
 import data
 from files.published import fetch_model
+from files.text import read_json
 
 ODD_TEXTS = ["", " ", "  ", "\t\n", "a", " a", "I'll we've they'RE 'twas it's", "naïve Café — „quoted“ 3½ ²", "汉字かな한국어",
              "👩‍👩‍👧‍👦 🇩🇪", "a\u0301 e\u0308",
@@ -272,6 +276,91 @@ def test_lines_end_at_line_feeds_only(write_glue):
     assert [example.text for example in data.read_glue("sst2", "train", directory)] == texts
     write_glue("sst2", "train", content=b"\xef\xbb\xbfsentence\tlabel\nlast line\t0")
     assert data.read_glue("sst2", "train", directory) == [data.PairExample("last line", None, 0)]
+
+
+def in_hub_form(task, split, examples, form, named):
+    """The file in which the Hub's data set would have these examples: form jsonl, tsv or csv; named: classes by their names."""
+    glue = data.GLUE_TASKS[task]
+    texts = {"mrpc": ("sentence1", "sentence2"), "mnli": ("premise", "hypothesis")}.get(task, glue.texts)
+    rows = [dict(zip(texts, (example.text, example.pair), strict=False)) | {
+        "label": -1 if example.label is None else glue.labels[example.label] if named and glue.labels else example.label,
+        "idx": number} for number, example in enumerate(examples)]
+    name = split.replace("dev", "validation") + "." + form
+    if form == "jsonl":
+        return name, "".join(json.dumps(row) + "\n" for row in rows)
+    lines = io.StringIO()
+    writer = csv.writer(lines, delimiter="," if form == "csv" else "\t", quoting=csv.QUOTE_MINIMAL if form == "csv" else
+                        csv.QUOTE_NONE, quotechar='"' if form == "csv" else None, lineterminator="\r\n")
+    writer.writerows([rows[0].keys(), *(row.values() for row in rows)])
+    return name, lines.getvalue()
+
+
+@pytest.mark.parametrize("form, named", [("jsonl", False), ("jsonl", True), ("tsv", False), ("csv", False), ("csv", True)])
+@pytest.mark.parametrize("task", data.GLUE_TASKS)
+def test_glue_as_the_hub_has_it_is_glue(tmp_path, task, form, named):
+    """Other file names, other columns, classes by number or name, a byte-order mark: the same examples."""
+    glue = data.GLUE_TASKS[task]
+    labels = [0.0, 2.6, 5.0] if glue.labels is None else [*range(len(glue.labels)), 0]
+    texts = ['"She" said, so.', "It costs £5 \\t.", "No.", "Tea, 2 cups"]
+    for split in glue.splits:
+        examples = [data.PairExample(text, texts[number - 1] if len(glue.texts) == 2 else None,
+                                     None if split.startswith("test") else label)
+                    for number, (text, label) in enumerate(zip(texts, labels, strict=False))]
+        name, content = in_hub_form(task, split, examples, form, named)
+        (tmp_path / "glue" / glue.folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "glue" / glue.folder / name).write_bytes(content.encode("utf-8-sig"))
+        assert data.read_glue(task, split, tmp_path) == examples
+    assert data.fetch_task(task, tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("train.jsonl", '{"sentence1": "a", "sentence2": "b", "label": 1}\n\n', "line 2: not JSON .*, expected an object on every"),
+    ("train.jsonl", '{"sentence1": "a", "sentence2": ["b"], "label": 1}\n', "line 1: found .*, expected an object of texts"),
+    ("train.jsonl", '{"sentence1": "a", "sentence2": "b", "label": true}\n', "line 1: found .*, expected an object of texts"),
+    ("train.jsonl", '{"sentence1": "a", "label": 1, "label": 0}\n', "line 1: not JSON .the name 'label' stands twice"),
+    ("train.jsonl", '{"sentence1": "a", "sentence2": "b", "label": 1}\n{"sentence1": "a", "label": 1}\n',
+     "line 2: found the keys 'sentence1, label', expected sentence1, sentence2, label as in line 1"),
+    ("train.jsonl", '{"text": "a", "label": 1}\n', "line 1: found the columns 'text, label', expected one '#1 String'"),
+    ("train.jsonl", '{"sentence1": "a", "sentence2": "b", "label": -1}\n',
+     r"line 1: found label '-1', expected one of 0, 1 \(not_equivalent, equivalent\)"),
+    ("train.csv", 'sentence1,sentence2,label\n"a, b",c\n', "line 2: found 2 fields, expected 3 between commas"),
+    ("train.jsonl", "", "the file is empty"),
+    ("train-00000-of-00001.parquet", "PAR1", "make JSON lines of it, .*'train-00000-of-00001.parquet'..to_json"),
+])
+def test_a_broken_row_in_the_hubs_form_is_one_clear_line(tmp_path, name, content, message):
+    path = tmp_path / "glue" / "MRPC" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{message}"):
+        data.read_glue("mrpc", "train", tmp_path)
+
+
+def test_two_forms_of_one_split_are_refused(write_glue):
+    directory = write_glue("rte", "train", "sentence1\tsentence2\tlabel", "a\tb\t1")
+    assert data.read_glue("rte", "train", directory) == [data.PairExample("a", "b", 1)]
+    (directory / "glue" / "RTE" / "train.jsonl").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds train.tsv and train.jsonl, which are the same split: move one away"):
+        data.read_glue("rte", "train", directory)
+
+
+@pytest.mark.parametrize("encoding, name", [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"),
+                                            ("utf-32", "UTF-32"), ("utf-32-be", "UTF-32")])
+def test_other_encodings_are_named(write_glue, encoding, name):
+    content = "sentence\tlabel\nlast line\t0\n".encode(encoding)
+    directory = write_glue("sst2", "train", content=content)
+    with pytest.raises(ValueError, match=rf"train.tsv is {name}; save it as UTF-8"):
+        data.read_glue("sst2", "train", directory)
+    (directory / "config.json").write_bytes('{"a": 1}'.encode(encoding))
+    with pytest.raises(ValueError, match=rf"config.json is {name}; save it as UTF-8"):
+        read_json(directory / "config.json")
+
+
+def test_json_may_have_a_byte_order_mark_and_must_have_content(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": "\xc2\xa3"}\r\n')
+    assert read_json(tmp_path / "a.json") == {"a": "£"}
+    (tmp_path / "a.json").write_bytes(b"\r\n")
+    with pytest.raises(ValueError, match="a.json: the file is empty, expected a JSON object"):
+        read_json(tmp_path / "a.json")
 
 
 HEADER = b"index\tsentence1\tsentence2\tlabel\n"

@@ -79,7 +79,7 @@ def test_a_pickle_that_would_run_code_does_not_run_it(tmp_path, name, place, rep
     write_model(tmp_path, "gpt2")
     model = M.load_pretrained(tmp_path)
     (tmp_path / place).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{place}: not a readable PyTorch state dict") as refusal:
+    with pytest.raises(ValueError, match=rf"{place}: (not a readable PyTorch state dict|holds more than tensors)") as refusal:
         if place == "pytorch_model.bin":
             (tmp_path / "model.safetensors").unlink()
             M.load_pretrained(tmp_path)

@@ -13,6 +13,7 @@ import model as M
 from adapters import saving as S
 from adapters.loralib import loralib_tensors
 from files import weights as W
+from files.text import read_json, write_json
 from training.recipes import alpha_for_file
 
 peft = pytest.importorskip("peft")
@@ -355,6 +356,88 @@ def test_the_export_command_writes_every_format(repository, tmp_path, capsys):
         torch.testing.assert_close(M.load_pretrained(tmp_path / "merged")(x), model(x), atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="is the base's own folder"):
         export.export_merged(model, source, source)
+
+
+@pytest.mark.parametrize("kind, key", [("gpt2", "dtype"), ("roberta", "torch_dtype")])
+def test_an_export_from_a_base_in_bf16_is_fp32_and_says_so(tmp_path, kind, key):
+    """A base as transformers 5 and 4 write it in bf16: what its config.json says of the numbers is not true of the merged ones,
+    and transformers would round them to it."""
+    theirs(kind).to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"dtype"', f'"{key}"'), encoding="utf-8")
+    (tmp_path / "base" / "generation_config.json").write_text('{"max_new_tokens": 7}', encoding="utf-8")
+    model = fill_B(L.add_lora(M.load_pretrained(tmp_path / "base"), 3, 7))
+    S.save_adapter(model, tmp_path / "adapter")
+    assert export.main(["--model", str(tmp_path / "base"), "--adapter", str(tmp_path / "adapter"), "--out",
+                        str(tmp_path / "out")]) == 0
+    said = read_json(tmp_path / "out" / "config.json")
+    assert said["dtype"] == said["torch_dtype"] == "float32" and "bfloat16" not in str(said)
+    assert said["model_type"] == kind and read_json(tmp_path / "out" / "generation_config.json") == {"max_new_tokens": 7}
+    build = transformers.AutoModelForCausalLM if kind == "gpt2" else transformers.AutoModelForSequenceClassification
+    other = build.from_pretrained(tmp_path / "out").eval()
+    assert {parameter.dtype for parameter in other.parameters()} == {torch.float32}
+    x = tokens(kind, (3, 20))
+    with torch.inference_mode():
+        torch.testing.assert_close(other(input_ids=x).logits, model(x), atol=1e-5, rtol=1e-5)
+        assert torch.equal(M.load_pretrained(tmp_path / "out")(x), L.merge(model)(x))
+
+
+def test_weights_held_in_bf16_are_not_merged_into_an_export(tmp_path):
+    model = fill_B(L.add_lora(make_base("gpt2"), 3, 7))
+    model.transformer.wte.to(torch.bfloat16)
+    with pytest.raises(ValueError, match="held in bf16, in which merging rounds the update: load the base again"):
+        export.export_merged(model, tmp_path / "out", tmp_path)
+
+
+@pytest.mark.parametrize("task, names, problem", [
+    ("mnli", ["entailment", "neutral", "contradiction"], "single_label_classification"), ("stsb", ["score"], "regression"),
+    ("", ["yes", "no", "perhaps"], None), ("", ["LABEL_0", "LABEL_1"], None)])
+def test_an_export_names_its_classes(tmp_path, task, names, problem):
+    """By the task; where the adapter knows none, as the base does if it has as many; transformers takes them over."""
+    theirs("roberta").save_pretrained(tmp_path / "base")
+    content = read_json(tmp_path / "base" / "config.json") | {
+        "id2label": {"2": "perhaps", "1": "no", "0": "yes"}, "label2id": {"yes": 0, "no": 1, "perhaps": 2}, "num_labels": 3}
+    write_json(content, tmp_path / "base" / "config.json")
+    model = fill_B(L.add_lora(make_base("roberta", num_labels=len(names)), 3, 7))
+    export.export_merged(model, tmp_path / "out", tmp_path / "base", task)
+    other = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    assert other.config.id2label == dict(enumerate(names)) and other.config.num_labels == len(names)
+    assert other.config.label2id == {name: number for number, name in enumerate(names)}
+    assert other.config.problem_type == problem and read_json(tmp_path / "out" / "config.json")["num_labels"] == len(names)
+    x = tokens("roberta", (3, 20))
+    with torch.inference_mode():
+        torch.testing.assert_close(other(input_ids=x).logits, model(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(M.load_pretrained(tmp_path / "out")(x), model(x), atol=1e-5, rtol=1e-5)
+
+
+def test_an_export_replaces_nothing_unasked(repository, tmp_path, monkeypatch):
+    model = fill_B(L.add_lora(M.load_pretrained(repository / "toy" / "gpt2"), 3, 7))
+    S.save_adapter(model, tmp_path / "adapter")
+    out, source = tmp_path / "out", ["--model", str(repository / "toy" / "gpt2"), "--adapter", str(tmp_path / "adapter")]
+
+    def run(*options, place=out):
+        return export.main([*source, "--out", str(place), *options])
+    out.mkdir()                                                              # an empty folder is no export
+    assert run("--format", "peft") == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match=f"^{re.escape(str(out))} exists already: give --overwrite to replace it, or another"):
+        run()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert run("--overwrite") == 0 and not (out / "adapter_config.json").exists()            # PEFT would add it once more
+    for place, options, message in [
+            (out, ["--format", "loralib"], "is a folder, this format is written to a file"),
+            (tmp_path / "adapter", [], "is where the base or the adapter comes from"),
+            (tmp_path, [], "is where the base or the adapter comes from")]:
+        with pytest.raises(ValueError, match=message):
+            run("--overwrite", *options, place=place)
+    (out / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds 'notes.txt', which no export writes"):
+        run("--overwrite")
+    assert (out / "model.safetensors").exists() and (tmp_path / "adapter" / "adapter_config.json").exists()
+    assert run("--format", "loralib", place=tmp_path / "lora.pt") == 0
+    with pytest.raises(ValueError, match="lora.pt exists already: give --overwrite"):
+        run("--format", "loralib", place=tmp_path / "lora.pt")
+    assert run("--format", "loralib", "--overwrite", place=tmp_path / "lora.pt") == 0
 
 
 def test_modules_that_transformers_lacks_are_not_exported(tmp_path):

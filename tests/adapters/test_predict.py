@@ -256,6 +256,15 @@ def test_bad_lines_are_reported_with_their_number_and_stop_nothing(repository, a
     assert all(answer["label"] for answer in answers[::2])
 
 
+def test_a_byte_order_mark_is_dropped_and_utf_16_is_named(repository, adapters, tmp_path, capsys):
+    line = json.dumps({"adapter": "mrpc", "text": ["A.", "B."]}).encode() + b"\r\n"
+    plain = run(repository, adapters, "roberta", [line, line], tmp_path)
+    assert plain[0] == 0 and run(repository, adapters, "roberta", [b"\xef\xbb\xbf" + line, line], tmp_path) == plain
+    for encoding in ("utf-16", "utf-16-le"):
+        status, answers = run(repository, adapters, "roberta", [line.decode().encode(encoding)], tmp_path)
+        assert status == 1 and answers[0] == {"line": 1, "error": "the text is UTF-16; save it as UTF-8"}
+
+
 @pytest.mark.parametrize("line, message", [
     ({"adapter": "e2e", "text": ["a", "b"]}, "GPT-2 continues one"), ({"adapter": "base", "text": ""}, "has 0 tokens"),
     ({"adapter": "e2e", "text": "name " * 600}, "expected 1 to 448")])

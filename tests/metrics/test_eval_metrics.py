@@ -141,6 +141,27 @@ def test_a_single_instance_has_no_cider():
         assert E.score(REFERENCES[:1], HYPOTHESES[:1], ["CIDEr"]) == {"CIDEr": 0}
 
 
+@pytest.mark.parametrize("references", [[["the mill"], ["the mill", "the mill"]], [["."], ["!"]]])
+def test_cider_without_a_weight_is_said_to_mean_nothing(references):
+    with pytest.warns(UserWarning, match="CIDEr is 0 whatever the hypotheses say: no n-gram of the references has a weight"):
+        assert E.score(references, ["the mill", "a pub"], ["CIDEr"]) == {"CIDEr": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert E.score([["the mill"], ["the pub"]], ["a cat", "a dog"], ["CIDEr"]) == {"CIDEr": 0}         # which says a lot
+
+
+def test_a_sentence_bleu_above_one_is_said_to_mean_nothing():
+    """Numbers of the original's, whose counts of n-grams go below zero."""
+    references = [["a b c d e"], ["a b c d e"], ["a"]]
+    with pytest.warns(UserWarning, match="sentBLEU of 2 of 3 hypotheses is above 1, the first is number 2"):
+        rows = E.evaluate(references, ["a b c", "a b", "a"], ["BLEU"]).rows
+    assert [row["sentBLEU"] for row in rows] == pytest.approx([0.513417, 39.678777, 31622.776602])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        E.evaluate(references, ["a b c", "a b", "a"], ["BLEU"], "perl")      # which has no such column
+        E.evaluate([["a b c"]] * 2, ["a b c"] * 2, ["BLEU"])                 # 1, but for the last digits
+
+
 def test_without_meteors_word_lists_the_other_four_run(monkeypatch):
     def nowhere():
         raise FileNotFoundError("METEOR needs the word lists")
@@ -203,6 +224,8 @@ def test_written_files_are_read_back(tmp_path):
     (b"a\r\n\r\nb\xff", b"x\ny\n", "refs.txt, line 3: not UTF-8 (byte 0xff)"),
     (b"", b"x\n", "refs.txt, line 1: the file is empty"),
     (b"a\n", b"", "hyp.txt, line 1: the file is empty"),
+    ("a\n\nb\n".encode("utf-16"), b"x\ny\n", "refs.txt is UTF-16; save it as UTF-8"),
+    (b"a\n\nb\n", "x\ny\n".encode("utf-16-le"), "hyp.txt is UTF-16; save it as UTF-8"),
     (b"\n\n", b"x\n", "refs.txt, line 1: the file holds empty lines only"),
     (b"a\n\nb\n", "x\ny\u2028z\n".encode(), "hyp.txt, line 2: contains U+2028")])
 def test_files_that_do_not_fit_are_one_clear_line(tmp_path, monkeypatch, capsys, references, hypotheses, message):
