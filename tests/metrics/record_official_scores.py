@@ -3,10 +3,10 @@
     python tests/metrics/record_official_scores.py              # rewrites ptb/tokens.txt; needs Java and pycocoevalcap
     python tests/metrics/record_official_scores.py CHECKOUT     # of github.com/tuetschek/e2e-metrics; nlg/scores.json too
 
-The scores need Java and Perl (with XML::Twig, or an empty module of that name on PERL5LIB: it is only loaded for .xml files) and
-pycocoevalcap. BLEU and NIST come from the checkout's pymteval.py and mteval-v13a-sig.pl, the tokens from the Stanford
-jar and METEOR from its own, both as pycocoevalcap calls them, ROUGE-L and CIDEr from pycocoevalcap's Python. Nothing of
-these programs is in this repository, and nothing but this script runs them.
+The scores need Java and Perl (with XML::Twig, or an empty module of that name on PERL5LIB: it is only loaded for .xml
+files) and pycocoevalcap. BLEU and NIST come from the checkout's pymteval.py and mteval-v13a-sig.pl, the tokens from
+the Stanford jar and METEOR from its own, both as pycocoevalcap calls them, ROUGE-L and CIDEr from pycocoevalcap's
+Python. Nothing of these programs is in this repository, and nothing but this script runs them.
 """
 import argparse
 import contextlib
