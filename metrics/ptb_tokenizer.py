@@ -31,8 +31,9 @@ STAND_INS = {
     "\u0091‛": "‘", "\u0092": "’", "\u0093«": "“", "\u0094»": "”", "‚‟": "„",
     "\u0096\u0097—―": "–", "\u058a‑": "‐", "\u0080₠": "€", "⁰¹³⁴⁵⁶⁷⁸⁹": "²", "₀₁₃₄₅₆₇₈₉": "₂",
 }
-SYMBOLS = re.compile("[\u00a1\u00a5-\u00bf\u00d7\u00f7\u037e\u0387\u2016-\u2023\u2030-\u203b\u203e-\u2042\u2070\u2071\u2074-\u208e"
-                     "\u20a4\u2100-\u214f\u2153-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff65\uffe0\uffe1\uffe5\uffe6]")
+SYMBOLS = re.compile("[\u00a1\u00a5-\u00bf\u00d7\u00f7\u037e\u0387\u2016-\u2023\u2030-\u203b\u203e-\u2042\u2070\u2071"
+                     "\u2074-\u208e\u20a4\u2100-\u214f\u2153-\u215e\u2190-\u2bff\u3001\u3002\u3012\u30fb\uff01-\uff65\uffe0\uffe1"
+                     "\uffe5\uffe6]")
 CATEGORIES = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Lm": LOWER, "Lo": LOWER, "Nd": DIGIT}
 ENTITY_LETTER = re.compile("&[aeiouAEIOU](?i:acute|grave|uml);")             # &eacute; is one letter to the original
 
@@ -89,8 +90,8 @@ def any_of(words: str) -> str:
 # A sentence may end before these: white space and a capital; white space and one of the usual first words
 NEW_SENTENCE = rf"{SN}(?:{SN}|{CAPITAL}|{TAG})"
 FIRST_WORD = "(?:" + "|".join(
-    f"{word[0]}(?i:{word[1:]})" for word in """A About According Additionally After An As At But Earlier He Her Here However If In
-    It Last Many More Now Once One Other Our She Since So Some Such That The Their Then There These They This We What
+    f"{word[0]}(?i:{word[1:]})" for word in """A About According Additionally After An As At But Earlier He Her Here However If
+    In It Last Many More Now Once One Other Our She Since So Some Such That The Their Then There These They This We What
     When While Yet You""".split()) + r"|M(?i:[rs]\.))"
 FIRST_WORD_AHEAD = rf"{SN}+(?:{FIRST_WORD}|{TAG}){SN}"
 

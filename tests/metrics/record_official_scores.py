@@ -1,11 +1,12 @@
-"""Record what the original programs say about the sentences in data/nlg, for the tests to compare with.
+"""Record what the original programs say about the texts in data/, for the tests to compare with.
 
-    python tests/metrics/record_official_scores.py CHECKOUT     # of github.com/tuetschek/e2e-metrics; rewrites scores.json
+    python tests/metrics/record_official_scores.py              # rewrites ptb/tokens.txt; needs Java and pycocoevalcap
+    python tests/metrics/record_official_scores.py CHECKOUT     # of github.com/tuetschek/e2e-metrics; nlg/scores.json too
 
-Needs Java and Perl (with XML::Twig, or an empty module of that name on PERL5LIB: it is only loaded for .xml files) and
-pycocoevalcap. BLEU and NIST come from the checkout's pymteval.py and mteval-v13a-sig.pl, the tokens from the Stanford
-jar and METEOR from its own, both as pycocoevalcap calls them, ROUGE-L and CIDEr from pycocoevalcap's Python. Nothing of
-these programs is in this repository, and nothing but this script runs them.
+The scores need Java and Perl (with XML::Twig, or an empty module of that name on PERL5LIB: it is only loaded for .xml
+files) and pycocoevalcap. BLEU and NIST come from the checkout's pymteval.py and mteval-v13a-sig.pl, the tokens from
+the Stanford jar and METEOR from its own, both as pycocoevalcap calls them, ROUGE-L and CIDEr from pycocoevalcap's
+Python. Nothing of these programs is in this repository, and nothing but this script runs them.
 """
 import argparse
 import contextlib
@@ -17,12 +18,30 @@ import tempfile
 from pathlib import Path
 
 DATA = Path(__file__).parent / "data" / "nlg"
+ODD_LINES = Path(__file__).parent / "data" / "ptb"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("checkout", type=Path)
-    checkout = parser.parse_args().checkout.resolve()
+    parser.add_argument("checkout", type=Path, nargs="?")
+    checkout = parser.parse_args().checkout
+    record_tokens()
+    if checkout:
+        record_scores(checkout.resolve())
+
+
+def record_tokens() -> None:
+    """Tokens of lines that were drawn at random from odd pieces, in one run, since the lexer looks across line ends.
+    Upper case and punctuation are kept: the scorers' own call lower-cases and drops them after the lexer."""
+    from pycocoevalcap.tokenizer import ptbtokenizer
+
+    jar = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
+    command = ["java", "-Dfile.encoding=UTF-8", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines"]
+    output = subprocess.run([*command, str(ODD_LINES / "lines.txt")], check=True, stdout=subprocess.PIPE).stdout
+    (ODD_LINES / "tokens.txt").write_bytes(output)
+
+
+def record_scores(checkout: Path) -> None:
     hypotheses = (DATA / "hyp.txt").read_text(encoding="utf-8").split("\n")[:-1]
     groups = (DATA / "refs.txt").read_text(encoding="utf-8").strip().split("\n\n")
     references = [group.split("\n") for group in groups]

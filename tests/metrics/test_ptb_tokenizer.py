@@ -1,9 +1,10 @@
 """ptb_tokenizer.py against what the Java lexer makes of the same texts; whole sets are compared in test_eval_metrics."""
 import random
+from pathlib import Path
 
 import pytest
 
-from metrics.ptb_tokenizer import PUNCTUATION, SHAPES, next_tokens, ptb_words, tokenize
+from metrics.ptb_tokenizer import PUNCTUATION, next_tokens, ptb_words, shape_of, tokenize
 
 # every pair was read off the original's output
 TOKENS = {
@@ -48,8 +49,26 @@ def test_a_period_may_end_abbreviation_and_sentence(text, expected):
     assert " ".join(tokenize(text)) == expected
 
 
+def test_odd_lines_have_the_recorded_tokens():
+    """500 lines of abbreviations, contractions, entities, addresses, numbers, quotes, tags and smileys without order."""
+    folder = Path(__file__).parent / "data" / "ptb"
+    text, recorded = ((folder / f"{name}.txt").read_bytes().decode("utf-8") for name in ("lines", "tokens"))
+    lines, expected = text.split("\n"), recorded.split("\n")
+    assert len(lines) == len(expected) > 500
+    for line, ours, tokens in zip(lines, " ".join(tokenize(text)).split("\n"), expected, strict=True):
+        assert ours.strip(" ") == tokens.strip(" "), line
+
+
+def test_every_adversarial_line_has_the_tokens_of_the_original(shared):
+    folder = shared / "reference" / "conformance"
+    text, expected = ((folder / f"ptb_{kind}.txt").read_bytes().decode("utf-8") for kind in ("input", "expected"))
+    assert text.count("\n") == 2000
+    for line, ours, tokens in zip(text.split("\n"), " ".join(tokenize(text)).split("\n"), expected.split("\n"), strict=True):
+        assert ours.strip(" ").lower() == tokens.strip(" "), line
+
+
 ATOMS = """a A I . , - ' ’ " 5 20 1/2 £ The the It in. Inc. Jan. U.S. U.S p.m. etc. A. x. < <b> > ( ) (020) 7946 : ; = D &
-    / @ # _ n't 's d' cannot É ½ … ! ? no. art. 'tis ``""".split() + ["\u00a0", "\t"]
+    / @ # _ n't 's d' cannot É ½ … ! ? no. art. 'tis `` &eacute; &apos; (^_^) anti- a.txt""".split() + ["\u00a0", "\t"]
 
 
 def test_remembered_pieces_have_the_tokens_of_the_rules():
@@ -57,7 +76,7 @@ def test_remembered_pieces_have_the_tokens_of_the_rules():
     generator = random.Random(6)
     for _ in range(150):
         text = "".join(generator.choice(ATOMS) + generator.choice(["", "", " ", " ", "\n", "  "]) for _ in range(60)) * 2
-        expected, position, shape = [], 0, text.translate(SHAPES)
+        expected, position, shape = [], 0, shape_of(text)
         while position < len(text):
             tokens, position = next_tokens(text, shape, position)
             expected += tokens
