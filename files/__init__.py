@@ -6,5 +6,8 @@
     tokenizer.py    byte-level BPE                        cli.py          one error style for all commands
     writing.py      whole or not at all; locks
 
+The folder of a model: pretrained.py (config.json and tensors), head.py (its classes), vocabulary.py, tokenizer_json.py (tokens
+and merges), special_tokens.py (what the tokens are for).
+
 Only weights.py imports torch. Left out: what models, tasks and adapters are, of which nothing here knows.
 """

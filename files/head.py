@@ -45,9 +45,11 @@ def class_names(config: Path, count: int) -> list[str]:
     content, names = read_json(config), {}
     for key in ("id2label", "label2id"):
         table = content.get(key) or {}
+        if not isinstance(table, dict):
+            raise ValueError(f"{config}: {key} is {str(table)[:60]!r}, expected a table of the head's classes")
         pairs = [(label, row) for row, label in table.items()] if key == "id2label" else table.items()
         for name, row in pairs:
-            if not str(row).isdigit() or int(row) >= count:
+            if not str(row).isdecimal() or int(row) >= count:
                 raise ValueError(f"{config}: {key} has a class {row!r}, the head has {count} rows: use the config and the "
                                  "weights of one model")
             if not re.fullmatch(r"(LABEL_)?\d+", str(name)) and names.setdefault(int(row), name) != name:

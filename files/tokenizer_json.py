@@ -70,11 +70,11 @@ def frame_of(processor: dict, path: Path) -> tuple[str, ...]:
     if not parts:
         return ()
     if len(parts) == 1 and parts[0]["type"] == "RobertaProcessing":
-        return parts[0]["cls"][0], parts[0]["sep"][0]
+        return str(parts[0]["cls"][0]), str(parts[0]["sep"][0])
     if len(parts) == 1 and parts[0]["type"] == "TemplateProcessing":
         single, pair = ([next(iter(piece.values()))["id"] for piece in parts[0][form]] for form in ("single", "pair"))
         if (single, pair) == (["A"], ["A", "B"]):
             return ()
         if len(single) == 3 and pair == [single[0], "A", single[2], single[2], "B", single[2]]:
-            return single[0], single[2]
+            return str(single[0]), str(single[2])
     raise ValueError(f"{path}: its post_processor {kind_of(processor)} frames texts neither as GPT-2's nor as RoBERTa's does")

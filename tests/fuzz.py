@@ -349,16 +349,28 @@ def legacy_pickle_kind(folder: Path) -> Kind:
     return Kind([path], damage_bytes, load)
 
 
-def tokenizer_kind(folder: Path) -> Kind:
+def tokenizer_kind(folder: Path, whole: bool = False) -> Kind:
+    """vocab.json and merges.txt, or (whole) tokenizer.json with the files that say what its tokens are for."""
     letters = byte_alphabet()
     vocab = {char: number for number, char in enumerate(letters)}
     merges = [("a", "b"), ("Ġ", "ab"), ("ab", "c"), ("Ġab", "abc")]
     for left, right in merges:
         vocab[left + right] = len(vocab)
     vocab["<|endoftext|>"] = len(vocab)
-    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges),
-                                       encoding="utf-8")
+    end, files = len(vocab) - 1, {"vocab.json": json.dumps(vocab), "merges.txt": "#version: 0.2\n" + "".join(
+        f"{left} {right}\n" for left, right in merges)}
+    if whole:
+        files = {name: json.dumps(content) for name, content in {
+            "tokenizer.json": {"added_tokens": [{"id": end, "content": "<|endoftext|>", "special": True, "lstrip": False}],
+                               "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+                               "post_processor": {"type": "ByteLevel"},
+                               "model": {"type": "BPE", "vocab": vocab, "merges": merges}},
+            "tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", "eos_token": {"content": "<|endoftext|>"},
+                                      "added_tokens_decoder": {str(end): {"content": "<|endoftext|>", "special": True}}},
+            "config.json": {"model_type": "gpt2", "eos_token_id": end, "vocab_size": end + 1},
+            "added_tokens.json": {"<|endoftext|>": end}, "generation_config.json": {"eos_token_id": [end]}}.items()}
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
 
     def damage(content: bytes, chance: random.Random) -> bytes:
         return (damage_either if content[:1] == b"{" else damage_bytes)(content, chance)
@@ -366,7 +378,7 @@ def tokenizer_kind(folder: Path) -> Kind:
     def load() -> None:
         tokenizer, text = data.load_tokenizer(folder), "abc ababc é\n ab \t0"
         require(tokenizer.decode(tokenizer.encode(text)) == text, "the text does not come back")
-    return Kind([folder / "vocab.json", folder / "merges.txt"], damage, load)
+    return Kind([folder / name for name in files], damage, load)
 
 
 def glue_kind(folder: Path) -> Kind:
@@ -529,6 +541,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "pytorch_model.bin": pickle_kind,
     "pickle before torch 1.6": legacy_pickle_kind,
     "tokenizer": tokenizer_kind,
+    "tokenizer.json": lambda folder: tokenizer_kind(folder, whole=True),
     "GLUE TSV": glue_kind,
     "E2E text and CSV": e2e_kind,
     "scorer's text files": scorer_kind,

@@ -72,6 +72,7 @@ def test_classes_without_names_keep_their_numbers_and_it_is_said(tmp_path, capsy
     ({"id2label": {"0": "neutral", "1": "LABEL_1", "2": "entailment"}, "label2id": None}, "names 2 of 3 classes"),
     ({"label2id": {"neutral": 0, "contradiction": 1, "entailment": 2}},
      "id2label says that class 0 is 'contradiction', label2id says 'neutral': make the two agree"),
+    ({"id2label": ["neutral"]}, r"id2label is .*neutral.*, expected a table of the head's classes"),
     ({"id2label": {"0": "a", "1": "b", "2": "c", "3": "d"}}, "id2label has a class '3', the head has 3 rows"),
 ])
 def test_other_names_are_refused(tmp_path, changes, message):
