@@ -14,8 +14,9 @@ from tqdm import tqdm
 from adapters.answers import WINDOW, Predictor
 from adapters.requests import Request
 from data import GLUE_TASKS, GlueTask, fetch_task
+from files.glue_forms import read_table
 from files.published import GLUE_SERVER, place, require_file
-from files.text import read_tsv, shorten
+from files.text import shorten
 from files.writing import written_whole
 
 DIAGNOSTIC = "diagnostic/diagnostic.tsv"                                     # where GLUE's own download script puts AX.tsv
@@ -67,7 +68,8 @@ def read_requests(predictor: Predictor, name: str, path: Path) -> tuple[list[str
     the Hub's `idx` or, as in MRPC's original file, which has none, the number of the row from 0. Labels, where there are any,
     are not read. What is longer than the model's input is cut as in training, for every row needs an answer, and a line on
     stderr counts it. Raises ValueError with file and line for a malformed row and an index that stands twice."""
-    texts, (columns, rows) = GLUE_TASKS[predictor.reader.tasks[name]].texts, read_tsv(path)
+    glue = GLUE_TASKS[predictor.reader.tasks[name]]
+    texts, (columns, rows) = glue.texts, read_table(path, glue.texts, glue.label, ())
     tokenizer, longest = predictor.tokenizer, predictor.bank.model.config.longest_input
     for column in texts:
         if columns.count(column) != 1:

@@ -9,6 +9,7 @@
 Two files that contradict each other are refused, with what each of them says; what no file says is as GPT-2 or RoBERTa has it.
 Left out: the tokens of other models, and where these tokens come in a text (tokenizer.py).
 """
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ USUAL = {"gpt2": {"eos": "<|endoftext|>"},
          "roberta": {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}}
 CLASSES = {"GPT2Tokenizer": "gpt2", "RobertaTokenizer": "roberta"}           # transformers' own of these kinds
 OF_ANY_KIND = ("PreTrainedTokenizer", "TokenizersBackend")                   # classes that say nothing of it
-ROLES, UNUSED = ("bos", "eos", "pad", "cls", "sep", "unk", "mask"), ("unk", "mask")      # a folder may lack the unused ones
+ROLES = ("bos", "eos", "pad", "cls", "sep", "unk", "mask")
+USED = {"gpt2": ("eos",), "roberta": ("bos", "eos", "pad", "cls", "sep")}    # of the others, files may say what they like
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,14 @@ def find_special_tokens(directory: Path, settings: dict[str, dict], vocabulary: 
         kind, said_by = ("roberta" if "<s>" in vocabulary.ids else "gpt2"), vocabulary.source.name
     ids, ends = {}, []
     for role in ROLES:
-        said = all_said(role, directory, settings, vocabulary)
-        agreed = agreement(directory, said, vocabulary)
-        usual = USUAL[kind].get(role)
+        used, usual = role in USED[kind], USUAL[kind].get(role)
+        said = all_said(role, used, directory, settings, vocabulary)
+        agreed = agreement(directory, said, vocabulary) if used else [number for entry in said for number in entry.ids]
         if agreed:
             ids[role] = agreed[0]
         elif usual in vocabulary.ids:
             ids[role] = vocabulary.ids[usual]
-        elif usual and role not in UNUSED:
+        elif usual and used:
             raise ValueError(f"{vocabulary.source}: no {usual}, and no file says which token is {role}_token: expected GPT-2's "
                              "<|endoftext|> or RoBERTa's <s>, <pad> and </s>, or another in tokenizer_config.json")
         if role == "eos":                                                    # generation_config.json decides, if it says
@@ -98,8 +100,10 @@ def kind_of_tokenizer(directory: Path, settings: dict[str, dict]) -> tuple[str |
     return said[0] if said else (None, "")
 
 
-def all_said(role: str, directory: Path, settings: dict[str, dict], vocabulary: Vocabulary) -> list[Said]:
-    """What every file says of a role, if it does. Raises ValueError for a token that neither tokenizer nor model have."""
+def all_said(role: str, used: bool, directory: Path, settings: dict[str, dict], vocabulary: Vocabulary) -> list[Said]:
+    """What every file says of a role, if it does. An id beyond the vocabulary, such as GPT-2's 50256 that transformers writes
+    into the config.json of any GPT-2, says nothing, which a line on stderr says if the role is used. Raises ValueError for a
+    token that the tokenizer lacks, and for what is neither an id nor a token."""
     said, rows = [], settings["config.json"].get("vocab_size")
     rows = max(rows, len(vocabulary.ids)) if type(rows) is int else len(vocabulary.ids)
     for file, content in settings.items():
@@ -112,7 +116,10 @@ def all_said(role: str, directory: Path, settings: dict[str, dict], vocabulary: 
         known = range(rows) if by_id else vocabulary.ids
         if all(type(token) is (int if by_id else str) and token in known for token in listed):
             said.append(Said(file, key, value, listed if by_id else [vocabulary.ids[token] for token in listed]))
-        elif by_id or role not in UNUSED:
+        elif by_id and all(type(token) is int for token in listed):
+            if used:
+                print(f"{directory / file}: {key} {value!r} is no id of the {rows:,} there are: not used", file=sys.stderr)
+        elif by_id or used:
             raise ValueError(f"{directory}: {file} says {key} {value!r}, but {vocabulary.source.name} has no such token, "
                              f"its ids are 0 to {len(vocabulary.ids) - 1}: put what this tokenizer has into {file}")
     return said

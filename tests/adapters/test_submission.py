@@ -1,4 +1,5 @@
 """predict.py --submission: GLUE's test sets as they are published, answered in the form that gluebenchmark.com takes."""
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -206,3 +207,13 @@ def test_a_real_test_set_has_a_prediction_for_every_row(repository, adapters, sh
     source = (shared / "data/glue/CoLA/test.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[0] for line in lines] == [line.split("\t")[0] for line in source]
     assert {line.split("\t")[1] for line in lines[1:]} == {"0", "1"}
+
+
+def test_the_hubs_form_of_a_test_set_has_the_same_answers(repository, adapters, one_by_one, tmp_path):
+    folder = tmp_path / "glue" / "MRPC"
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"sentence1": texts[0], "sentence2": texts[1], "label": -1, "idx": int(index)})
+             for index, texts in rows_of("MRPC.tsv", 11)]
+    (folder / "test.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert submit(repository, adapters, tmp_path, tmp_path / "out", ["mrpc"]) == 0
+    assert (tmp_path / "out" / "MRPC.tsv").read_text(encoding="utf-8").splitlines() == one_by_one["MRPC.tsv"]

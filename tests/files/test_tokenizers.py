@@ -221,15 +221,13 @@ CONTRADICTIONS = [
     ("gpt2", "config.json", {"model_type": "llama"}, "model_type is 'llama', expected one of gpt2, roberta"),
     ("gpt2", "tokenizer_config.json", {"eos_token": "a"},
      r"config.json says eos_token_id \d+ \('<\|endoftext\|>'\), tokenizer_config.json says eos_token 'a', id \d+: make the"),
-    ("gpt2", "special_tokens_map.json", {"bos_token": {"content": "a"}},
-     "special_tokens_map.json says bos_token 'a', id"),
+    ("gpt2", "special_tokens_map.json", {"eos_token": {"content": "a"}},
+     "special_tokens_map.json says eos_token 'a', id"),
     ("gpt2", "generation_config.json", {"eos_token_id": [3, 4]},
      r"generation_config.json says eos_token_id \[3, 4\] \("),
-    ("gpt2", "config.json", {"eos_token_id": 50256},
-     "config.json says eos_token_id 50256, but vocab.json has no such token, its ids"),
     ("gpt2", "config.json", {"eos_token_id": True}, "config.json says eos_token_id True, but"),
-    ("gpt2", "tokenizer_config.json", {"pad_token": "[PAD]"},
-     r"tokenizer_config.json says pad_token '\[PAD\]', but vocab.json has no"),
+    ("gpt2", "tokenizer_config.json", {"eos_token": "[END]"},
+     r"tokenizer_config.json says eos_token '\[END\]', but vocab.json has no"),
     ("gpt2", "tokenizer_config.json", {"add_bos_token": True}, "add_bos_token is true, which is not supported"),
     ("gpt2", "config.json", {"vocab_size": 300}, "tokens, config.json says vocab_size 300: use the tokenizer of this"),
     ("roberta", "tokenizer_config.json", {"pad_token": "</s>"},
@@ -239,6 +237,26 @@ CONTRADICTIONS = [
     ("roberta", "added_tokens.json", {"<mask>": 3}, r"vocab.json gives '<mask>' the id \d+, added_tokens.json 3"),
     ("roberta", "added_tokens.json", {"x1": 2}, "found an id twice"),
 ]
+
+
+def test_what_a_gpt2_does_not_use_may_be_said_in_any_way(copy_of, capsys):
+    """As in folders of people who gave their GPT-2 a token for padding, and trained with the end token in its place."""
+    folder = copy_of("gpt2")
+    expected = load_tokenizer(folder).eos_ids
+    change(folder, "config.json", pad_token_id=expected[0], bos_token_id=3)
+    change(folder, "tokenizer_config.json", pad_token="a", unk_token="[UNK]", bos_token="<|endoftext|>")
+    assert load_tokenizer(folder).eos_ids == expected and capsys.readouterr().err == ""
+
+
+def test_an_id_beyond_the_vocabulary_says_nothing(copy_of, capsys):
+    """transformers writes 50256 into the config.json of a GPT-2 whatever its vocabulary is."""
+    folder = copy_of("gpt2")
+    end = load_tokenizer(folder).eos_ids
+    change(folder, "config.json", eos_token_id=50256, bos_token_id=50256)
+    assert load_tokenizer(folder).eos_ids == end
+    assert capsys.readouterr().err.endswith("config.json: eos_token_id 50256 is no id of the 429 there are: not used\n")
+    change(folder, "tokenizer_config.json", eos_token="a")
+    assert load_tokenizer(folder).eos_ids == (read(folder, "vocab.json")["a"],)
 
 
 @pytest.mark.parametrize(("kind", "file", "content", "message"), CONTRADICTIONS,
