@@ -178,11 +178,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> dict:
     """One section: its figures, written where the options say."""
-    figures = {"all": bench_all, "decode": bench_decode, "mixed": bench_mixed.bench_mixed,
-               "requests": bench_requests.bench_requests,
-               "train": bench_train.bench_train, "start": bench_start.bench_start, "growth": bench_growth.bench_growth,
-               "flat": bench_growth.bench_flat, "bf16": bench_bf16.bench_bf16, "formats":
-               bench_formats.bench_formats}[options.section](options)
+    sections = {"all": bench_all, "decode": bench_decode, "mixed": bench_mixed.bench_mixed,
+                "requests": bench_requests.bench_requests,
+                "train": bench_train.bench_train, "start": bench_start.bench_start, "growth": bench_growth.bench_growth,
+                "flat": bench_growth.bench_flat, "bf16": bench_bf16.bench_bf16, "formats": bench_formats.bench_formats}
+    figures = sections[options.section](options)
+    figures = {"machine": bench_train.machine(torch.get_num_threads())} | figures        # with a section's own, if it has one
     if options.section == "mixed" and options.plot:
         bench_mixed.plot(figures, options.plot)
     if options.json:
