@@ -98,7 +98,7 @@ def page() -> str:
 Which error messages tell what to do, and where the telling is tested. ([README](../README.md))
 
 By the file that a message comes from and its words; what is filled in stands as in the source.
-[tests/test_advice.py](../tests/test_advice.py) makes each fault (in tests/advice_*.py), follows the advice and finds it mended;
+[tests/test_advice.py](../tests/test_advice.py) makes each fault, follows the advice and finds it mended;
 where another test makes it, and nothing follows the advice, that is named. Run as a module, that file writes this page.
 
 | file | what it says to do | made elsewhere |
