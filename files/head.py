@@ -67,7 +67,7 @@ def rows_in_order(names: Sequence[str], wanted: Sequence[str], config: Path) -> 
     for name in names:
         if plain(name) not in map(plain, wanted) or len(places) < len(names):
             raise ValueError(f"{config}: the head's classes are {', '.join(names)}, this task's are {', '.join(wanted)}: give "
-                             "them these names in id2label if they mean the same, or take a base without a head")
+                             "them these names in id2label and label2id if they mean the same, or take a base without a head")
     return [places[plain(name)] for name in wanted]
 
 
