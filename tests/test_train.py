@@ -314,7 +314,7 @@ def truncated_weights(repository, toy_data, tmp_path):
 def wrong_weights(repository, toy_data, tmp_path):
     shutil.copytree(repository / "toy" / "roberta", tmp_path / "model")
     shutil.copy(repository / "toy" / "gpt2" / "model.safetensors", tmp_path / "model")
-    return ["--model", tmp_path / "model", "--task", "mrpc", "--data-dir", toy_data], ["missing", "unexpected", "another kind of model"]
+    return ["--model", tmp_path / "model", "--task", "mrpc", "--data-dir", toy_data], ["missing", "unexpected", "another kind"]
 
 
 def with_line_replaced(toy_data, tmp_path, line):
