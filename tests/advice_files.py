@@ -229,7 +229,7 @@ for file, words, spoil, mend in [
         ("files/special_tokens.py", "{entry.words(vocabulary)}: make the two agree",
          holding("special_tokens_map.json", eos_token="a"), holding("special_tokens_map.json", eos_token=END)),
         ("files/special_tokens.py", "its ids are 0 to {len(vocabulary.ids) - 1}: put what this tokenizer has into",
-         holding("generation_config.json", eos_token_id=50256), holding("generation_config.json", eos_token_id=1024)),
+         holding("special_tokens_map.json", eos_token="[END]"), holding("special_tokens_map.json", eos_token=END)),
         ("files/special_tokens.py", "{' and '.join(whole.frame) or 'nothing'}: use the files of one model",
          lambda folder: whole(folder, post_processor={"type": "RobertaProcessing", "sep": ["a", 65], "cls": ["b", 66]}), whole),
         ("files/special_tokens.py", "{given if 'add_prefix_space' in content else 'nothing'}: make the two agree",
