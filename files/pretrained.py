@@ -112,6 +112,16 @@ def short_name(path: str) -> str:
     return re.split(r"--" if in_cache else r"[/\\]", in_cache[1] if in_cache else path.rstrip("/\\"))[-1].lower()
 
 
+def tie(names: dict[str, str], stored: dict[str, Tensor], model: nn.Module, source: Path) -> None:
+    """Let the output layer's weight stand for a token embedding that the file lacks: in `names`, our name -> the file's.
+    Raises ValueError where a file has both and a language model's two differ."""
+    embedding, output = next(iter(model.state_dict())), f"{model.tied}.weight"
+    if embedding not in names and output in names:
+        names[embedding] = names.pop(output)
+    elif model.head is None and output in names and not torch.equal(stored[names[output]], stored[names[embedding]]):
+        raise ValueError(f"{source}: '{names[output]}' differs from the token embedding; only tied heads load")
+
+
 def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Sequence[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a folder's weight file as fp32, under the names of `model`; a line on stderr says what was read. A head
     that the file lacks, or that has not these classes (head.py), starts fresh from `seed`. model.known_as becomes the folder's
@@ -119,11 +129,7 @@ def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Seque
     stored, file_name = read_weights(directory)
     source = directory / file_name
     names = names_in_file(stored, type(model), source)
-    embedding, output = next(iter(model.state_dict())), f"{model.tied}.weight"
-    if embedding not in names and output in names:
-        names[embedding] = names.pop(output)
-    elif model.head is None and output in names and not torch.equal(stored[names[output]], stored[names[embedding]]):
-        raise ValueError(f"{source}: '{names[output]}' differs from the token embedding; only tied heads load")
+    tie(names, stored, model, source)
     names = {ours: name for ours, name in names.items() if not model.ignored.fullmatch(ours)}
     tensors = {ours: stored[name] for ours, name in names.items()}
     of_head = fit_head(tensors, model.head, classes, directory) if model.head else ""
@@ -148,12 +154,12 @@ def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Seque
 
 def check_names(tensors: dict[str, Tensor], wanted: dict[str, Tensor], names: dict[str, str], source: Path) -> None:
     """Raises ValueError that names the first tensor that is missing, unexpected, misshapen or no number; names: in the file."""
-    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(map(names.get, tensors.keys() - wanted.keys()))
-    if missing or unexpected:
-        found = [f"{len(names)} {word} (first: '{names[0]}')" for word, names in
-                 (("tensors missing", missing), ("unexpected", unexpected)) if names]
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or extra:
+        found = [f"{len(those)} {word} (first: '{those[0]}')" for word, those in
+                 (("tensors missing", missing), ("unexpected", sorted(map(names.get, extra)))) if those]
         raise ValueError(f"{source}: {' and '.join(found)}; expected the {len(wanted)} tensors of the model that "
-                         f"config.json describes{depth_advice([*missing, *unexpected], wanted)}")
+                         f"config.json describes{depth_advice(missing + extra, wanted)}")
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise ValueError(f"{source}: tensor '{names[name]}' has shape {list(tensor.shape)}, config.json asks for "
@@ -167,7 +173,7 @@ def depth_advice(names: list[str], wanted: dict[str, Tensor]) -> str:
     model's."""
     of_blocks = {re.sub(r"\d+", "0", name) for name in wanted if re.search(r"\.\d+\.", name)}
     return (": use the weights and the config of one model" if {re.sub(r"\d+", "0", name) for name in names} <= of_blocks else
-            ": these are weights of another kind of model, or a part of them")
+            ": these are weights of another kind of model, or a part of them; put this model's whole file there")
 
 
 def fresh_head(model: nn.Module, seed: int) -> dict[str, Tensor]:

@@ -274,6 +274,14 @@ def _(world):
     return lambda: M.load_pretrained(folder), lambda: shutil.copy(TOY / "gpt2" / "config.json", folder) and None
 
 
+@advises("files/pretrained.py", "or a part of them; put this model's whole file there")
+def _(world):
+    folder = world.base()
+    shutil.copy(TOY / "roberta" / "model.safetensors", folder)
+    return (lambda: M.load_pretrained(folder),
+            lambda: shutil.copy(TOY / "gpt2" / "model.safetensors", folder) and None)
+
+
 @advises("files/pretrained.py", "config.json asks for {list(wanted[name].shape)}: use the weights and the config of one model")
 def _(world):
     folder = world.base()

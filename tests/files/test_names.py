@@ -114,6 +114,18 @@ def test_shards_are_one_model(tmp_path, kind, form, capsys):
         M.load_pretrained(tmp_path)
 
 
+@BOTH
+@pytest.mark.parametrize("more", [-1, 1])
+def test_another_depth_is_seen_under_wrapped_names(tmp_path, kind, more):
+    write_base(tmp_path, kind, lambda name: "module." + name)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["n_layer" if kind == "gpt2" else "num_hidden_layers"] += more
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = r"tensors missing \(first: '(?!module)" if more > 0 else r"unexpected \(first: 'module\."
+    with pytest.raises(ValueError, match=found + ".*: use the weights and the config of one model"):
+        M.load_pretrained(tmp_path)
+
+
 def test_a_folder_of_sharded_bin_is_complete():
     from files.published import WEIGHT_FILES
     assert "pytorch_model.bin.index.json" in WEIGHT_FILES
