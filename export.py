@@ -21,7 +21,7 @@ from adapters.loralib import loralib_tensors
 from adapters.saving import adapter_of
 from data import GLUE_TASKS
 from files import cli
-from files.pretrained import read_config
+from files.pretrained import file_name, read_config
 from files.published import fetch_model
 from files.text import read_json, write_json
 from files.weights import write_safetensors
@@ -31,8 +31,8 @@ from methods import load_trained, read_trained
 from methods.apply import is_of_head
 from model import FAMILIES, load_pretrained
 
-COPIED = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-          "generation_config.json")
+COPIED = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+          "added_tokens.json", "generation_config.json")
 WRITTEN = ("model.safetensors", "config.json", "adapter_model.safetensors", "adapter_config.json", *COPIED)
 
 
@@ -51,8 +51,8 @@ def export_merged(model: nn.Module, directory: str | Path, source_directory: str
     if to_merge:
         merge(model)
     try:
-        write_safetensors({name: parameter.detach() for name, parameter in model.named_parameters() if ".lora_" not in name},
-                          directory / "model.safetensors", metadata={"format": "pt"})
+        write_safetensors({file_name(name, type(model)): parameter.detach() for name, parameter in model.named_parameters()
+                           if ".lora_" not in name}, directory / "model.safetensors", metadata={"format": "pt"})
     finally:
         if to_merge:
             unmerge(model)
@@ -95,7 +95,8 @@ def merged_config(model: nn.Module, source_directory: Path, task: str | None) ->
 def export_loralib(model: nn.Module, file: str | Path) -> None:
     """Write the LoRA matrices and the head under loralib's names: FILE.safetensors, or else by torch.save, which is what
     loralib's users load. The file holds no alpha: it is the lora_alpha of loralib's layers."""
-    tensors, file = loralib_tensors(adapter_of(model)), Path(file)
+    tensors = {file_name(name, type(model)): tensor for name, tensor in loralib_tensors(adapter_of(model)).items()}
+    file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".safetensors":
         write_safetensors(tensors, file)

@@ -1,6 +1,7 @@
 """GPT-2 and RoBERTa, the base models of the LoRA paper (Hu et al. 2021), with the parameter names of the Hugging Face files.
 GPT-2 (Radford et al. 2019): decoder, LayerNorm before each sublayer, tanh GELU, output head tied to the token embedding.
-RoBERTa (Liu et al. 2019): encoder, LayerNorm after each sublayer, erf GELU, classification head on <s>.
+RoBERTa (Liu et al. 2019): encoder, LayerNorm after each sublayer, erf GELU, classification head on <s>; and its elder sibling
+BERT (Devlin et al. 2019), where only what begins with Bert differs.
 
 Tokens meet in attention alone. So a block takes x and `attend`, the one object that knows how the tokens of a batch lie:
 `Padded` here is the plain one, others are in speed/packed.py (no padding), generation/cache.py (beams) and methods/prefix.py
@@ -11,7 +12,6 @@ V vocabulary, L labels.
 import math
 import re
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from files.model_config import BertFields, GPT2Fields, RobertaFields
 from files.pretrained import find_folder, read_base, read_config
 from speed.dropout import Dropout
 from speed.linear import linear
@@ -32,22 +33,9 @@ class Target(NamedTuple):
     rows: slice = slice(None)           # of the layer's output that are the target's own
 
 
-@dataclass(frozen=True)
-class GPT2Config:
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int | None = None          # None: 4 * n_embd
-    layer_norm_epsilon: float = 1e-5
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    resid_pdrop: float = 0.1
-    initializer_range: float = 0.02
-
+class GPT2Config(GPT2Fields):
     # where the blocks are and, in each, its attention and what is added to x; whether tokens see the past alone
-    blocks, attention, sublayers, causal = "transformer.h", "attn", ("attn", "mlp"), True
+    family, blocks, attention, sublayers, causal = "gpt2", "transformer.h", "attn", ("attn", "mlp"), True
     hidden_size, longest_input = property(lambda self: self.n_embd), property(lambda self: self.n_positions)
     num_layers, num_heads = property(lambda self: self.n_layer), property(lambda self: self.n_head)
 
@@ -61,26 +49,12 @@ class GPT2Config:
             "qkv": Target("attn.c_attn", (3 * d, d))}
 
 
-@dataclass(frozen=True)
-class RobertaConfig:
-    vocab_size: int = 50265
-    max_position_embeddings: int = 514          # two more than the longest input: positions start at pad_token_id + 1
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    type_vocab_size: int = 1
-    pad_token_id: int = 1
-    layer_norm_eps: float = 1e-5
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    initializer_range: float = 0.02
-    num_labels: int = 2
-
-    blocks, attention, causal = "roberta.encoder.layer", "attention.self", False
+class RobertaConfig(RobertaFields):
+    family, blocks, attention, causal = "roberta", "roberta.encoder.layer", "attention.self", False
     sublayers = ("attention.output.dropout", "output.dropout")
+    first_position = property(lambda self: self.pad_token_id + 1)
+    longest_input = property(lambda self: self.max_position_embeddings - self.first_position)
     num_layers, num_heads = property(lambda self: self.num_hidden_layers), property(lambda self: self.num_attention_heads)
-    longest_input = property(lambda self: self.max_position_embeddings - self.pad_token_id - 1)
 
     @cached_property
     def targets(self) -> dict[str, Target]:
@@ -88,6 +62,10 @@ class RobertaConfig:
         names = {"q": "self.query", "k": "self.key", "v": "self.value", "o": "output.dense"}
         return {target: Target(f"attention.{name}", (d, d)) for target, name in names.items()} | {
             "fc": Target("intermediate.dense", (inner, d)), "proj": Target("output.dense", (d, inner))}
+
+
+class BertConfig(BertFields, RobertaConfig):
+    family, blocks, first_position = "bert", "bert.encoder.layer", 0
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, p: float) -> Tensor:
@@ -111,8 +89,8 @@ class Padded:
             raise ValueError("attention_mask has a 0 before a 1: expected padding on the right only")
         self.longest, self.causal, self.attention = input_ids.shape[1], causal, attention
         self.positions = torch.arange(self.longest, device=input_ids.device)[None]               # (1, T)
-        needs_mask = attention_mask is not None and not causal               # causal: no token sees what is behind it
-        self.mask = attention_mask.bool()[:, None, None] if needs_mask else None                 # (B, 1, 1, T)
+        unseen = causal or attention_mask is None                            # causal: no token sees what is behind it
+        self.mask = None if unseen else attention_mask.bool()[:, None, None]                     # (B, 1, 1, T)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
         """(B, T, H, D) each -> what every query gets, (B, T, H, D). p: dropout on the probabilities."""
@@ -133,8 +111,7 @@ class Conv1D(nn.Module):
 
     def __init__(self, n_in: int, n_out: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_in, n_out))
-        self.bias = nn.Parameter(torch.empty(n_out))
+        self.weight, self.bias = nn.Parameter(torch.empty(n_in, n_out)), nn.Parameter(torch.empty(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight.T, self.bias)
@@ -173,7 +150,7 @@ class GPT2Block(nn.Module):
 
 class GPT2(nn.Module):
     """Decoder-only language model with a tied output head."""
-    config_class, causal, prefix, head, tied = GPT2Config, GPT2Config.causal, "transformer.", None, "lm_head"
+    config_class, causal, prefix, tied, head, of_task, renamed = GPT2Config, True, "transformer.", "lm_head", None, None, {}
     ignored = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|lm_head\.weight")   # in files, nothing to compute with
     required = {"activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                 "reorder_and_upcast_attn": False, "add_cross_attention": False, "tie_word_embeddings": True}
@@ -204,30 +181,39 @@ class GPT2(nn.Module):
         return self.logits(self.hidden_states(input_ids, Padded(input_ids, attention_mask, causal=True)))
 
 
-# ---------------------------------------------------------------- RoBERTa
+# ---------------------------------------------------------------- RoBERTa, and BERT
 
 class RobertaEmbeddings(nn.Module):
     def __init__(self, config: RobertaConfig):
         super().__init__()
-        self.padding_idx = config.pad_token_id
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size, config.pad_token_id)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.config, C, unused = config, config.hidden_size, config.first_position - 1 if config.first_position else None
+        self.word_embeddings = nn.Embedding(config.vocab_size, C, config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, C, unused)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, C)
+        self.LayerNorm, self.dropout = nn.LayerNorm(C, eps=config.layer_norm_eps), Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        x = self.word_embeddings(input_ids) + self.position_embeddings(positions + self.padding_idx + 1)     # (..., C)
-        return self.dropout(self.LayerNorm(x + self.token_type_embeddings.weight[0]))    # every token is of type 0
+        x = self.word_embeddings(input_ids) + self.position_embeddings(positions + self.config.first_position)   # (..., C)
+        return self.dropout(self.LayerNorm(x + self.token_types(input_ids, positions)))
+
+    def token_types(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.token_type_embeddings.weight[0]                          # (C,): every token is of type 0
+
+
+class BertEmbeddings(RobertaEmbeddings):
+    def token_types(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """(..., C): what is behind the first [SEP] of a sequence, the second text of a pair, is of type 1."""
+        ends = F.pad((input_ids == self.config.sep_token_id).cumsum(-1), (1, 0))[..., :-1]       # before each token of its row
+        start = torch.arange(input_ids.shape[-1], device=input_ids.device) - positions           # of the token's own sequence
+        types = (ends > ends.gather(-1, start.expand_as(ends))).long()
+        return self.token_type_embeddings(types.clamp(max=self.config.type_vocab_size - 1))
 
 
 class RobertaSelfAttention(nn.Module):
     def __init__(self, config: RobertaConfig):
         super().__init__()
         self.n_head, self.p = config.num_attention_heads, config.attention_probs_dropout_prob
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query, self.key, self.value = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(3))
 
     def qkv(self, x: Tensor) -> list[Tensor]:
         return [part(x).unflatten(-1, (self.n_head, -1)) for part in (self.query, self.key, self.value)]    # 3 x (..., H, D)
@@ -262,22 +248,27 @@ class RobertaLayer(nn.Module):
         return self.output(F.gelu(self.intermediate.dense(x)), residual=x)
 
 
-class ClassificationHead(nn.Module):
+class BertHead(nn.Module):
     def __init__(self, config: RobertaConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)       # BERT's pretrained pooler
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, first: Tensor) -> Tensor:
-        """Hidden states of the first tokens, (B, C) -> (B, L); L = 1 is regression (STS-B)."""
-        x = self.dropout(first.to(self.dense.weight.dtype))                  # the head stays fp32
-        return self.out_proj(self.dropout(torch.tanh(self.dense(x))))
+        """Hidden states of the first tokens, (B, C) -> (B, L); L = 1 is regression (STS-B). The head stays fp32."""
+        return self.out_proj(self.dropout(torch.tanh(self.dense(first.to(self.dense.weight.dtype)))))
+
+
+class RobertaHead(BertHead):
+    def forward(self, first: Tensor) -> Tensor:
+        return super().forward(self.dropout(first.to(self.dense.weight.dtype)))          # one dropout more
 
 
 class RobertaClassifier(nn.Module):
     """RoBERTa with a classification head."""
-    config_class, causal, prefix, head, tied = RobertaConfig, RobertaConfig.causal, "roberta.", "classifier.", "lm_head.decoder"
+    config_class, causal, prefix, tied, renamed = RobertaConfig, False, "roberta.", "lm_head.decoder", {}
+    embeddings_class, head_class, head, of_task = RobertaEmbeddings, RobertaHead, "classifier.", "classifier."
     ignored = re.compile(r"(roberta\.)?(embeddings\.position_ids|pooler\.dense\.(weight|bias))|lm_head\..*")
     required = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "classifier_dropout": None}
     method, fingerprints, known_as = None, None, ()                          # as in GPT-2
@@ -286,29 +277,38 @@ class RobertaClassifier(nn.Module):
         super().__init__()
         self.config = config
         layers = nn.ModuleList(RobertaLayer(config) for _ in range(config.num_hidden_layers))
-        self.roberta = nn.ModuleDict({"embeddings": RobertaEmbeddings(config), "encoder": nn.ModuleDict({"layer": layers})})
-        self.classifier = ClassificationHead(config)
+        self.add_module(config.family, nn.ModuleDict({"embeddings": self.embeddings_class(config),
+                                                      "encoder": nn.ModuleDict({"layer": layers})}))
+        self.classifier = self.head_class(config)
 
     def hidden_states(self, input_ids: Tensor, attend, wanted: Tensor | slice = slice(None)) -> Tensor:
         """input_ids (...,) -> (..., C), or (M, C) of the wanted tokens alone. Raises ValueError like GPT-2's."""
         check_length(attend, self.config)
-        x = self.roberta.embeddings(input_ids, attend.positions)
-        for layer in self.roberta.encoder.layer[:-1]:
+        *layers, last = self.get_submodule(self.config.blocks)
+        x = self.get_submodule(self.config.family).embeddings(input_ids, attend.positions)
+        for layer in layers:
             x = layer(x, attend)
-        return self.roberta.encoder.layer[-1](x, attend, wanted)
+        return last(x, attend, wanted)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits (B, L), in the order of the task's labels, read off the first token <s> of every row."""
+        """Logits (B, L), in the order of the task's labels, read off the first token, <s> or [CLS], of every row."""
         return self.classifier(self.hidden_states(input_ids, Padded(input_ids, attention_mask))[:, 0])
 
 
-FAMILIES = {"gpt2": GPT2, "roberta": RobertaClassifier}                      # by config.json's model_type
+class BertClassifier(RobertaClassifier):
+    """BERT with a classification head, which has the names of RoBERTa's; `renamed`: a layer's in BERT's files -> here."""
+    config_class, prefix, tied = BertConfig, "bert.", "bert.cls.predictions.decoder"
+    embeddings_class, head_class, of_task = BertEmbeddings, BertHead, "classifier.out_proj."
+    renamed = {"bert.pooler.dense": "classifier.dense", "classifier": "classifier.out_proj"}
+    ignored = re.compile(r"bert\.(embeddings\.position_ids|cls\..*)")
+
+
+FAMILIES = {model.config_class.family: model for model in (GPT2, RobertaClassifier, BertClassifier)}     # by model_type
 
 
 def load_pretrained(name_or_directory: str | Path, num_labels: int | None = None, dropout: float | None = None,
                     seed: int = 0, classes: tuple[str, ...] | None = None) -> GPT2 | RobertaClassifier:
     """A pretrained model from a Hugging Face directory (or the name of one found locally), fp32, in eval mode.
-
     num_labels, or classes, their names in the order wanted: of RoBERTa's head, default config.json's; one that the file lacks
     or that does not fit starts fresh from `seed`. dropout: in place of every one of config.json. stderr gets what was loaded.
     Raises FileNotFoundError where nothing is found, ValueError for files that do not fit."""

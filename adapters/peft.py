@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from adapters.adapter import PEFT_PREFIX, Adapter, check_complete, check_rows, layer_name, layers_of, sort_tensors, split_others
 from adapters.folder import check_own, read_folder, write_folder
 from adapters.peft_settings import check_named, check_peft, pattern_value
+from files.pretrained import file_name
 
 # ---------------------------------------------------------------- reading
 
@@ -150,7 +151,8 @@ def write_peft(adapter: Adapter, directory: str | Path, model: nn.Module, base_n
         tensors[f"{PEFT_PREFIX}{layer}.lora_B.weight"] = B
     for name, tensor in adapter.others.items():
         layer = name.rpartition(".")[0]
-        tensors[PEFT_PREFIX + (f"{layer}.base_layer.bias" if layer in adapter.updates else name)] = tensor
+        name = f"{layer}.base_layer.bias" if layer in adapter.updates else file_name(name, type(model))
+        tensors[PEFT_PREFIX + name] = tensor
     own = {key: getattr(adapter, key) for key in ("rank", "alpha", "dropout", "init", "bias", "task", "base_fingerprint",
                                                   "base_rounded", "num_labels")}
     write_folder(directory, tensors, peft_config(adapter, model, base_name),
@@ -172,6 +174,12 @@ def peft_config(adapter: Adapter, model: nn.Module, base_name: str) -> dict:
             "base_model_name_or_path": base_name, "r": first * rank, "lora_alpha": first * alpha,
             "rank_pattern": {path: count * rank for path, count in differing.items()},
             "alpha_pattern": {path: count * alpha for path, count in differing.items()},
-            "target_modules": names if ambiguous else list(updates), "modules_to_save": ["classifier"] if model.head else None,
+            "target_modules": names if ambiguous else list(updates), "modules_to_save": head_modules(adapter, model),
             "lora_dropout": adapter.dropout, "fan_in_fan_out": transposed, "bias": adapter.bias.replace("-", "_"),
             "inference_mode": True}
+
+
+def head_modules(adapter: Adapter, model: nn.Module) -> list[str] | None:
+    """The modules of the task head by their names in transformers: "classifier" and, of a BERT, "pooler"."""
+    of_head = [file_name(name, type(model)) for name in adapter.others if model.head and name.startswith(model.head)]
+    return sorted({name.removeprefix(model.prefix).partition(".")[0] for name in of_head}) or None

@@ -74,7 +74,7 @@ def kept_samples(build: Callable[[], tuple[list[Sample], int]], sources: Sequenc
     """build(): tokenised samples and a count. sources: the data file and the code that calls this folder's. fingerprint: the
     tokenizer's. settings: all else that matters."""
     ours = [Path(__file__).with_name(name) for name in ("text.py", "glue_forms.py", "tokenizer_json.py", "vocabulary.py",
-                                                        "special_tokens.py", "tokenizer.py")]
+                                                        "special_tokens.py", "framing.py", "wordpiece.py", "tokenizer.py")]
     depends_on = [repr((fingerprint, *settings, version("tiktoken"))).encode("utf-8"),
                   *(Path(source).read_bytes() for source in (*ours, *sources))]
     return kept(depends_on, lambda: pack_samples(*build()), unpack_samples, level=0)

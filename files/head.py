@@ -11,12 +11,13 @@ from pathlib import Path
 from files.text import read_json
 
 
-def fit_head(tensors: dict, head: str, wanted: int | Sequence[str] | None, directory: Path) -> str:
+def fit_head(tensors: dict, head: str, of_task: str, wanted: int | Sequence[str] | None, directory: Path) -> str:
     """Leave out of `tensors`, by name, a head that does not fit, or put its rows in order; returns what was done, for the line
-    that says what was loaded. head: the prefix of its tensors. wanted: how many classes, or their names; None: as it is.
+    that says what was loaded. head: the prefix of its tensors. of_task: of those that go where it does not fit; a BERT's pooler
+    stays. wanted: how many classes, or their names; None: as it is.
     Raises ValueError for names of other classes."""
     rows = tensors.get(f"{head}out_proj.weight")
-    own = [name for name in tensors if name.startswith(head)]
+    own = [name for name in tensors if name.startswith(of_task)]
     if wanted is None or not own or (rows is None and f"{head}dense.weight" in own):     # the last is a damaged one
         return ""
     count, said = (wanted, "") if isinstance(wanted, int) else (len(wanted), f" ({', '.join(wanted)})")

@@ -2,8 +2,9 @@
 
 model.py builds the model; here stands what can be wrong with the files. A family of models says of itself, in attributes of
 its class, what this needs to know: config_class, prefix (of its tensors' names), head (the prefix of the task head's, or
-None), tied (the layer whose weight may stand for the token embedding, the first of its tensors), ignored (names that nothing
-is computed with) and required (settings under which it computes what the files mean).
+None), of_task (of what of the head no pretrained file has), renamed (the names of layers in files -> in the model), tied (the
+layer whose weight may stand for the token embedding, the first of its tensors), ignored (names that nothing is computed with)
+and required (settings under which it computes what the files mean).
 Left out: reading the bytes (weights.py), and names that must be downloaded (download.py).
 """
 import re
@@ -16,10 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from files.head import fit_head
+from files.model_config import BertFields
 from files.published import find_model
+from files.special_tokens import read_settings
 from files.text import read_json
 from files.weights import FLOATS, check_finite, read_weights
+from files.wordpiece import read_wordpiece
 
+OLDEST = "bert"                                                             # its first config.json had no model_type
 LIMITS = {"n_layer": 1000, "num_hidden_layers": 1000, "num_labels": 100_000}  # before anything is built from a file's word
 
 
@@ -40,6 +45,9 @@ def read_config(directory: Path, families: dict[str, type], num_labels: int | No
     families: the models that there are, by model_type. Raises ValueError for another, or one that computes otherwise."""
     content = read_json(directory / "config.json")
     kind = content.get("model_type")
+    if "model_type" not in content and "type_vocab_size" in content and OLDEST in families:
+        print(f"{directory / 'config.json'}: no model_type; taken for a {OLDEST}, as there was no other yet", file=sys.stderr)
+        kind = OLDEST
     if not isinstance(kind, str) or kind not in families:
         raise ValueError(f"{directory / 'config.json'}: model_type is {kind!r}, expected one of {', '.join(families)}")
     for key, value in families[kind].required.items():
@@ -52,9 +60,25 @@ def read_config(directory: Path, families: dict[str, type], num_labels: int | No
         content.update(embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout,
                        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     config_class = families[kind].config_class
+    if "sep_token_id" in {field.name for field in fields(config_class)}:
+        content["sep_token_id"] = separator_of(directory, content)
     config = config_class(**{f.name: content[f.name] for f in fields(config_class) if f.name in content})
     check_config(config, directory / "config.json")
     return kind, config
+
+
+def separator_of(directory: Path, content: dict) -> int:
+    """The id that ends the first text of a pair: config.json's, else the tokenizer's, else the field's default, which a line on
+    stderr says where the vocabulary is so large that it matters."""
+    settings, usual = read_settings(directory) | {"config.json": content}, BertFields.sep_token_id
+    if content.get("sep_token_id") is not None:
+        return content["sep_token_id"]
+    if any((directory / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        return read_wordpiece(directory, settings).eos_id
+    if content.get("vocab_size", BertFields.vocab_size) > usual:
+        print(f"{directory}: no tokenizer; the token {usual} is taken for the [SEP] that ends the first text of a pair",
+              file=sys.stderr)
+    return usual
 
 
 def check_config(config, source: Path) -> None:
@@ -66,13 +90,13 @@ def check_config(config, source: Path) -> None:
         elif value is None and name == "n_inner":
             continue
         else:
-            least, most = 0 if name == "pad_token_id" else 1, LIMITS.get(name, 10_000_000)
+            least, most = 0 if name.endswith("_token_id") else 1, LIMITS.get(name, 10_000_000)
             fits, expected = type(value) is int and least <= value <= most, f"a whole number from {least} to {most:,}"
         if not fits:
             raise ValueError(f"{source}: {name} is {str(value)[:60]!r}, expected {expected}")
     if config.hidden_size % config.num_heads:
         raise ValueError(f"{source}: {config.num_heads} heads cannot share {config.hidden_size} numbers evenly")
-    if not getattr(config, "pad_token_id", 0) < min(config.vocab_size, config.longest_input + 1) or config.longest_input < 1:
+    if not getattr(config, "pad_token_id", 0) < config.vocab_size or config.longest_input < 1:
         raise ValueError(f"{source}: pad_token_id is {config.pad_token_id}, expected a token and a position before the last")
 
 
@@ -88,7 +112,16 @@ def plain_name(name: str, family: type) -> str:
     file of the bare model leaves out."""
     *parents, last = name.split(".")
     name = ".".join([*(part for part in parents if part not in WRAPPERS), FORMER_NAMES.get(last, last)])
-    return name if name.startswith((family.prefix, family.head or family.prefix, "lm_head.")) else family.prefix + name
+    if not name.startswith((family.prefix, family.head or family.prefix, "lm_head.")):
+        name = family.prefix + name
+    layer, _, last = name.rpartition(".")
+    return f"{family.renamed.get(layer, layer)}.{last}"
+
+
+def file_name(name: str, family: type) -> str:
+    """The way back: a tensor's name in the family's files, by its name in our model."""
+    layer, _, last = name.rpartition(".")
+    return f"{ {ours: its for its, ours in family.renamed.items()}.get(layer, layer)}.{last}"
 
 
 def names_in_file(stored: dict[str, Tensor], family: type, source: Path) -> dict[str, str]:
@@ -132,18 +165,20 @@ def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Seque
     tie(names, stored, model, source)
     names = {ours: name for ours, name in names.items() if not model.ignored.fullmatch(ours)}
     tensors = {ours: stored[name] for ours, name in names.items()}
-    of_head = fit_head(tensors, model.head, classes, directory) if model.head else ""
-    fresh = model.head is not None and not any(name.startswith(model.head) for name in tensors)
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if not (fresh and name.startswith(model.head))}
+    of_head = fit_head(tensors, model.head, model.of_task, classes, directory) if model.head else ""
+    fresh = next((part for part in (model.head, model.of_task) if part and not any(name.startswith(part) for name in tensors)),
+                 None)                                                       # the prefix of what the file lacks
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if not (fresh and name.startswith(fresh))}
     check_names(tensors, wanted, names, source)
     check_finite(tensors, source)
     stored_as = "/".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}))
     if fresh:
-        tensors |= fresh_head(model, seed)
+        tensors |= fresh_head(model, fresh, seed)
     count = sum(tensor.numel() for tensor in tensors.values())
     report = f"loaded {source}: {len(names)} tensors ({stored_as}), {len(stored) - len(names)} ignored, {count:,} parameters"
     if fresh:
-        report += f"{of_head or '; no classifier in the file'}: fresh head for {model.config.num_labels} labels, seed {seed}"
+        what = "fresh head" if fresh == model.head else "the file's pooler, and a fresh layer behind it"
+        report += f"{of_head or '; no classifier in the file'}: {what} for {model.config.num_labels} labels, seed {seed}"
     else:
         report += of_head
     print(report, file=sys.stderr)
@@ -176,8 +211,9 @@ def depth_advice(names: list[str], wanted: dict[str, Tensor]) -> str:
             ": these are weights of another kind of model, or a part of them; put this model's whole file there")
 
 
-def fresh_head(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """An untrained task head for a model on any device: weights N(0, initializer_range), biases 0."""
+def fresh_head(model: nn.Module, prefix: str, seed: int) -> dict[str, Tensor]:
+    """An untrained task head, or what of it has this prefix, for a model on any device: weights N(0, initializer_range), biases
+    0."""
     generator, std = torch.Generator().manual_seed(seed), model.config.initializer_range
     return {name: torch.empty(parameter.shape).normal_(0.0, std, generator=generator) if name.endswith("weight") else
-            torch.zeros(parameter.shape) for name, parameter in model.named_parameters() if name.startswith(model.head)}
+            torch.zeros(parameter.shape) for name, parameter in model.named_parameters() if name.startswith(prefix)}

@@ -9,21 +9,20 @@ from pathlib import Path
 
 import tiktoken
 
+from files.framing import Tokenizer
 from files.special_tokens import SpecialTokens, find_special_tokens, read_settings
 from files.vocabulary import CONTROL_TOKEN, Vocabulary, read_vocabulary
+from files.wordpiece import is_wordpiece, read_wordpiece
 
 # No pair is merged across these borders: clitics, words, numbers and punctuation, each with the space before it.
 WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
-class Tokenizer:
-    """Byte-level BPE with GPT-2's or RoBERTa's framing; made by load_tokenizer.
+class ByteLevelBPE(Tokenizer):
+    """The tokenizer of GPT-2 and RoBERTa; made by load_tokenizer.
 
     tiktoken counts pieces by rank (bytes first, then merges in the order they were learned); the model's files number
     them as they like. Two tables lead from rank to id and from id to bytes.
-
-    eos_id ends a sample, any of eos_ids a text that is generated. truncated: how many inputs encode has shortened to max_length
-    so far. fingerprint: a hash of all that it depends on.
     """
 
     def __init__(self, vocabulary: Vocabulary, special: SpecialTokens):
@@ -33,12 +32,13 @@ class Tokenizer:
         self.bytes_of_id = {ids[token]: text for token in ids if (text := vocabulary.bytes_of(token))}
         # what was added is found in texts, but for the model's own control tokens
         self.added = {token: ids[token] for token in vocabulary.added if ids[token] not in own.values()}
-        self.vocab_size, self.prefix_space, self.framed = len(ids), special.prefix_space, special.kind == "roberta"
-        self.bos_id, self.eos_id = (own["cls"], own["sep"]) if self.framed else (None, own["eos"])
+        self.vocab_size, self.prefix_space = len(ids), special.prefix_space
+        self.bos_id, self.eos_id = (own["cls"], own["sep"]) if special.kind == "roberta" else (None, own["eos"])
+        if special.kind == "roberta":
+            self.start, self.between, self.end = (self.bos_id,), (self.eos_id, self.eos_id), (self.eos_id,)
         self.eos_ids, self.mask_id = special.ends, own.get("mask")
         self.pad_id = own.get("pad", 0)                                      # GPT-2 has none; the authors pad with 0
         self.fingerprint = hashlib.sha256(repr((ids, list(vocabulary.ranks), self.added, special)).encode("utf-8")).hexdigest()
-        self.truncated = 0
 
     @functools.cached_property
     def bpe(self):
@@ -62,29 +62,9 @@ class Tokenizer:
             ids += [self.id_of_rank[rank] for rank in self.bpe.encode_ordinary(space + part)]
         return ids
 
-    def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
-        """GPT-2: the ids of text and pair in a row. RoBERTa: <s> text </s>, or <s> text </s></s> pair </s>.
-        max_length: longest result, framing included. What is too long loses tokens at the end of the longer text
-        first; the texts are never cut inside a token. Raises ValueError where not even the framing fits."""
-        first, second = self.pieces(text), [] if pair is None else self.pieces(pair)
-        framing = 0 if not self.framed else 2 if pair is None else 4
-        if max_length is not None and len(first) + len(second) + framing > max_length:
-            if max_length < framing:
-                raise ValueError(f"max_length is {max_length}, expected at least the {framing} tokens of <s> and </s>")
-            keep_first, keep_second = longest_first(len(first), len(second), max_length - framing)
-            first, second = first[:keep_first], second[:keep_second]
-            self.truncated += 1
-        if not self.framed:
-            return first + second
-        ids = [self.bos_id, *first, self.eos_id]
-        return ids if pair is None else [*ids, self.eos_id, *second, self.eos_id]
-
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, control tokens left out; bytes that are no UTF-8 (a cut character) become U+FFFD."""
-        for token_id in ids:
-            if not 0 <= token_id < self.vocab_size:
-                raise ValueError(f"token id {token_id} is none of this tokenizer's ids 0 to {self.vocab_size - 1}: "
-                                 "model and tokenizer belong to different directories")
+        self.check_ids(ids)
         return b"".join(self.bytes_of_id.get(token_id, b"") for token_id in ids).decode("utf-8", errors="replace")
 
     def ids_without_text(self, rows: int) -> list[int]:
@@ -92,30 +72,31 @@ class Tokenizer:
         return sorted(set(range(rows)) - self.bytes_of_id.keys() - set(self.eos_ids))
 
 
-def longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
-    """How much of two texts to keep so that `budget` tokens are left: the longer one is cut until they are even.
-    >>> longest_first(10, 2, 6), longest_first(10, 8, 7)
-    ((4, 2), (4, 3))"""
-    shorter = min(first, second, budget // 2)
-    return (budget - shorter, shorter) if first > second else (shorter, budget - shorter)
-
-
 def load_tokenizer(directory: str | Path) -> Tokenizer:
-    """The tokenizer of a Hugging Face model directory: its tokens (vocabulary.py), and what they are for (special_tokens.py).
-    Raises ValueError, with the file, for what is damaged, contradictory or of another kind."""
+    """The tokenizer of a Hugging Face model directory: its tokens (vocabulary.py), and what they are for (special_tokens.py); a
+    BERT's is in wordpiece.py. Raises ValueError, with the file, for what is damaged, contradictory or of another kind."""
     directory = Path(directory)
     settings = read_settings(directory)
+    if is_wordpiece(directory, settings["config.json"].get("model_type")):
+        tokenizer = read_wordpiece(directory, settings)
+        check_rows(directory, settings["config.json"], tokenizer.vocab_size)
+        return tokenizer
     vocabulary = read_vocabulary(directory, settings["tokenizer_config.json"])
     special = find_special_tokens(directory, settings, vocabulary)
     for token, token_id in vocabulary.ids.items():
         if not (token in vocabulary.ranks or token in vocabulary.added or token_id in special.ids.values()
                 or CONTROL_TOKEN.fullmatch(token)):
             raise ValueError(f"{vocabulary.source}: no merge forms '{token}'; are the merges cut short?")
-    rows = settings["config.json"].get("vocab_size", len(vocabulary.ids))
-    if type(rows) is int and rows < len(vocabulary.ids):
-        raise ValueError(f"{directory}: the tokenizer has {len(vocabulary.ids)} tokens, config.json says vocab_size {rows}: "
-                         "use the tokenizer of this model, or resize the model's embedding to it")
-    tokenizer = Tokenizer(vocabulary, special)
+    check_rows(directory, settings["config.json"], len(vocabulary.ids))
+    tokenizer = ByteLevelBPE(vocabulary, special)
     for token in tokenizer.added.keys() & vocabulary.rules.keys():
         raise ValueError(f"{directory}: the added token '{token}' has {vocabulary.rules[token]} true, which is not supported")
     return tokenizer
+
+
+def check_rows(directory: Path, config: dict, tokens: int) -> None:
+    """Raises ValueError for a tokenizer with more tokens than the model of this config.json has rows for."""
+    rows = config.get("vocab_size", tokens)
+    if type(rows) is int and rows < tokens:
+        raise ValueError(f"{directory}: the tokenizer has {tokens} tokens, config.json says vocab_size {rows}: "
+                         "use the tokenizer of this model, or resize the model's embedding to it")

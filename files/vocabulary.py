@@ -65,7 +65,7 @@ def read_vocabulary(directory: Path, settings: dict) -> Vocabulary:
         missing = merges_path if vocab_path.is_file() else vocab_path
         raise FileNotFoundError(f"{missing} is missing: put the tokenizer's vocab.json and merges.txt there, or its "
                                 "tokenizer.json")
-    found = added_tokens(directory, settings, whole)
+    found = added_tokens(directory, settings, whole.added if whole else [])
     ids = add_ids(directory, source, ids, found)
     check_ids(ids, source)
     added, rules = {}, {}
@@ -116,7 +116,7 @@ def merge_problem(line: str, ranks: dict[str, bytes], source: Path) -> str:
 
 # ---------------------------------------------------------------- added tokens
 
-def added_tokens(directory: Path, settings: dict, whole: TokenizerJson | None) -> list[tuple[str, str, int | None, dict]]:
+def added_tokens(directory: Path, settings: dict, in_whole: list[dict]) -> list[tuple[str, str, int | None, dict]]:
     """(file, token, id, its entry there) of all files that name added tokens; no id: one that is in the vocabulary already.
     Raises ValueError for a file that names them in no known way."""
     path, file = directory / "added_tokens.json", "added_tokens.json"
@@ -128,7 +128,7 @@ def added_tokens(directory: Path, settings: dict, whole: TokenizerJson | None) -
         found += [(file, token_of(token), None, {"special": True}) for key in LISTS_OF_SPECIAL
                   if isinstance(settings.get(key), list) for token in settings[key]]
         file = "tokenizer.json"
-        found += [(file, entry["content"], entry["id"], entry) for entry in (whole.added if whole else ())]
+        found += [(file, entry["content"], entry["id"], entry) for entry in in_whole]
         if not all(isinstance(token, str) and token and type(number) in (int, type(None)) for _, token, number, _ in found):
             raise ValueError("a token without text or id")
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -68,7 +68,16 @@ METHOD_CHANGES = {
     ("roberta", "adapter-l"): {"source": OWN, "lr": 4e-4, "rank": 48},
     ("roberta", "prefix"): {"source": OWN, "lr": 1e-3, "rank": 16},
     ("roberta", "head"): {"source": OWN, "lr": 1e-3},
+    ("small bert", "full"): {"source": OWN, "lr": 1e-4},
+    ("small bert", "last-layers"): {"source": OWN, "lr": 3e-4},
+    ("small bert", "adapter-h"): {"source": OWN, "rank": 24},
+    ("small bert", "adapter-l"): {"source": OWN, "rank": 48},
+    ("small bert", "prefix"): {"source": OWN, "rank": 16},
 }
+# The paper has no BERT. One as wide as BERT base takes RoBERTa's numbers; narrower ones, such as minilm (384), learn at higher
+# rates, and these are for a few minutes on a CPU.
+BERT_BASE = 768
+SMALL_BERT = {"source": OWN, "lr": 2e-3, "batch_size": 16, "epochs": 3, "max_length": 128}
 LARGE_ADAPTER = 37                                                           # the middle of 6 and 224 on a logarithmic scale
 
 
@@ -94,6 +103,8 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
     if column == "paper":
         recipe = replace(recipe, lora_init="gaussian")                       # section 4.1
     kind = "gpt2" if config.causal else "roberta"
+    if config.family == "bert" and config.hidden_size < BERT_BASE:
+        kind, recipe = "small bert", replace(recipe, **SMALL_BERT)
     if (kind, method) == ("gpt2", "adapter-l") and (rank or 0) >= LARGE_ADAPTER:
         method = "adapter-l, large"
     changes = dict(METHOD_CHANGES.get((kind, method), {}))

@@ -195,7 +195,7 @@ def test_a_gpt2_may_have_robertas_tokens_in_its_vocabulary(copy_of):
     folder = copy_of("roberta")
     change(folder, "config.json", model_type="gpt2", bos_token_id=2, eos_token_id=2)
     ours = load_tokenizer(folder)
-    assert (ours.bos_id, ours.eos_id, ours.eos_ids, ours.framed) == (None, 2, (2,), False)
+    assert (ours.bos_id, ours.eos_id, ours.eos_ids, ours.start) == (None, 2, (2,), ())
     assert ours.encode("a b") == ours.pieces("a b")
     last = len(read(folder, "vocab.json")) - 1
     change(folder, "config.json", bos_token_id=last, eos_token_id=last)      # <mask>, of all tokens
