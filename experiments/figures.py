@@ -26,7 +26,8 @@ def loss_unit(task: str) -> str:
 
 def score_label(found: list[dict]) -> str:
     name, _ = ranking(found)
-    return f"{name}{' (%)' if shown_factor(name) == 100 else ''}, {'test' if found[0]['task'] == 'e2e' else 'best epoch'}"
+    epoch = "last epoch" if found[0].get("chosen_by") == "the last epoch" else "best epoch"
+    return f"{name}{' (%)' if shown_factor(name) == 100 else ''}, {'test' if found[0]['task'] == 'e2e' else epoch}"
 
 
 def trained_rows(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:

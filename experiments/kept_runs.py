@@ -30,10 +30,11 @@ def finished(runs_dir: Path, row: dict, seed: int) -> Path | None:
 
 
 def places(plan: dict, row: dict) -> dict[int, str]:
-    """Seed -> the place of the row's run; a row without seeds has one, under the plan's first."""
+    """Seed -> the place of the row's run; an evaluation of the base has one, under the plan's first seed. A row may have seeds
+    of its own in place of the plan's."""
     if is_single(row):
         return {plan["seeds"][0]: f"{row['folder']}/base"}
-    return {seed: f"{row['folder']}/seed{seed}" for seed in plan["seeds"]}
+    return {seed: f"{row['folder']}/seed{seed}" for seed in row.get("seeds", plan["seeds"])}
 
 
 def from_folders(plans: list[dict], runs_dir: Path) -> dict[str, dict]:

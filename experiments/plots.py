@@ -17,7 +17,7 @@ METHODS = {                                                                  # a
     "LoRA": (LORA, "o"), "full": ("#d55e00", "s"), "last two layers": ("#e69f00", "D"), "BitFit": ("#009e73", "^"),
     "adapter-h": ("#cc79a7", "v"), "adapter-l": ("#882255", "P"), "prefix": ("#56b4e9", "X"), "frozen base": (BASE, "_"),
 }
-VARIANTS = {"LoRA, r = 1": "<", "LoRA, r = 16": ">"}                         # markers; the colour is the method's
+VARIANTS = {"LoRA, r = 1": "<", "LoRA, r = 16": ">", "LoRA, all six": "*"}   # markers; the colour is the method's
 # ways to serve a batch (bench_mixed.py): ours is LoRA's colour
 WAYS = {"merged": ("merged weights, one task", BASE, "_"), "single": ("one adapter, not merged", "#e69f00", "D"),
         "mixed": ("mixed, ours", LORA, "o"), "peft": ("mixed, PEFT", "#d55e00", "s"),
@@ -147,6 +147,59 @@ def score_and_loss(settings: list[dict], path: Path) -> None:
             axis.set_xlabel(setting["x"])
             axis.set_ylabel(label)
     one_legend(figure, axes, 1)
+    save_figure(figure, path)
+
+
+def lines_over(settings: list[dict], path: Path) -> None:
+    """A panel per setting: {"title", "x" and "y": labels, "ticks": what is varied, numbers with "log": the base of their axis,
+    or names; "lines": label -> the values of every seed at each tick, none where nothing was run}; "flat": a line across, or
+    none. The colours are the methods' in the order of the lines, which are the same ones in every panel."""
+    figure, axes = panels(len(settings))
+    labels = list(dict.fromkeys(label for setting in settings for label in setting["lines"]))
+    looks = dict(zip(labels, METHODS.values(), strict=False))
+    for axis, setting in zip(axes, settings, strict=True):
+        log, ticks = setting.get("log"), setting["ticks"]
+        for label, values in setting["lines"].items():
+            shift = 0.0 if log else 0.06 * (labels.index(label) - (len(labels) - 1) / 2)         # names: side by side
+            shown = [(tick if log else at + shift, of) for at, (tick, of) in enumerate(zip(ticks, values, strict=True)) if of]
+            if shown:
+                xs, found = zip(*shown, strict=True)
+                errors = [statistics.stdev(of) if len(of) > 1 else 0.0 for of in found]
+                axis.errorbar(xs, [statistics.mean(of) for of in found], errors, label=label, color=looks[label][0],
+                              marker=looks[label][1], linestyle="-" if log else "none")
+        if log:
+            axis.set_xscale("log", base=log)
+        plain_ticks(axis.xaxis, ticks if log else list(range(len(ticks))),
+                    (lambda value: f"{value:,}") if log else (lambda at, names=ticks: names[at]))
+        if setting.get("log_y"):
+            axis.set_yscale("log")
+            growth_ticks(axis.yaxis)
+        axis.set_title(setting["title"])
+        axis.set_xlabel(setting["x"])
+        axis.set_ylabel(setting["y"])
+    one_legend(figure, axes, 3)
+    save_figure(figure, path)
+
+
+def change_maps(maps: dict[str, dict], rows: list[str], columns: list[str], path: Path, label: str) -> None:
+    """A map per title: (row, column) -> a change, written into its field; a field without one stays empty."""
+    figure, axes = new_figure(len(maps), 1, 4.6, 3.9)
+    largest = max(abs(value) for of in maps.values() for value in of.values())
+    for axis, (title, of) in zip(axes, maps.items(), strict=True):
+        values = [[of.get((row, column), float("nan")) for column in columns] for row in rows]
+        image = axis.imshow(values, vmin=-largest, vmax=largest, cmap="RdBu", aspect="auto")
+        for y, row in enumerate(values):
+            for x, value in enumerate(row):
+                if value == value:                                           # not nan
+                    colour = "white" if abs(value) > largest / 2 else "black"
+                    axis.text(x, y, f"{value:+.0f}", ha="center", va="center", color=colour)
+        axis.grid(False)
+        axis.set_title(title)
+        axis.set_xticks(range(len(columns)), columns)
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set_xlabel("scored with its frozen head")
+        axis.set_ylabel("learnt")
+    figure.colorbar(image, ax=axes, label=label)
     save_figure(figure, path)
 
 

@@ -11,11 +11,21 @@ difference to the paper is computed where base or test data are not the paper's.
 import argparse
 import re
 import statistics
-import textwrap
 from pathlib import Path
 
 from adapters.saving import read_adapter
-from experiments import bench_growth, bench_mixed, claims, figures, latency, plots, published, subspace
+from experiments import (
+    bench_growth,
+    bench_mixed,
+    claims,
+    figures,
+    glue_answers,
+    glue_report,
+    latency,
+    plots,
+    published,
+    subspace,
+)
 from experiments.counts import SIZES, formula_counts
 from experiments.kept_runs import finished, from_folders, keep_lines, read_lines, runs_of
 from experiments.measured import measured_table
@@ -33,6 +43,7 @@ from experiments.tables import (
     single_seeds,
     spread,
     text_table,
+    wrapped,
 )
 from files import cli
 from files.text import read_json
@@ -76,6 +87,9 @@ def collect(runs_dir: Path, results: Path) -> None:
     if plans:
         keep_lines({plan_place(plan): {"place": plan_place(plan)} | plan for plan in plans}, results / "plans.jsonl")
         keep_lines(from_folders(plans, runs_dir), results / "runs.jsonl")
+    for name in ("spectra", "forgetting"):
+        if found := read_lines(runs_dir / f"{name}.jsonl"):
+            keep_lines(found, results / "glue-small" / f"{name}.jsonl")
     for plan in plans:
         found = subspaces_of(plan, runs_dir) if plan["experiment"] == "rank" else {}
         if found:
@@ -154,12 +168,6 @@ def beside_the_paper(runs: dict[str, list[dict]]) -> list[str]:
 
 
 # ---------------------------------------------------------------- the page
-
-def wrapped(text: str) -> list[str]:
-    """Lines of at most 126 characters; a command in backticks stays on one."""
-    whole = re.sub(r"`[^`]+`", lambda command: command[0].replace(" ", "\0"), text)
-    return [line.replace("\0", " ") for line in textwrap.wrap(whole, 126, break_long_words=False, break_on_hyphens=False)]
-
 
 def highest(setting: str, runs: dict[str, list[dict]]) -> str:
     """The row with the highest mean, and those that are level with it; nothing for single seeds, which have no spread."""
@@ -281,6 +289,8 @@ def build(results: Path) -> None:
             lines += experiment_section(name, of_name, kept)
             lines += pictures if name == last else figures.draw_ablation(name, of_name, kept, results)
             lines += ["", *cost_section(compared, kept)] if name == last else [""]
+    lines += glue_report.section(plans, kept)
+    glue_answers.write_page(plans, kept, results / "glue-small")
     lines += subspace_section(read_lines(results / "subspaces.jsonl"), results)
     lines += latency_section(results / "latency.json")
     lines += measured_section(results)

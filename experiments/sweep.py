@@ -12,15 +12,17 @@
     low-data       few training samples: LoRA, prefix and full fine-tuning (Table 16)
     base-quality   the same LoRA on bases that were pretrained for less and less
     seeds          LoRA with ten seeds: how large the spread is
-    mini           every method on real data, on the small bases of `make pretrain-mini`; LORA_DATA says where the data are
+    mini           every method on real E2E, on the small GPT-2 of `make pretrain-mini`; LORA_DATA says where the data are
 
 Runs are separate processes, `--jobs` at a time with one thread each, which for small models gets about twice as much done
 as one process with two threads. A run that several experiments share is made once, a finished one is not repeated, an
 interrupted one goes on, and one that fails is shown as failed and does not stop the others. What the rows of an experiment
 have in common, the learning rate above all, was chosen at its middle row and is not tuned anew for each: where a row would
-gain from another one, the experiment is unfair to it (see `lr`).
+gain from another one, the experiment is unfair to it (see `lr`). A real encoder, with the rate of every method searched:
+glue_small.py.
 """
 import argparse
+import math
 import os
 import platform
 import re
@@ -34,7 +36,7 @@ from pathlib import Path
 import torch
 
 import data
-from experiments.kept_runs import finished, from_folders, is_single
+from experiments.kept_runs import finished, from_folders, is_single, places
 from experiments.tables import plan_tables, primary_score
 from files import cli
 from files.text import read_json, write_json
@@ -43,6 +45,7 @@ from model import load_pretrained
 from toy import world
 
 TOY_DATA = Path("toy/data")
+LEFT = "left for another time"
 
 # ---------------------------------------------------------------- settings: what all rows on a base and task share
 
@@ -50,10 +53,6 @@ SETTINGS = {
     "toy-mrpc": "--model toy/roberta --task mrpc --data-dir toy/data --epochs 2",
     "toy-mnli": "--model toy/roberta --task mnli --data-dir toy/data --epochs 3",
     "toy-e2e": "--model toy/gpt2 --task e2e --data-dir toy/data --epochs 1 --limit-eval 100 --beam-size 4",
-    "mini-mrpc": "--model runs/mini/roberta --task mrpc --epochs 2",
-    "mini-rte": "--model runs/mini/roberta --task rte --epochs 2 --max-length 256",
-    "mini-cola": "--model runs/mini/roberta --task cola --epochs 1",
-    "mini-stsb": "--model runs/mini/roberta --task stsb --epochs 1",
     "mini-e2e": "--model runs/mini/gpt2 --task e2e --epochs 1 --limit-train 4000 --limit-eval 100 --beam-size 4",
 }
 
@@ -88,7 +87,7 @@ RECIPE = {                                                                   # a
     "prefix": "--method prefix",
     "LoRA": "--method lora --targets q v",
 }
-LORA_RANKS = {"LoRA, r = 1": "--rank 1", "LoRA, r = 16": "--rank 16"}        # the mini bases' tables have these two as well
+LORA_RANKS = {"LoRA, r = 1": "--rank 1", "LoRA, r = 16": "--rank 16"}        # the mini base's table has these two as well
 
 # ---------------------------------------------------------------- experiments: what their rows change in LoRA's row
 
@@ -102,7 +101,6 @@ class Experiment:
 
 
 TEXT_ONLY, TOY = ("toy-e2e",), ("toy-mrpc", "toy-e2e")
-MINI = ("mini-e2e", "mini-mrpc", "mini-rte", "mini-cola", "mini-stsb")
 EXPERIMENTS = {
     "methods": Experiment(TOY),
     "rank": Experiment(TEXT_ONLY, {f"r = {rank}": f"--rank {rank}" for rank in (1, 2, 4, 8, 16, 64)}),
@@ -120,7 +118,7 @@ EXPERIMENTS = {
     "base-quality": Experiment(TOY, {"100 steps": "runs/bases/100", "300 steps": "runs/bases/300",
                                      "1,000 steps": "runs/bases/1000", "the shipped base": "toy"}),
     "seeds": Experiment(TOY, {"LoRA": ""}, seeds=tuple(range(10))),
-    "mini": Experiment(MINI),
+    "mini": Experiment(("mini-e2e",)),
 }
 
 
@@ -148,9 +146,8 @@ def folder_of(options: dict[str, str]) -> str:
 
 
 def method_rows(setting: str) -> dict[str, str]:
-    if setting.startswith("mini"):
-        rows = PAIRS if "e2e" not in setting else TEXT
-        return rows | {label: f"{rows['LoRA']} {change}" for label, change in LORA_RANKS.items()}
+    if setting == "mini-e2e":
+        return TEXT | {label: f"{TEXT['LoRA']} {change}" for label, change in LORA_RANKS.items()}
     return {"toy-mrpc": PAIRS, "toy-mnli": PAIRS, "toy-e2e": TEXT}.get(setting, RECIPE)
 
 
@@ -175,6 +172,12 @@ def make_plan(name: str, setting: str, common: str, seeds: list[int] | None, ext
             for label, options in rows_of(name, setting, common, extra).items()]
     return {"experiment": name, "setting": setting, "seeds": list(seeds or EXPERIMENTS[name].seeds), "rows": rows,
             "made": machine()}
+
+
+def write_plans(plans: list[dict], out_dir: Path) -> None:
+    (out_dir / "plans").mkdir(parents=True, exist_ok=True)
+    for plan in plans:
+        write_json(plan, out_dir / "plans" / f"{plan['experiment']}_{plan['setting']}.json")
 
 
 def processor() -> str:
@@ -232,6 +235,7 @@ def run_once(row: dict, seed: int, out_dir: Path) -> tuple[dict | None, str]:
     if status or path is None:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no output"]
         return None, f"exit status {status}: {last[0]} (all of it in {log})"
+    (path.parent / "last.pt").unlink(missing_ok=True)                        # of a large model, the most of a run's folder
     metrics = read_json(path)
     if metrics["task"] == "e2e" and options_of(command).get("data-dir") == TOY_DATA.as_posix():
         metrics["value_share"] = value_share(path.parent)
@@ -266,38 +270,49 @@ def fingerprint_of(model: str) -> str | None:
 def refuse_runs_on_another_base(plans: list[dict], out_dir: Path) -> None:
     """A model folder may have been made anew under its old name: runs on what it was say nothing about what it is."""
     now = {}
-    for plan in plans:
-        for row in plan["rows"]:
-            model = options_of(row["command"])["model"]
-            for path in filter(None, (finished(out_dir, row, seed) for seed in plan["seeds"])):
-                now.setdefault(model, fingerprint_of(model))
-                then = read_json(path)["base_fingerprint"]
-                if now[model] not in (None, then):
-                    raise ValueError(f"{path}: this run was made on base {then}, and {model} is now base {now[model]}; "
-                                     "remove the runs on the old one, or give another --out-dir")
+    for (_, seed), (_, row) in all_runs(plans).items():
+        model, path = options_of(row["command"])["model"], finished(out_dir, row, seed)
+        if path:
+            now.setdefault(model, fingerprint_of(model))
+            then = read_json(path)["base_fingerprint"]
+            if now[model] not in (None, then):
+                raise ValueError(f"{path}: this run was made on base {then}, and {model} is now base {now[model]}; "
+                                 "remove the runs on the old one, or give another --out-dir")
 
 
-def run_all(plans: list[dict], out_dir: Path, jobs: int) -> int:
-    """Every run of the plans, `jobs` at a time; a line for each that ends. Returns how many failed."""
-    todo = {}
+def all_runs(plans: list[dict]) -> dict[tuple[str, int], tuple[str, dict]]:
+    """(folder, seed) -> a name to print and the row, of every run of the plans, each once."""
+    runs = {}
     for plan in plans:
         for seed in plan["seeds"]:
             for row in plan["rows"]:
-                key = row["folder"], 0 if is_single(row) else seed
-                todo.setdefault(key, (f"{plan['setting']}, {row['label']}, seed {key[1]}", row))
-    failed, done, started = 0, 0, time.perf_counter()
+                if seed in places(plan, row):
+                    runs.setdefault((row["folder"], seed), (f"{plan['setting']}, {row['label']}, seed {seed}", row))
+    return runs
+
+
+def run_all(runs: dict[tuple[str, int], tuple[str, dict]], out_dir: Path, jobs: int, until: float = math.inf) -> int:
+    """Runs of all_runs, in their order, `jobs` at a time; a line for each that ends. Returns how many failed.
+    until: a time.time() from which on none is begun any more."""
+    def run_in_time(row: dict, seed: int) -> tuple[dict | None, str]:
+        return run_once(row, seed, out_dir) if time.time() < until else (None, LEFT)
+
+    failed, done, left, started = 0, 0, 0, time.perf_counter()
     pool = ThreadPoolExecutor(jobs)
-    futures = {pool.submit(run_once, row, seed, out_dir): label for (_, seed), (label, row) in todo.items()}
+    futures = {pool.submit(run_in_time, row, seed): label for (_, seed), (label, row) in runs.items()}
     try:
         for future in as_completed(futures):
             metrics, message = future.result()
+            if message == LEFT:
+                left += 1
+                continue
             done, failed = done + 1, failed + (metrics is None)
             score = "FAILED" if metrics is None else "{} {:.4f}".format(*primary_score(metrics))
-            print(f"[{done}/{len(todo)}] {futures[future]}: {score}, {message}", flush=True)
+            print(f"[{done}/{len(runs)}] {futures[future]}: {score}, {message}", flush=True)
     except KeyboardInterrupt:
         pool.shutdown(cancel_futures=True)                                   # the running processes end by the same Ctrl-C
         raise
-    print(f"{len(todo)} runs, {failed} failed, {time.perf_counter() - started:.0f} s")
+    print(f"{len(runs)} runs, {failed} failed, {f'{left} {LEFT}, ' if left else ''}{time.perf_counter() - started:.0f} s")
     return failed
 
 
@@ -324,11 +339,8 @@ def main(arguments: list[str] | None = None) -> int:
         world.write_tasks(TOY_DATA)
     make_bases(plans)
     refuse_runs_on_another_base(plans, options.out_dir)
-    for plan in plans:
-        path = options.out_dir / "plans" / f"{plan['experiment']}_{plan['setting']}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(plan, path)
-    failed = run_all(plans, options.out_dir, options.jobs)
+    write_plans(plans, options.out_dir)
+    failed = run_all(all_runs(plans), options.out_dir, options.jobs)
     for plan in plans:
         print("\n" + "\n".join(plan_tables(plan, from_folders([plan], options.out_dir))))
     return 1 if failed else 0

@@ -7,7 +7,9 @@ set (for E2E: of the lowest loss on the validation set), "last" the last one; bo
 keeps per epoch. E2E text is decoded once, after training, for the epoch that the run chose. A brief table, for a page, leaves
 out what the terminal shows: medians and the last epoch.
 """
+import re
 import statistics
+import textwrap
 
 from data import GLUE_TASKS
 from experiments.kept_runs import places, runs_of
@@ -16,7 +18,8 @@ TEXT_SCORES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 MEBIBYTE = 2 ** 20
 AS_IT_IS = ("NIST", "CIDEr", "loss")                                         # all other scores are shown in percent
 # what an experiment varies on purpose; everything else must be the same in all of its rows
-VARIES = {"base-quality": ("base",), "low-data": ("training data",)}
+VARIES = {"base-quality": ("base",), "low-data": ("training data",), "glue-small-bases": ("base",),
+          "glue-small-data": ("training data",)}
 
 
 # ---------------------------------------------------------------- what compares
@@ -61,9 +64,11 @@ def primary_score(metrics: dict) -> tuple[str, float]:
 
 
 def ranking(found: list[dict]) -> tuple[str, list[float]]:
-    """The score that rows are ranked by and its value for every seed: BLEU, or the task's score at the best epoch."""
+    """The score that rows are ranked by and its value for every seed: BLEU, or the task's score at the best epoch, or at the
+    last one of runs that were to be scored there."""
     name, _ = primary_score(found[0])
-    return name, values_of(found, name, "chosen" if found[0]["task"] == "e2e" else "best")
+    chosen = found[0]["task"] == "e2e" or found[0].get("chosen_by") == "the last epoch"
+    return name, values_of(found, name, "chosen" if chosen else "best")
 
 
 def deviation(values: list[float]) -> float:
@@ -117,6 +122,12 @@ def trained_count(found: list[dict]) -> str:
 
 
 # ---------------------------------------------------------------- tables
+
+def wrapped(text: str) -> list[str]:
+    """Lines of at most 126 characters; a command in backticks stays on one."""
+    whole = re.sub(r"`[^`]+`", lambda command: command[0].replace(" ", "\0"), text)
+    return [line.replace("\0", " ") for line in textwrap.wrap(whole, 126, break_long_words=False, break_on_hyphens=False)]
+
 
 def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows)]

@@ -1,0 +1,191 @@
+"""The page results/glue-small/README.md: the comparison of glue_small.py whole, and what its base answered to the questions of
+glue_questions.py and glue_analysis.py, a table and a figure each. What was not run has neither.
+"""
+import math
+import statistics
+from pathlib import Path
+
+from data import GLUE_TASKS
+from experiments import figures, plots
+from experiments.glue_analysis import LEADING, RANKS, SIMILAR
+from experiments.glue_questions import AMOUNTS, BASE_METHODS, BASES, DATA_RANKS, RATE_RANKS, SCALES, TARGETS, rate_arms
+from experiments.glue_report import (
+    ABOUT,
+    ORIENTATION,
+    cell,
+    how_many,
+    named,
+    runs_by_task,
+    score_table,
+    search_table,
+    second_table,
+    seconds_table,
+    task_of,
+)
+from experiments.glue_small import COMMON, METHODS, TASKS
+from experiments.kept_runs import read_lines, runs_of
+from experiments.search import Search, grids_of, scores_of
+from experiments.tables import check_comparable, cost_table, markdown, ranking, spread, wrapped
+
+
+def comparison(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
+    tasks = runs_by_task(named(plans, "glue-small"), kept)
+    costs = cost_table(tasks["mrpc"]) if tasks.get("mrpc", {}).get("full") else []
+    return [*score_table(tasks), "", "Medians, and the other scores:", "", *second_table(tasks),
+            *figures.draw_methods(named(plans, "glue-small"), kept, folder),
+            "", "What training costs, in memory and speed on MRPC, in seconds on all; one thread, with other runs on the other "
+            "cores:", "", *costs, "", *seconds_table(tasks)]
+
+
+# ---------------------------------------------------------------- the best learning rate of LoRA over that of full
+
+def best_rate(scores: dict[str, list[float]], best: str) -> float:
+    """The rate of the highest score between the rates that were run: the peak of the parabola through the best and its two
+    neighbours, over the rate's logarithm; the best itself where a neighbour diverged."""
+    rates = sorted(scores, key=float)
+    at = rates.index(best)
+    points = [(math.log10(float(rate)), scores[rate][0]) for rate in rates[at - 1:at + 2]]
+    if any(math.isinf(score) for _, score in points):
+        return float(best)
+    (x_0, y_0), (x_1, y_1), (x_2, y_2) = points
+    left, right = (y_1 - y_0) / (x_1 - x_0), (y_2 - y_1) / (x_2 - x_1)
+    return 10 ** ((x_0 + x_1) / 2 + left * (x_2 - x_0) / 2 / (left - right)) if left > right else float(best)
+
+
+def rates_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
+    settings, rows = [], []
+    for plan in named(plans, "glue-small-rates"):
+        search = Search("", {}, rate_arms(), lambda metrics: -metrics["scores"]["loss"])
+        scores, grids = scores_of(search, [plan], kept), grids_of(search, [plan], kept)
+        found = {arm: best_rate(scores[arm], best) for arm, (_, best) in grids.items() if best}
+        if "full" in found:
+            lines = {rule: [[found[arm] / found["full"] for arm in (f"LoRA, r = {rank}{f', {rule}' * (rank != 8)}",)
+                             if arm in found] for rank in RATE_RANKS] for rule in SCALES}
+            settings.append({"title": plan["setting"], "x": "rank r", "y": "best rate of LoRA / of full", "log": 2,
+                             "log_y": True, "ticks": list(RATE_RANKS),
+                             "lines": {f"scale {rule}": of for rule, of in lines.items()}})
+            rows.append([plan["setting"], f"{found['full']:.1e}", *(spread(of) if of else "" for line in lines.values()
+                                                                    for of in line)])
+    if not rows:
+        return []
+    plots.lines_over(settings, folder / "rates.png")
+    columns = [f"{rule}, r = {rank}" for rule in SCALES for rank in RATE_RANKS]
+    return [*wrapped("Full's best rate, and LoRA's (q and v) as a multiple of it: the rate of the lowest held-out loss, by a "
+                     "parabola through the best rate of a grid and its neighbours. The update is scaled by 1 (constant), 8 / r "
+                     "or sqrt(8 / r), which are one at r = 8."),
+            "", *markdown(["", "full", *columns], rows), "", "![best rate of LoRA over full's](rates.png)"]
+
+
+# ---------------------------------------------------------------- which matrices, which rank, which base
+
+def panel(plan: dict, runs: dict[str, list[dict]], lines: dict[str, list[str]], ticks: list, x: str, log: int | None) -> dict:
+    """What plots.lines_over draws: line -> the rows of the plan at every tick."""
+    return {"title": plan["setting"], "x": x, "y": f"{GLUE_TASKS[task_of(plan)].metrics[0]} (%), last epoch", "ticks": ticks,
+            "log": log, "lines": {line: [ranking(runs[row])[1] if runs.get(row) else [] for row in rows]
+                                  for line, rows in lines.items()}}
+
+
+def targets_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
+    compared, arms = runs_by_task(named(plans, "glue-small"), kept), ("LoRA", *TARGETS, "LoRA, all six")
+    tasks = {task: {arm: (compared.get(task, {}) | runs).get(arm, []) for arm in arms}
+             for task, runs in runs_by_task(named(plans, "glue-small-targets"), kept).items()}
+    lines = {arm: [ranking(runs[arm])[1] if runs[arm] else [] for runs in tasks.values()] for arm in arms}
+    plots.lines_over([{"title": "LoRA on q v, attention, MLP, all six", "x": "task", "y": "score (%), last epoch",
+                       "ticks": list(tasks), "lines": lines}], folder / "targets.png")
+    return [*wrapped("Equal parameters as far as whole ranks allow; the table counts them. Each had its own search."), "",
+            *score_table(tasks), "", *search_table(named(plans, "glue-small-targets-search"), kept, TARGETS),
+            "![attention, MLP, all](targets.png)"]
+
+
+def data_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
+    (plan,) = named(plans, "glue-small-data")
+    runs = runs_of(plan, kept)
+    check_comparable(plan, runs)
+    lines = {arm: [f"{arm}, {amount:,} rows" for amount in AMOUNTS] for arm in ("full", *(f"r = {r}" for r in DATA_RANKS))}
+    plots.lines_over([panel(plan, runs, lines, list(AMOUNTS), "rows of SST-2 trained on", 10)], folder / "data.png")
+    rows = [[arm, *(cell(runs[row], "accuracy") for row in of)] for arm, of in lines.items()]
+    return [*wrapped("LoRA on q and v with alpha = r, at LoRA's and full's rates; 100 rows are seen 30 times, 1,000 6 times, "
+                     "10,000 3 times."), "", *markdown(["", *(f"{amount:,} rows" for amount in AMOUNTS)], rows), "",
+            "![rank and amount of data](data.png)"]
+
+
+def bases_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
+    names, settings, rows = ("whole", *BASES), [], []
+    for plan in named(plans, "glue-small-bases"):
+        runs = runs_of(plan, kept)
+        check_comparable(plan, runs)
+        lines = {method: [f"{method}, {base}" for base in names] for method in BASE_METHODS}
+        settings.append(panel(plan, runs, lines, [name.replace(" ", "\n", 1) for name in names], "base", None))
+        rows += [[f"{plan['setting']}, {method}", *(cell(runs[row], GLUE_TASKS[task_of(plan)].metrics[0]) for row in of)]
+                 for method, of in lines.items()]
+    plots.lines_over(settings, folder / "bases.png")
+    return [*wrapped("The base with tensors drawn anew, which what trains has to make up for; at the whole base's rates."), "",
+            *markdown(["", *names], rows), "", "![how much the base knows](bases.png)"]
+
+
+# ---------------------------------------------------------------- what the trained weights say
+
+def spectra_answer(folder: Path) -> list[str]:
+    settings, rows, lines = [], [], read_lines(folder / "spectra.jsonl")
+    for task in (task for task in TASKS if any(place.startswith(f"{task}/") for place in lines)):
+        found = {place.split("/")[1]: line["targets"] for place, line in lines.items() if place.startswith(f"{task}/")}
+        settings.append({"title": task, "x": "rank r", "y": "held of the change (%)", "ticks": list(RANKS), "log": 2, "lines": {
+            f"{method}, {target}": [[100 * share] for share in of[target]["held"]] for method, of in found.items()
+            if method in ("full", "LoRA") for target in ("q", "v")}})
+        for method, of in found.items():
+            held, size, intruders = (statistics.mean(values) for values in zip(*(
+                (target["held"][RANKS.index(8)], target["size"], target["intruders"]) for target in of.values()), strict=True))
+            rows.append([f"{task}, {method}", " ".join(of), f"{held:.0%}", f"{size:.1%}", f"{intruders:.1f}"])
+    plots.lines_over(settings, folder / "spectra.png")
+    return [*wrapped("Seed 1, means over blocks and changed weights. Held: of the squared singular values of the change, the "
+                     f"share of the first 8. Intruders: of the {LEADING} leading left singular vectors of the tuned weight, "
+                     f"those whose cosine with every one of the base's is below {SIMILAR}."), "",
+            *markdown(["", "changed", "rank 8 holds", "size of the change", f"intruders of {LEADING}"], rows), "",
+            "![what rank r holds of an update](spectra.png)"]
+
+
+def forgetting_answer(folder: Path) -> list[str]:
+    changes: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for place, line in read_lines(folder / "forgetting.jsonl").items():
+        learnt, method, _, other = place.split("/")
+        changes.setdefault(method, {}).setdefault((learnt, other), []).append(100 * (line["after"] - line["before"]))
+    names = [task for task in TASKS if any(task in pair for of in changes.values() for pair in of)]
+    plots.change_maps({method: {pair: statistics.mean(of) for pair, of in found.items()} for method, found in changes.items()},
+                      names, names, folder / "forgetting.png", "change (points)")
+    rows = [[method, *(spread([statistics.mean(of) for (learnt, _), of in found.items() if learnt == task]) for task in names)]
+            for method, found in changes.items()]
+    return [*wrapped("The other tasks' heads, trained on the frozen base, on the encoder that learnt a task: the change of "
+                     "their scores in points, mean ± standard deviation over the other tasks, of means over the seeds."), "",
+            *markdown(["after learning", *names], rows), "", "![what is forgotten](forgetting.png)"]
+
+
+# ---------------------------------------------------------------- the page
+
+PARTS = (                                                                    # title, experiment, its command, what it says
+    ("Scores and costs", "glue-small", "glue_small runs", comparison),
+    ("The searches", "glue-small-search", "glue_small search",
+     lambda plans, kept, folder: search_table(named(plans, "glue-small-search"), kept, METHODS)),
+    ("The best learning rate of LoRA over that of full fine-tuning", "glue-small-rates", "glue_questions rates", rates_answer),
+    ("Attention alone, MLP alone, all", "glue-small-targets", "glue_questions targets", targets_answer),
+    ("Rank times amount of data", "glue-small-data", "glue_questions data", data_answer),
+    ("How much must the base know?", "glue-small-bases", "glue_questions bases", bases_answer),
+)
+
+
+def write_page(plans: list[dict], kept: dict[str, dict], folder: Path) -> None:
+    """Write folder/README.md and its figures; nothing where no run is in."""
+    lines = ["# A fair comparison on a real encoder", "", *wrapped(f"{' '.join(ABOUT.split())} {ORIENTATION}"), "",
+             *wrapped(f"The same for all, fixed beforehand: `{COMMON}`, gradients clipped at 1; every command stands in "
+                      "../plans.jsonl. ([All results](../README.md))"), ""]
+    before = len(lines)
+    for title, experiment, command, answer in PARTS:
+        of = named(plans, experiment)
+        if any(found for plan in of for found in runs_of(plan, kept).values()):
+            lines += [f"## {title}", "", *wrapped(f"{how_many(of, kept)} `python -m experiments.{command} --data-dir D`"), "",
+                      *answer(plans, kept, folder), ""]
+    for title, name, answer in (("What is in an update?", "spectra", spectra_answer),
+                                ("What is forgotten?", "forgetting", forgetting_answer)):
+        if (folder / f"{name}.jsonl").exists():
+            lines += [f"## {title}", "", f"`python -m experiments.glue_analysis {name} --data-dir D`", "", *answer(folder), ""]
+    if len(lines) > before:
+        (folder / "README.md").write_text("\n".join(lines).rstrip("\n") + "\n", encoding="utf-8", newline="\n")

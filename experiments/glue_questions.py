@@ -1,0 +1,164 @@
+"""What the reader of the paper cannot find in it, asked of the base of glue_small.py, after its search has ended.
+
+    python -m experiments.glue_questions rates --data-dir D        the best rate of LoRA over full's: scale, rank, steps, task
+    python -m experiments.glue_questions targets --data-dir D      attention alone, MLP alone, beside q v and all six
+    python -m experiments.glue_questions data --data-dir D         rank times amount of data
+    python -m experiments.glue_questions bases --data-dir D        how much the base must know
+
+Portions, folders and the report are glue_small.py's. Two more questions need no run of their own, only the trained weights of
+the comparison: glue_analysis.py. Each experiment asks with the rates that the comparison's search has found (rates apart), at
+another rank, amount of data or base too: where that needs another rate, it is unfair to it.
+"""
+import argparse
+import math
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.glue_small import (
+    EPOCHS,
+    LORA,
+    METHODS,
+    OTHER_SEEDS,
+    TASKS,
+    common_of,
+    compare,
+    rates_of,
+    run_part,
+    search,
+    seed_first,
+    setting_of,
+)
+from experiments.search import HELD_OUT, Search, hold_out, make_plan, make_row, run_plans, run_search
+from files import cli
+from files.pretrained import read_config
+from files.published import fetch_model
+from files.weights import read_weights, write_safetensors
+from model import FAMILIES
+
+# ---------------------------------------------------------------- the best learning rate of LoRA over that of full
+
+STEPS = (60, 240)
+RATE_TASKS = ("mrpc", "cola")
+SCALES = {                                                                   # of B A x; all are 1 at r = 8
+    "constant": lambda rank: 1.0, "alpha / r": lambda rank: 8 / rank, "alpha / sqrt(r)": lambda rank: math.sqrt(8 / rank)}
+RATE_RANKS = (2, 8, 32)
+
+
+def rate_arms() -> dict[str, tuple[str, str]]:
+    """Arm -> options and lowest rate: full, and LoRA on q v by rule and rank; at r = 8 the rules are one."""
+    arms = {"full": ("--method full", "1e-5"), "LoRA, r = 8": (f"{LORA} --targets q v --rank 8 --alpha 8", "3e-4")}
+    for rule, scale in SCALES.items():
+        for rank in RATE_RANKS:
+            if rank != 8:
+                arms[f"LoRA, r = {rank}, {rule}"] = (
+                    f"{LORA} --targets q v --rank {rank} --alpha {rank * scale(rank):g}", "3e-4")
+    return arms
+
+
+def rate_searches(options: argparse.Namespace) -> list[Search]:
+    """One for each task and number of steps; scored by the loss on what is held out, which is smoother than accuracy."""
+    return [Search("glue-small-rates", {setting_of(options, task, f"{steps}-steps"): common_of(
+                options, task, f"--max-steps {steps}")}, rate_arms(), lambda metrics: -metrics["scores"]["loss"])
+            for steps in STEPS for task in RATE_TASKS]
+
+
+def rates(options: argparse.Namespace) -> int:
+    for task in RATE_TASKS:
+        hold_out(task, options.data_dir, options.out_dir / HELD_OUT)
+    return sum([run_search(each, options.out_dir, options.jobs, options.until) for each in rate_searches(options)])
+
+
+# ---------------------------------------------------------------- attention, MLP
+
+TARGETS = {                                                                  # beside LoRA's 73,728 and all six's 82,944
+    "LoRA, attention": (f"{LORA} --targets q k v o --rank 4 --alpha 4", "3e-4"),                 # 73,728
+    "LoRA, MLP": (f"{LORA} --targets fc proj --rank 3 --alpha 3", "3e-4"),                       # 69,120
+}
+
+
+def targets(options: argparse.Namespace) -> int:
+    return search("glue-small-targets", TARGETS, options) or compare("glue-small-targets", TARGETS, options)
+
+
+# ---------------------------------------------------------------- rank and amount of data
+
+AMOUNTS = {100: "--epochs 30", 1000: "--epochs 6", 10000: EPOCHS}            # fewer rows are seen more often
+DATA_RANKS = (1, 4, 16, 64)
+
+
+def data(options: argparse.Namespace) -> int:
+    rate, rows = rates_of("glue-small", METHODS, options), []
+    for amount, epochs in AMOUNTS.items():
+        arms = {"full": f"--method full --lr {rate['full']}"} | {
+            f"r = {rank}": f"{LORA} --targets q v --rank {rank} --alpha {rank} --lr {rate['LoRA']}" for rank in DATA_RANKS}
+        rows += [make_row(f"{arm}, {amount:,} rows", common_of(options, "sst2", f"--limit-train {amount}", epochs), of_arm)
+                 for arm, of_arm in arms.items()]
+    plan = make_plan("glue-small-data", setting_of(options, "sst2"), OTHER_SEEDS, rows)
+    return run_plans([plan], options.out_dir, options.jobs, options.until, seed_first)
+
+
+# ---------------------------------------------------------------- what the base knows
+
+BASES = ("upper half anew", "all layers anew", "everything anew")
+BASE_TASKS = ("sst2", "mrpc")
+BASE_METHODS = ("full", "LoRA", "frozen base, head")
+
+
+def bases(options: argparse.Namespace) -> int:
+    rate, models = rates_of("glue-small", METHODS, options), {"whole": options.model}
+    for base in BASES:
+        models[base] = (options.out_dir / "bases" / base.replace(" ", "-")).as_posix()
+        redraw(options.model, base, Path(models[base]))
+    plans = []
+    for task in BASE_TASKS:
+        common = common_of(options, task, TASKS[task], EPOCHS)
+        rows = [make_row(f"{method}, {base}", common, METHODS[method][0], f"--lr {rate[method]}", f"--model {model}")
+                for base, model in models.items() for method in BASE_METHODS]
+        plans.append(make_plan("glue-small-bases", setting_of(options, task), OTHER_SEEDS, rows))
+    return run_plans(plans, options.out_dir, options.jobs, options.until, seed_first)
+
+
+def redraw(model: str, what: str, folder: Path) -> None:
+    """Write a copy of a model's folder, one of BASES: with tensors of some layers drawn anew. What stands above the last layer
+    is drawn with them; embeddings stay but in the last of BASES."""
+    source = fetch_model(model)
+    _, config = read_config(source, FAMILIES)
+    first = {"upper half anew": config.num_layers // 2, "all layers anew": 0, "everything anew": -1}[what]
+    generator = torch.Generator().manual_seed(0)
+    tensors, file = read_weights(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_safetensors({name: drawn_anew(name, tensor, generator) if layer_of(name, config.num_layers) >= first else tensor
+                       for name, tensor in tensors.items()}, folder / "model.safetensors")
+    for path in source.iterdir():
+        if path.suffix in (".json", ".txt") and path.is_file() and not path.name.startswith(("model.", "pytorch_model.")):
+            shutil.copyfile(path, folder / path.name)
+
+
+def layer_of(name: str, layers: int) -> int:
+    """The layer that a tensor belongs to; -1 for the embeddings', and the number of layers for what stands above them."""
+    layer = re.search(r"\.layer\.(\d+)\.", f".{name}")
+    return int(layer[1]) if layer else -1 if "embeddings." in name else layers
+
+
+def drawn_anew(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """As BERT's start: matrices normal with deviation 0.02, LayerNorms 1, biases 0. Whole numbers, positions, stay."""
+    if not tensor.is_floating_point():
+        return tensor
+    if tensor.dim() > 1:
+        return torch.empty(tensor.shape).normal_(0, 0.02, generator=generator)
+    return torch.full(tensor.shape, float(name.endswith((".weight", ".gamma"))))
+
+
+PARTS = {"rates": rates, "targets": targets, "data": data, "bases": bases}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run_part("experiments.glue_questions", PARTS, arguments)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,121 @@
+"""The report of glue_small.py: a section of results/README.md, and of the page of its own the scores, costs and searches.
+
+A cell whose runs have not ended is empty, and every table says how many runs are in. Scores are those of the last epoch, in
+percent, as mean ± standard deviation over the seeds, whose number stands in brackets. Left out: the claims, which stand with
+the others (claims.py), and the questions (glue_answers.py).
+"""
+import math
+from collections.abc import Callable
+
+from data import GLUE_TASKS
+from experiments import published
+from experiments.glue_small import TASKS
+from experiments.kept_runs import places, runs_of
+from experiments.search import GRID, LADDER, Search, grids_of, scores_of
+from experiments.sweep import options_of
+from experiments.tables import check_comparable, markdown, median, spread, trained_count, values_of, wrapped
+
+ABOUT = """The base is all-MiniLM-L6-v2, a BERT of 6 layers, 384 wide, that others pretrained. It was trained to bring sentences
+that belong together near each other, on pairs that include MNLI, SNLI and QQP: these tasks are not in the table, and MRPC and
+STS-B, which ask the same, may gain from it. Of SST-2 the first 10,000 rows are trained on. Every method had the same search of
+its learning rate, on a tenth of the training sets of MRPC and CoLA, held out; then three epochs, the last of which is scored on
+the official dev set, in percent: Matthews' correlation for CoLA, Pearson's for STS-B, else accuracy; in brackets the number of
+seeds."""
+ORIENTATION = ("For orientation, another checkpoint, Microsoft's MiniLM-L6-H384, fully fine-tuned by its authors, has on the "
+               "same dev sets " + ", ".join(f"{task} {score}" for task, score in published.MINILM.items()) + ".")
+
+
+# ---------------------------------------------------------------- what is there
+
+def task_of(plan: dict) -> str:
+    return options_of(plan["rows"][0]["command"])["task"]
+
+
+def named(plans: list[dict], experiment: str) -> list[dict]:
+    """The plans of an experiment, in the order of TASKS."""
+    return sorted((plan for plan in plans if plan["experiment"] == experiment and plan["rows"]),
+                  key=lambda plan: (list(TASKS).index(task_of(plan)), plan["setting"]))
+
+
+def how_many(plans: list[dict], kept: dict[str, dict]) -> str:
+    """How many of the plans' runs are in, and where they were run."""
+    wanted = {place for plan in plans for row in plan["rows"] if not row.get("diverged")
+              for place in places(plan, row).values()}
+    made = " / ".join(dict.fromkeys(plan["made"] for plan in plans))
+    return f"{len(wanted & kept.keys()):,} of {len(wanted):,} runs are in. {made}"
+
+
+def runs_by_task(plans: list[dict], kept: dict[str, dict]) -> dict[str, dict[str, list[dict]]]:
+    """Task -> row -> its runs. Raises ValueError for runs that do not compare."""
+    found = {}
+    for plan in plans:
+        found[task_of(plan)] = runs = runs_of(plan, kept)
+        check_comparable(plan, runs)
+    return found
+
+
+def cell(found: list[dict], name: str) -> str:
+    return f"{spread(values_of(found, name))} ({len(found)})" if found else ""
+
+
+# ---------------------------------------------------------------- tables
+
+def method_table(tasks: dict[str, dict[str, list[dict]]], columns: dict[str, tuple[str, Callable[[list[dict]], str]]],
+                 front: bool = False) -> list[str]:
+    """A row per method that has a run; columns: title -> task and what its runs come to. front: what trains, and the rates."""
+    rows = []
+    for method in dict.fromkeys(method for runs in tasks.values() for method in runs):
+        found = [run for runs in tasks.values() for run in runs.get(method, [])]
+        if found:
+            rates = " ".join(dict.fromkeys(f"{run['config']['lr']:g}" for run in found))
+            rows.append([method, *([trained_count(found[:1]), rates] if front else []), *(
+                content(tasks[task][method]) if tasks[task].get(method) else "" for task, content in columns.values())])
+    return markdown(["", *(["trained, head apart", "rate"] if front else []), *columns], rows)
+
+
+def score_table(tasks: dict[str, dict[str, list[dict]]]) -> list[str]:
+    return method_table(tasks, {task: (task, lambda found, name=GLUE_TASKS[task].metrics[0]: cell(found, name))
+                                for task in tasks}, front=True)
+
+
+def second_table(tasks: dict[str, dict[str, list[dict]]]) -> list[str]:
+    """Medians, and the second scores of the tasks that have one."""
+    columns = {}
+    for task in tasks:
+        first, *others = GLUE_TASKS[task].metrics
+        columns[f"{task}, median"] = task, lambda found, name=first: median(values_of(found, name))
+        columns |= {f"{task}, {other}": (task, lambda found, name=other: cell(found, name)) for other in others}
+    return method_table(tasks, columns)
+
+
+def seconds_table(tasks: dict[str, dict[str, list[dict]]]) -> list[str]:
+    return method_table(tasks, {f"{task}, seconds": (task, lambda found: spread([run["seconds"] for run in found], 0))
+                                for task in tasks})
+
+
+def search_table(plans: list[dict], kept: dict[str, dict], arms: dict[str, tuple[str, str]]) -> list[str]:
+    """A row per arm, a column per rate: the held-out scores on the settings, one after the other; the choice in bold."""
+    search = Search("", {}, arms)
+    scores, grids = scores_of(search, plans, kept), grids_of(search, plans, kept)
+    rates = [rate for rate in LADDER if any(rate in of for of in scores.values())]
+
+    def shown(arm: str, rate: str) -> str:
+        of = scores[arm].get(rate, [])
+        text = " / ".join("diverged" if math.isinf(score) else f"{100 * score:.1f}" for score in of)
+        return f"**{text}**" if rate == grids[arm][1] else text
+
+    wider = "; ".join(f"{arm} to {len(of)} rates" for arm, (of, _) in grids.items() if len(of) > GRID)
+    return [*wrapped(f"Held-out scores on {' / '.join(map(task_of, plans))} after two epochs, seed 0; in bold the choice, the "
+                     f"best mean rank. Widened, because the best lay at an end: {wider or 'none'}. {how_many(plans, kept)}"),
+            "", *markdown(["", *rates], [[arm, *(shown(arm, rate) for rate in rates)] for arm in arms]), ""]
+
+
+def section(plans: list[dict], kept: dict[str, dict]) -> list[str]:
+    """The section of results/README.md; nothing where no run of the comparison is in."""
+    compared = named(plans, "glue-small")
+    tasks = runs_by_task(compared, kept)
+    if not any(found for runs in tasks.values() for found in runs.values()):
+        return []
+    return ["## The methods on a real encoder", "", *wrapped(
+        f"{' '.join(ABOUT.split())} {ORIENTATION} {how_many(compared, kept)} `make glue-small DATA=D` Searches, medians, costs "
+        "and what else was asked of this base: [glue-small](glue-small/README.md)."), "", *score_table(tasks), ""]
