@@ -20,8 +20,8 @@ SWEEP_OPTIONS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MODEL),--model $(MODEL)) 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
 	$(RUN) -m toy.demo
 
-tour: $(VENV)/installed          ## LoRA with real tensors, in half a minute
-	$(RUN) -m experiments.tour
+tour: $(VENV)/installed          ## LoRA with real tensors, in half a minute; ARGS="--rank 1" runs a change of yours
+	$(RUN) -m experiments.tour $(ARGS)
 
 test: $(VENV)/installed          ## the whole test suite; LORA_PRECISION=bf16 before it forces the number format
 	$(RUN) -m pytest

@@ -25,7 +25,7 @@ from lora import merge
 from methods import load_trained
 from metrics.texts import write_hypotheses, write_references
 from model import load_pretrained
-from training.precision import choose_precision, format_of_run, hold_frozen_in
+from training.precision import choose_precision, format_of_run, hold_frozen_in, named_precision
 from training.processes import DEVICE_HELP, resolve_device
 from training.recipes import alpha_for_file
 
@@ -36,38 +36,40 @@ OPTIONS_OF = {"beam_size": (BEAMS, 10), "length_penalty": (BEAMS, 0.9), "compare
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="decode.py", description="Decode the meaning representations of an E2E split "
-                                     "and write hypotheses and references in the scorer's file format.")
-    parser.add_argument("--model", required=True, help="gpt2, gpt2-medium, ... or a model folder")
-    parser.add_argument("--adapter", help="a trained adapter of any method; without it the base model decodes")
-    parser.add_argument("--alpha", type=float, help="of a LoRA adapter; the authors' and loralib's files hold none "
-                        "(default: the recipe's)")
-    parser.add_argument("--task", default="e2e", choices=["e2e"])
-    parser.add_argument("--split", default="test", choices=["train", "valid", "test"])
-    parser.add_argument("--text", default="pretokenised", choices=["pretokenised", "official"],
-                        help="the authors' form of the texts, or the challenge's own; scores of the two do not compare")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="hypotheses; references "
-                        "and settings go beside it, into FILE.references and FILE.json")
-    search = parser.add_mutually_exclusive_group()
+    parser = cli.Parser("decode.py", "--model M --out FILE [options]", "Decode the meaning representations of an E2E split and "
+                        "write hypotheses and references in the scorer's file format.")
+    what = parser.add_argument_group("what to decode")
+    what.add_argument("--model", required=True, metavar="M", help="gpt2, gpt2-medium, ... or a model folder")
+    what.add_argument("--adapter", metavar="A", help="a trained adapter of any method; without it the base decodes")
+    what.add_argument("--alpha", type=float, metavar="X", help="of a LoRA file that holds none (default: the recipe's)")
+    what.add_argument("--task", default="e2e", choices=["e2e"])
+    what.add_argument("--split", default="test", choices=["train", "valid", "test"])
+    what.add_argument("--text", default="pretokenised", choices=["pretokenised", "official"],
+                      help="the authors' form or the challenge's; their scores do not compare")
+    what.add_argument("--limit", type=int, metavar="N", help="the first N meaning representations only")
+    beams = parser.add_argument_group("search")
+    search = beams.add_mutually_exclusive_group()
     search.add_argument("--search", default="authors", choices=SEARCHES)
-    search.add_argument("--sample", dest="search", action="store_const", const="sample", help="draw the texts at random, as "
-                        "--search sample does, with these four:")
-    parser.add_argument("--temperature", type=float, help="default 1")
-    parser.add_argument("--top-k", type=int, help="from the K likeliest tokens (default 0: from all)")
-    parser.add_argument("--top-p", type=float, help="from the fewest tokens that hold this probability (default 1)")
-    parser.add_argument("--seed", type=int, help="default 0")
-    parser.add_argument("--beam-size", type=int, help="default 10")
-    parser.add_argument("--length-penalty", type=float, help="the paper has 0.9 (default), the authors' README 0.8")
-    parser.add_argument("--compare-penalties", action="store_true", default=None,
-                        help="print BLEU, NIST and length ratio for 0.8, 0.9 and 1.0 from the same search")
-    parser.add_argument("--no-repeat-ngram-size", type=int, default=4, help="0: no ban")
-    parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N meaning representations only")
-    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="auto: that of the adapter's "
-                        "run, else bf16 where this device is faster with it")
-    parser.add_argument("--data-dir", help="folder with e2e/ (default: $LORA_DATA, else a cache folder)")
-    parser.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
+    search.add_argument("--sample", dest="search", action="store_const", const="sample", help="as --search sample")
+    beams.add_argument("--beam-size", type=int, metavar="N", help="default 10")
+    beams.add_argument("--length-penalty", type=float, metavar="X", help="the paper's 0.9 (default), the authors' 0.8")
+    beams.add_argument("--compare-penalties", action="store_true", default=None,
+                       help="print BLEU, NIST and length ratio for 0.8, 0.9, 1.0")
+    beams.add_argument("--no-repeat-ngram-size", type=int, default=4, metavar="N", help="default 4; 0: no ban")
+    beams.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default 64")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--temperature", type=float, metavar="X", help="default 1")
+    sampling.add_argument("--top-k", type=int, metavar="K", help="of the K likeliest tokens (default 0: of all)")
+    sampling.add_argument("--top-p", type=float, metavar="P", help="of the fewest that hold this probability (default 1)")
+    sampling.add_argument("--seed", type=int, metavar="N", help="default 0")
+    files = parser.add_argument_group("machine and files")
+    files.add_argument("--device", default="auto", metavar="D", help=DEVICE_HELP)
+    files.add_argument("--precision", type=named_precision, default="auto", metavar="{auto,fp32,bf16}",
+                       help="auto: as the adapter's run, else the faster")
+    files.add_argument("--out", required=True, type=Path, metavar="FILE", help="the texts; FILE.references and FILE.json "
+                       "go beside it")
+    files.add_argument("--data-dir", metavar="DIR", help="has e2e/ (default: $LORA_DATA, else a cache)")
+    files.add_argument("--weights-dir", metavar="DIR", help="has model folders (default: $LORA_WEIGHTS, else a cache)")
     options = parser.parse_args(arguments)
     for name, (searches, default) in OPTIONS_OF.items():
         if getattr(options, name) is None:

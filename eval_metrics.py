@@ -17,7 +17,6 @@ the papers it cites. So does metrics/, to be comparable, and names each deviatio
 words themselves; the other three read what metrics/ptb_tokenizer.py makes of the texts. Left out: the files, which
 metrics/texts.py reads and writes, and tests of significance.
 """
-import argparse
 import gc
 import json
 import math
@@ -158,7 +157,7 @@ def ranks(values: Sequence[float]) -> list[float]:
 # ---------------------------------------------------------------- the command
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="eval_metrics.py", description="Score generated texts as the E2E NLG Challenge does.")
+    parser = cli.Parser("eval_metrics.py", "REFS HYPS [options]", "Score generated texts as the E2E NLG Challenge does.")
     parser.add_argument("references", metavar="REFS", help="references, an empty line after each instance's group")
     parser.add_argument("hypotheses", metavar="HYPS", help="one hypothesis per line")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores at full precision")
@@ -166,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variant", choices=VARIANTS, default="python",
                         help="whose BLEU and NIST: python, the scorer's -p, as in the LoRA paper (default), or perl, "
                              "mteval-v13a, as the challenge published")
-    parser.add_argument("--metrics", nargs="+", choices=METRICS, help="default: all")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME", help=f"of {' '.join(METRICS)} (default: all)")
     options = parser.parse_args(arguments)
     gc.disable()                                             # there are no reference cycles; looking for them took a tenth
     references, hypotheses = read_pair(options.references, options.hypotheses)

@@ -9,7 +9,6 @@ that change the base's weights alone (full, last-layers, bitfit) export as a mer
 are modules that transformers does not have. A merged model is in fp32, whatever its base was stored in: in bf16 most of a
 small update is rounded away. Left out: half precision, and PEFT folders for the methods that are not LoRA.
 """
-import argparse
 import shutil
 from pathlib import Path
 
@@ -36,11 +35,12 @@ COPIED = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.json", "tokenizer_
 WRITTEN = ("model.safetensors", "config.json", "adapter_model.safetensors", "adapter_config.json", *COPIED)
 
 
-def export_merged(model: nn.Module, directory: str | Path, source_directory: str | Path, task: str | None = None) -> None:
+def export_merged(model: nn.Module, directory: str | Path, source_directory: str | Path, task: str | None = None,
+                  form: dict | None = None) -> None:
     """Write the model as a Hugging Face folder: model.safetensors, config.json, and what is copied from the base.
     LoRA is merged for it and unmerged again, also after an error. source_directory: the base's folder.
-    task: whose classes the head has. Raises ValueError for a model with adapters or a prefix, which have no place in
-    transformers' models, and for one whose weights are held in bf16."""
+    task, form: whose classes the head has, as in Adapter. Raises ValueError for a model with adapters or a prefix, which have
+    no place in transformers' models, and for one whose weights are held in bf16."""
     directory, source_directory = Path(directory), Path(source_directory)
     check_mergeable(model)
     if directory.resolve() == source_directory.resolve():
@@ -59,7 +59,7 @@ def export_merged(model: nn.Module, directory: str | Path, source_directory: str
     for name in COPIED:
         if (source_directory / name).is_file():
             shutil.copyfile(source_directory / name, directory / name)
-    write_json(merged_config(model, source_directory, task), directory / "config.json")
+    write_json(merged_config(model, source_directory, task, form), directory / "config.json")
 
 
 def check_mergeable(model: nn.Module) -> None:
@@ -74,7 +74,7 @@ def check_mergeable(model: nn.Module) -> None:
                          "gives fp32, and put the adapter onto it")
 
 
-def merged_config(model: nn.Module, source_directory: Path, task: str | None) -> dict:
+def merged_config(model: nn.Module, source_directory: Path, task: str | None, form: dict | None) -> dict:
     """The base's config.json, for what is written: fp32 weights, and a head with the classes of the task. Where the task is not
     known, the names of the classes are the base's if it has as many, else numbers."""
     content = read_json(source_directory / "config.json")
@@ -82,9 +82,10 @@ def merged_config(model: nn.Module, source_directory: Path, task: str | None) ->
     if model.head is None:
         return content | {"architectures": [f"{type(model).__name__}LMHeadModel"]}       # transformers' names
     numbers, names = [str(index) for index in range(model.config.num_labels)], content.get("id2label")
-    if task in GLUE_TASKS:
-        names = {str(index): name for index, name in enumerate(GLUE_TASKS[task].labels or ("score",))}
-        content["problem_type"] = "single_label_classification" if GLUE_TASKS[task].labels else "regression"
+    if form or task in GLUE_TASKS:
+        labels = form["labels"] if form else GLUE_TASKS[task].labels
+        names = {str(index): name for index, name in enumerate(labels or ("score",))}
+        content["problem_type"] = "single_label_classification" if labels else "regression"
     if not isinstance(names, dict) or sorted(names) != sorted(numbers):
         names = {number: f"LABEL_{number}" for number in numbers}            # what transformers calls them
     return content | {"architectures": [type(model).__name__.replace("Classifier", "ForSequenceClassification")],
@@ -125,14 +126,18 @@ def make_room(out: Path, overwrite: bool, is_file: bool, sources: list[Path]) ->
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="export.py", description="Write a base with its adapter for other programs.")
-    parser.add_argument("--model", required=True, help="the base: gpt2, roberta-base, ... or a model folder")
-    parser.add_argument("--adapter", required=True, help="our folder or PEFT's, the authors' file or loralib's")
-    parser.add_argument("--alpha", type=float, help="for a file that holds none")
-    parser.add_argument("--format", default="merged", choices=["merged", "peft", "loralib"])
-    parser.add_argument("--out", required=True, type=Path, help="a folder; for loralib a .pt, .bin or .safetensors file")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    parser.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
+    parser = cli.Parser("export.py", "--model M --adapter A --out OUT [options]", "Write a base with its adapter for other "
+                        "programs.")
+    taken = parser.add_argument_group("what is taken")
+    taken.add_argument("--model", required=True, metavar="M", help="the base: gpt2, roberta-base, ... or a model folder")
+    taken.add_argument("--adapter", required=True, metavar="A", help="our folder or PEFT's, the authors' file or loralib's")
+    taken.add_argument("--alpha", type=float, metavar="X", help="for a file that holds none")
+    taken.add_argument("--weights-dir", metavar="DIR", help="has model folders (default: $LORA_WEIGHTS, else a cache)")
+    written = parser.add_argument_group("what is written")
+    written.add_argument("--format", default="merged", choices=["merged", "peft", "loralib"])
+    written.add_argument("--out", required=True, type=Path, metavar="OUT", help="a folder; loralib: a .pt, .bin or "
+                         ".safetensors file")
+    written.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     options = parser.parse_args(arguments)
     directory = fetch_model(options.model, options.weights_dir)
     _, config = read_config(directory, FAMILIES)
@@ -145,9 +150,9 @@ def main(arguments: list[str] | None = None) -> int:
         check_mergeable(model)
     make_room(options.out, options.overwrite, options.format == "loralib", [directory, Path(options.adapter)])
     if options.format == "merged":
-        export_merged(model, options.out, directory, adapter.task)
+        export_merged(model, options.out, directory, adapter.task, adapter.form)
     elif options.format == "peft":
-        save_adapter(model, options.out, options.model, adapter.task or "")
+        save_adapter(model, options.out, options.model, adapter.task or "", adapter.form)
     else:
         export_loralib(model, options.out)
     if method == "lora":

@@ -44,7 +44,7 @@ from files import cli
 from files.published import fetch_model
 from files.tokenizer import load_tokenizer
 from model import load_pretrained
-from training.precision import choose_precision, format_of_run, hold_frozen_in
+from training.precision import choose_precision, format_of_run, hold_frozen_in, named_precision
 from training.processes import DEVICE_HELP, resolve_device
 from training.recipes import alpha_for_file, lacks_alpha
 
@@ -105,9 +105,9 @@ def answer_requests(predictor: Predictor, requests: str, out: Path | None, stric
 def converse(predictor: Predictor, name: str, lines: BinaryIO, out: BinaryIO) -> None:
     """Answer each line as it comes, with adapter `name`: GPT-2 goes on with the text, for RoBERTa it is a text, or two with a
     tab between. What is wrong with a line is said on stderr. The end of the input or Ctrl-C ends it."""
-    task, prompt = predictor.reader.tasks.get(name), "> " if lines.isatty() else ""
-    form = "two texts with a tab between" if task and len(GLUE_TASKS[task].texts) == 2 else "a text"
-    print(f"{name}: type {form}; Ctrl-D or Ctrl-C ends", file=sys.stderr)
+    form, prompt = predictor.reader.forms.get(name), "> " if lines.isatty() else ""
+    expected = "two texts with a tab between" if form and len(form.texts) == 2 else "a text"
+    print(f"{name}: type {expected}; Ctrl-D or Ctrl-C ends", file=sys.stderr)
 
     def next_line() -> bytes:
         print(prompt, end="", file=sys.stderr, flush=True)
@@ -116,7 +116,7 @@ def converse(predictor: Predictor, name: str, lines: BinaryIO, out: BinaryIO) ->
         for line in iter(next_line, b""):
             try:
                 text = line.decode("utf-8-sig").rstrip("\r\n")
-                ids = predictor.reader.encode(name, text.split("\t") if task else [text])
+                ids = predictor.reader.encode(name, text.split("\t") if form else [text])
                 answer, = predictor.answer([Request(name, ids, {})])
             except ValueError as error:
                 print(f"refused: {error}", file=sys.stderr)
@@ -168,38 +168,42 @@ def keep_memory_flat() -> None:
             ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 128 * 1024)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="predict.py", description="Answer requests for several adapters of one base, "
-                                     "mixed in one batch.")
-    parser.add_argument("--model", required=True, help="gpt2, roberta-base, ... or a model folder")
-    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=DIR",
-                        help=f"a trained adapter, any number of times, named after its task if it stores none; '{BASE}' is "
-                        "the bare GPT-2")
-    parser.add_argument("--alpha", type=float, help="of LoRA adapters that store none, the authors' and loralib's files "
-                        "(default: the recipe's)")
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("requests", nargs="?", help="a file of JSON lines, or - for standard input")
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = cli.Parser("predict.py", "--model M --adapter NAME=DIR ... REQUESTS [options]", "Answer requests for several "
+                        "adapters of one base, mixed in one batch.")
+    group = parser.add_argument_group("what is asked, one of three")
+    asked = group.add_mutually_exclusive_group(required=True)
+    asked.add_argument("requests", nargs="?", metavar="REQUESTS", help="a file of JSON lines, or - for standard input")
     asked.add_argument("--submission", type=Path, metavar="DIR", help="answer GLUE's test sets of the adapters' tasks into "
                        "DIR, as gluebenchmark.com takes them")
     asked.add_argument("--interactive", action="store_true", help="a line in, an answer out, with one adapter")
-    parser.add_argument("--data-dir", help="for --submission: folder with glue/ (default: $LORA_DATA, else a cache folder)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write here instead of to standard output; FILE.tmp until all "
-                        "is answered")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--strict", action="store_true", help="stop at the first line that is no request")
-    parser.add_argument("--device", default="auto", help=DEVICE_HELP)
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="of the base (default: as in "
-                        "the adapters' runs; where these differ or are not known, as in train.py)")
-    parser.add_argument("--beam-size", type=int, default=10, help="this and the next two: for GPT-2")
-    parser.add_argument("--length-penalty", type=float, default=0.9)
-    parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--weights-dir", help="folder of model folders (default: $LORA_WEIGHTS, else a cache folder)")
+    held = parser.add_argument_group("what answers")
+    held.add_argument("--model", required=True, metavar="M", help="gpt2, roberta-base, ... or a model folder")
+    held.add_argument("--adapter", action="append", default=[], metavar="NAME=DIR", help="a trained adapter, any number of "
+                      f"times, named after its task if it stores none; '{BASE}' is the bare GPT-2")
+    held.add_argument("--alpha", type=float, metavar="X", help="of LoRA files that hold none (default: the recipe's)")
+    held.add_argument("--precision", type=named_precision, default="auto", metavar="{auto,fp32,bf16}",
+                      help="of the base (default: as in the adapters' runs)")
+    held.add_argument("--device", default="auto", metavar="D", help=DEVICE_HELP)
+    held.add_argument("--batch-size", type=int, default=32, metavar="N", help="default 32")
+    held.add_argument("--beam-size", type=int, default=10, metavar="N", help="this and the next two: for GPT-2 (default 10)")
+    held.add_argument("--length-penalty", type=float, default=0.9, metavar="X", help="default 0.9")
+    held.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default 64")
+    files = parser.add_argument_group("files")
+    files.add_argument("--out", type=Path, metavar="FILE", help="write here; FILE.tmp until all is answered")
+    files.add_argument("--strict", action="store_true", help="stop at the first line that is no request")
+    files.add_argument("--data-dir", metavar="DIR", help="for --submission: has glue/ (default: $LORA_DATA, else a cache)")
+    files.add_argument("--weights-dir", metavar="DIR", help="has model folders (default: $LORA_WEIGHTS, else a cache)")
     options = parser.parse_args(arguments)
     if options.data_dir and not options.submission:
         parser.error("--data-dir is for --submission: leave it out")
     if (options.out or options.strict) and options.requests is None:
         parser.error("--out and --strict are for a file of requests: leave them out")
+    return options
 
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
     keep_memory_flat()
     adapters, device = parse_adapters(options.adapter), resolve_device(options.device)
     if options.interactive and len(adapters) > 1:

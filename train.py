@@ -9,16 +9,13 @@ folder (training/run_state.py): settings, log, adapter, state, predictions and m
 """
 import argparse
 import contextlib
-import json
 import math
-import os
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from torch import nn
-from tqdm import tqdm
 
 from data import length_grouped_batches
 from files import cli
@@ -26,14 +23,14 @@ from files.text import write_json
 from lora import base_fingerprints
 from methods import apply_method, reload_trained, save_trained, start_from
 from training import processes, run_state
+from training.command_line import parse_arguments
 from training.memory import Activations, forget_peak
 from training.optimizer import Schedule, make_optimizer
-from training.options import Settings, parse_arguments, without_meaning
+from training.options import Settings, without_meaning
 from training.precision import choose_precision, hold_frozen_in
-from training.report import report_end, report_scores, report_start, run_metrics
+from training.report import report_end, report_start, run_metrics
+from training.run_log import RunLog, open_curves
 from training.setup import evaluate_adapter, prepare
-
-LOG_EVERY = 10                                                               # steps per line of log.jsonl
 
 
 class Trainer:
@@ -47,9 +44,10 @@ class Trainer:
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(model, settings)
 
-    def train(self, save_every: int) -> None:
+    def train(self, save_every: int, log: RunLog) -> None:
         """Advance to the end of the schedule. Raises with a line that says which state is kept: cli.Interrupted for a
         signal, after saving; OSError for a full disk, MemoryError, and ValueError for a loss that is not finite."""
+        self.log = log
         try:
             self.advance(save_every)
         except cli.Interrupted as error:
@@ -62,43 +60,39 @@ class Trainer:
                 raise cli.Interrupted(self.interruptions.received) from None
             if not cli.out_of_memory(error):
                 raise
-            raise MemoryError(f"out of memory at step {self.progress.step + 1}; {self.kept()}") from None
+            raise MemoryError(f"out of memory at step {self.progress.step + 1}; {self.kept()}; with --grad-accumulation "
+                              f"{2 * self.settings.grad_accumulation} the same update needs less") from None
 
     def advance(self, save_every: int) -> None:
-        """Evaluate before the first step and after every epoch. Signals end the run between steps, or while it scores."""
+        """Evaluate before the first step, after every epoch and, if asked for, every few steps. Signals end the run between
+        steps, or while it scores."""
         progress = self.progress
-        if not progress.epochs:
-            self.evaluate()
-        log_file = self.folder / "log.jsonl" if processes.is_first() else os.devnull
-        with open(log_file, "a", encoding="utf-8", newline="\n") as log:
-            while progress.step < self.schedule.steps or progress.batch:
-                batches = length_grouped_batches(self.task.train_lengths, self.settings.batch_size, self.seed, progress.epoch)
-                batches = batches[:progress.batch + self.schedule.steps - progress.step]
-                with tqdm(total=len(batches), initial=progress.batch, unit="step", desc=f"epoch {progress.epoch + 1}",
-                          leave=False, disable=None if processes.is_first() else True) as bar:      # None: if watched
-                    for indices in batches[progress.batch:]:
-                        with self.interruptions.held():
-                            self.train_step(indices, bar, log)
-                            if progress.step % save_every == 0 and progress.batch < len(batches):
-                                self.save()
-                self.evaluate()
+        while progress.step < self.schedule.steps or progress.batch:
+            batches = length_grouped_batches(self.task.train_lengths, self.settings.batch_size, self.seed, progress.epoch)
+            batches = batches[:progress.batch + self.schedule.steps - progress.step]
+            with self.log.epoch(progress, len(batches)):
+                for indices in batches[progress.batch:]:
+                    if not progress.epochs or self.scores_are_due():
+                        self.evaluate(epoch_ends=False)
+                    with self.interruptions.held():
+                        self.train_step(indices)
+                        if progress.step % save_every == 0 and progress.batch < len(batches):
+                            self.save()
+            self.evaluate(epoch_ends=True)
 
-    def train_step(self, indices: list[int], bar: tqdm, log) -> None:
+    def scores_are_due(self) -> bool:
+        """Whether --eval-every asks for scores of this step that are not there yet; a resumed run makes up for them."""
+        every, progress = self.settings.eval_every, self.progress
+        return bool(every) and progress.step % every == 0 and progress.epochs[-1]["step"] < progress.step
+
+    def train_step(self, indices: list[int]) -> None:
         """One update, counted and logged."""
-        progress, started = self.progress, time.perf_counter()
-        lr = self.schedule(progress.step)
+        progress, started, lr = self.progress, time.perf_counter(), self.schedule(self.progress.step)
         run_state.seed_step(self.seed, progress.step, processes.process_number())
         loss = self.update(indices, lr)
-        seconds, tokens = time.perf_counter() - started, sum(self.task.train_lengths[index] for index in indices)
-        progress.step, progress.batch = progress.step + 1, progress.batch + 1
-        progress.examples, progress.tokens = progress.examples + len(indices), progress.tokens + tokens
-        progress.seconds += seconds
-        bar.update()
-        bar.set_postfix(loss=f"{loss:.3f}", tokens_per_s=f"{tokens / seconds:,.0f}", refresh=False)
-        if progress.step % LOG_EVERY == 0 or progress.step == self.schedule.steps:
-            log.write(json.dumps({"step": progress.step, "loss": loss, "lr": lr,
-                                  "examples_per_second": len(indices) / seconds, "tokens_per_second": tokens / seconds}) + "\n")
-            log.flush()
+        seconds, n_tokens = time.perf_counter() - started, sum(self.task.train_lengths[index] for index in indices)
+        progress.count(len(indices), n_tokens, seconds)
+        self.log.step(progress, loss, lr, len(indices), n_tokens, seconds)
 
     def update(self, indices: list[int], lr: float) -> float:
         """One update on the training samples `indices`; their mean loss. Raises ValueError for one that is not finite."""
@@ -117,45 +111,49 @@ class Trainer:
         return loss
 
     def loss_and_gradients(self, indices: list[int]) -> float:
-        """Forward and backward; on the largest batch so far, also count what autograd had to keep."""
-        own, loss = processes.share(indices), self.trained[0].new_zeros(())
-        tokens = sum(self.task.train_lengths[index] for index in own)
-        counted = Activations(self.model) if tokens > self.progress.largest_batch_tokens else None
-        if own:
+        """Forward and backward, in as many parts as --grad-accumulation says: the gradients of the parts, and of the processes,
+        add up to the batch's. On the largest part so far, also count what autograd had to keep."""
+        own, loss, n_parts = processes.share(indices), self.trained[0].new_zeros(()), self.settings.grad_accumulation
+        for part in filter(None, (own[first::n_parts] for first in range(n_parts))):
+            tokens = sum(self.task.train_lengths[index] for index in part)
+            counted = Activations(self.model) if tokens > self.progress.largest_batch_tokens else None
             with counted.hooks if counted else contextlib.nullcontext():
-                loss = self.task.loss(self.model, own) / self.task.terms(indices)
-            loss.backward()
-        if counted:
-            self.progress.largest_batch_tokens, self.progress.activation_bytes = tokens, counted.bytes
+                loss_of_part = self.task.loss(self.model, part) / self.task.terms(indices)
+            loss_of_part.backward()
+            loss += loss_of_part.detach()
+            if counted:
+                self.progress.largest_batch_tokens, self.progress.activation_bytes = tokens, counted.bytes
         return processes.sum_gradients(self.trained, loss).item()
 
-    def evaluate(self) -> None:
-        """Score the development set, after an epoch or before the first; keep the adapter if this is the epoch to choose."""
+    def evaluate(self, epoch_ends: bool) -> None:
+        """Score the development set; keep the adapter if this is the evaluation to choose."""
         scores = self.task.evaluate(self.model.eval()) if processes.is_first() else {}
         with self.interruptions.held():
-            self.close_epoch(scores)
+            self.close_evaluation(scores, epoch_ends)
 
-    def close_epoch(self, scores: dict[str, float]) -> None:
+    def close_evaluation(self, scores: dict[str, float], epoch_ends: bool) -> None:
         progress = self.progress
-        progress.epoch, progress.batch = progress.epoch + (progress.batch > 0), 0
-        progress.epochs.append({"epoch": progress.epoch, "step": progress.step} | scores)
+        if epoch_ends:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        share = round(progress.batch / self.schedule.steps_per_epoch, 4)     # of an epoch that runs
+        progress.epochs.append({"epoch": progress.epoch + share if share else progress.epoch, "step": progress.step} | scores)
         if not processes.is_first():
             return
-        report_scores(progress.epochs[-1])
-        if progress.epoch > 0:                                               # the untrained start is never chosen
-            progress.chosen_epoch = self.best_epoch()
-            if progress.chosen_epoch == progress.epoch:
+        self.log.scores(progress.epochs[-1])
+        if progress.step > 0:                                                # the untrained start is never chosen
+            progress.chosen_step = self.best_step()
+            if progress.chosen_step == progress.step:
                 run_state.check_trained(self.model, progress.step)           # a broken one must not replace a good one
-                save_trained(self.model, self.folder / "adapter", self.settings.model, self.settings.task)
+                save_trained(self.model, self.folder / "adapter", self.settings.model, self.settings.task, self.task.saved_form)
             self.save()
 
-    def best_epoch(self) -> int:
-        """The last one, or the one with the best score on the development set; the earlier of equals."""
+    def best_step(self) -> int:
+        """The last evaluation's, or that of the best score on the development set; the earlier of equals."""
         trained = self.progress.epochs[1:]
         if self.settings.select == "last":
-            return trained[-1]["epoch"]
+            return trained[-1]["step"]
         sign = 1 if self.task.higher_is_better else -1
-        return max(trained, key=lambda entry: (sign * entry[self.task.main_metric], -entry["epoch"]))["epoch"]
+        return max(trained, key=lambda entry: (sign * entry[self.task.main_metric], -entry["step"]))["step"]
 
     def kept(self) -> str:
         """What an interrupted run can count on, for messages."""
@@ -176,14 +174,14 @@ class Trainer:
 # ---------------------------------------------------------------- the command
 
 def train_one_seed(options: argparse.Namespace, seed: int) -> None:
-    """One run, from its start or its saved state to metrics.json."""
+    """One run, from its start or its saved state to metrics.json; of a finished one, a line says where its results are."""
     forget_peak(options.device)
     model, task, settings, recipe = prepare(options, seed)
-    folder = run_state.run_folder(settings, options.out_dir, seed)
+    folder = run_state.run_folder(settings, recipe, options.out_dir, seed)
     apply_method(model, settings.method, **settings.of_method(), seed=seed)
     if settings.init_adapter:
         print(start_from(model, settings.init_adapter))
-    saved_format = run_state.saved_format(folder) if options.resume else None
+    saved_format = None if options.overwrite else run_state.saved_format(folder)
     frozen_in, why = choose_precision(settings.precision, model, settings.device, saved_format)
     hold_frozen_in(model, frozen_in)
     config = {"seed": seed, **asdict(settings), "frozen_in": frozen_in, "base": base_fingerprints(model)["float32"],
@@ -192,17 +190,17 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
         if processes.is_first():
             held.enter_context(run_state.only_run_in(folder))
         interruptions = held.enter_context(run_state.Interruptions(processes.is_first()))
-        resuming = processes.one_after_the_other(
-            lambda: run_state.open_run(folder, config, options.resume, options.overwrite) if processes.is_first() else
-            any((folder / name).exists() for name in run_state.STATES))
-        if resuming and (folder / "metrics.json").exists():
-            print(f"{folder} is finished: nothing to resume")
+        found = processes.one_after_the_other(lambda: run_state.open_run(folder, config, options.resume, options.overwrite))
+        if found == "finished":
+            print(f"{folder} is finished: its results are in {folder / 'metrics.json'}; --overwrite trains it anew")
             return
         trainer = Trainer(model.to(settings.device), task, settings, seed, folder, interruptions)
         report_start(trainer, recipe, f"frozen weights in {frozen_in} ({why})")
-        if resuming:
+        if found == "unfinished":
             processes.one_after_the_other(trainer.restore)
-        trainer.train(options.save_every)
+        curves = open_curves(options.tensorboard, folder, trainer.progress.step)
+        with RunLog(folder, trainer.schedule.steps, options.log_every, curves) as log:
+            trainer.train(options.save_every, log)
         if not processes.is_first():
             return
         metrics = run_metrics(trainer, frozen_in)                            # before decoding, whose memory is not training's

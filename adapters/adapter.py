@@ -34,6 +34,7 @@ class Adapter:
     init: str = "kaiming"
     bias: str = "none"
     task: str | None = None
+    form: dict | None = None                                                 # of own pairs: texts, how many, and labels
     base_fingerprint: str | None = None
     base_rounded: dict[str, str] = field(default_factory=dict)               # the same of the base in coarser formats
     base_name: str | None = None

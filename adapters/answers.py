@@ -6,7 +6,7 @@ import torch
 
 from adapters.bank import AdapterBank
 from adapters.requests import Request, RequestReader
-from data import GLUE_TASKS
+from data import GlueTask
 from files.tokenizer import Tokenizer
 from generation.e2e import clean, search_ids
 
@@ -37,14 +37,13 @@ class Predictor:
             batch = [requests[index] for index in indices]
             logits = self.bank.logits_of([request.adapter for request in batch], [request.ids for request in batch])
             for index, request, values in zip(indices, batch, logits, strict=True):
-                answers[index] = named(self.reader.tasks[request.adapter], values)
+                answers[index] = named(self.reader.forms[request.adapter], values)
         return [answers[index] for index in range(len(requests))]
 
 
-def named(task: str, logits: torch.Tensor) -> dict:
-    """(L,) -> the label with its probability, or the score of STS-B."""
-    labels = GLUE_TASKS[task].labels
-    if labels is None:
+def named(form: GlueTask, logits: torch.Tensor) -> dict:
+    """(L,) -> the label with its probability, or the score, as of STS-B."""
+    if form.labels is None:
         return {"score": round(logits.item(), 4)}
     probability, label = logits.softmax(dim=0).max(dim=0)
-    return {"label": labels[label], "probability": round(probability.item(), 4)}
+    return {"label": form.labels[label], "probability": round(probability.item(), 4)}

@@ -45,6 +45,7 @@ class BankAdapter:
     task: str
     updates: dict[str, tuple[Tensor, Tensor]]
     head: nn.Module | None                                                   # None for GPT-2
+    form: dict | None = None                                                 # as in Adapter
 
 
 def bank_adapter_of(model: nn.Module, adapter: Adapter, alpha: float | None = None) -> BankAdapter:
@@ -73,7 +74,7 @@ def bank_adapter_of(model: nn.Module, adapter: Adapter, alpha: float | None = No
         head.to_empty(device=device).eval().requires_grad_(False)
     wanted = {} if head is None else {model.head + name: parameter for name, parameter in head.named_parameters()}
     copy_tensors(wanted, adapter.others, adapter.source)
-    return BankAdapter(adapter.task or "", updates, head)
+    return BankAdapter(adapter.task or "", updates, head, adapter.form)
 
 
 def head_of(model: nn.Module) -> nn.Module | None:

@@ -15,6 +15,7 @@ from files.weights import read_pickle, read_safetensors, write_safetensors
 
 OWN_SECTION = "lora_from_scratch"                                            # our key in the file's metadata
 OWN_KINDS = {"targets": list, "rank": (int, type(None)), "alpha": (int, float), "init": str, "task": (str, type(None)),
+             "form": (dict, type(None)),
              "base_fingerprint": (str, type(None)), "base_rounded": dict}
 
 
@@ -57,6 +58,11 @@ def check_own(own: dict, source: str | Path) -> None:
         if key in own and (not isinstance(own[key], kind) or isinstance(own[key], bool)):
             raise ValueError(f"{source}: {key} is {str(own[key])[:60]!r} in its metadata, which is never written so: save the "
                              "adapter again")
+    form = own.get("form")
+    if form and (form.get("texts") not in (1, 2) or not isinstance(labels := form.get("labels"), (list, type(None)))
+                 or not all(isinstance(label, str) for label in labels or ())):
+        raise ValueError(f"{source}: its form is {str(form)[:60]}, expected one text or two and the labels' names: save the "
+                         "adapter again")
     check_dropout_and_bias(own.get("dropout", 0.0), own.get("bias", "none"), source)
 
 

@@ -59,7 +59,8 @@ def read_peft(directory: Path, config) -> Adapter:
                          "save the adapter again")
     trained, saved_along = split_others(others, config, settings["bias"], updates)
     return Adapter(str(directory), updates, trained, rank, targets=targets, **settings, saved_along=saved_along,
-                   lacking=lacking, base_rounded=own.get("base_rounded", {}), base_name=peft.get("base_model_name_or_path"))
+                   lacking=lacking, form=own.get("form"), base_rounded=own.get("base_rounded", {}),
+                   base_name=peft.get("base_model_name_or_path"))
 
 
 def spread_groups(peft: dict, stacked: dict, config, directory: Path) -> tuple[dict, dict]:
@@ -153,8 +154,8 @@ def write_peft(adapter: Adapter, directory: str | Path, model: nn.Module, base_n
         layer = name.rpartition(".")[0]
         name = f"{layer}.base_layer.bias" if layer in adapter.updates else file_name(name, type(model))
         tensors[PEFT_PREFIX + name] = tensor
-    own = {key: getattr(adapter, key) for key in ("rank", "alpha", "dropout", "init", "bias", "task", "base_fingerprint",
-                                                  "base_rounded", "num_labels")}
+    own = {key: getattr(adapter, key) for key in ("rank", "alpha", "dropout", "init", "bias", "task", "form",
+                                                  "base_fingerprint", "base_rounded", "num_labels")}
     write_folder(directory, tensors, peft_config(adapter, model, base_name),
                  own | {"method": "lora", "targets": list(adapter.targets)})
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from adapters.bank import BASE, AdapterBank
-from data import GLUE_TASKS
+from data import GLUE_TASKS, GlueTask
 from files.text import check_encoding, shorten, unique_keys
 from files.tokenizer import Tokenizer
 from generation.e2e import e2e_prompt
@@ -22,7 +22,7 @@ class Request:
 
 
 class RequestReader:
-    """How requests for the adapters of a bank are read. tasks: of each adapter on RoBERTa."""
+    """How requests for the adapters of a bank are read. tasks, forms: of each adapter on RoBERTa."""
 
     def __init__(self, bank: AdapterBank, tokenizer: Tokenizer, room: int):
         """room: tokens that GPT-2 may generate after a text.
@@ -32,22 +32,29 @@ class RequestReader:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {bank.model.config.vocab_size}: "
                              "use the tokenizer of this model")
         self.bank, self.tokenizer, self.room = bank, tokenizer, room
-        self.tasks = {name: self.glue_task(name) for name in bank.adapters if bank.model.head and name != BASE}
+        self.forms = {name: self.form_of(name) for name in bank.adapters if bank.model.head and name != BASE}
+        self.tasks = {name: self.task_of(name) for name in self.forms}
 
     def task_of(self, name: str) -> str:
         """The task that an adapter was trained for or, where its file does not say, the one it is called by."""
         return self.bank[name].task or name
 
-    def glue_task(self, name: str) -> str:
-        """The task of an adapter on RoBERTa, which has to be one of GLUE with as many labels as its head."""
+    def form_of(self, name: str) -> GlueTask:
+        """What an adapter on RoBERTa takes and answers: its own form, or that of a task of GLUE, with as many labels as its
+        head."""
         adapter, task = self.bank[name], self.task_of(name)
-        if task not in GLUE_TASKS:
+        if adapter.form:
+            texts, labels = adapter.form["texts"], adapter.form["labels"]
+            form = GlueTask("", ("text",) * texts, "label", labels and tuple(labels), ())
+        elif task in GLUE_TASKS:
+            form = GLUE_TASKS[task]
+        else:
             raise ValueError(f"adapter '{name}': its task is {shorten(task)}, so its labels have no names; expected one of "
                              f"{', '.join(GLUE_TASKS)}: name an adapter that knows no task after it")
-        labels, found = GLUE_TASKS[task].labels or ("score",), adapter.head.out_proj.out_features
+        labels, found = form.labels or ("score",), adapter.head.out_proj.out_features
         if len(labels) != found:
             raise ValueError(f"adapter '{name}': its head has {found} labels, {task} has {len(labels)} ({', '.join(labels)})")
-        return task
+        return form
 
     def read(self, line: bytes) -> Request:
         """The request on a line, a byte-order mark before it dropped. Raises ValueError with what is wrong with it."""
@@ -83,7 +90,7 @@ class RequestReader:
         """A meaning representation in the frame it was trained in (E2E), or plain text to go on with."""
         if len(texts) != 1:
             raise ValueError("two texts; GPT-2 continues one")
-        ids = e2e_prompt(self.tokenizer, texts[0]) if task == "e2e" else self.tokenizer.encode(texts[0])
+        ids = e2e_prompt(self.tokenizer, texts[0]) if task in ("e2e", "text") else self.tokenizer.encode(texts[0])
         most = self.bank.model.config.longest_input - self.room
         if not 1 <= len(ids) <= most:
             raise ValueError(f"the text has {len(ids)} tokens, expected 1 to {most}, so that the answer fits")
@@ -93,10 +100,9 @@ class RequestReader:
         """A sentence or two, as RoBERTa's adapter `name` takes them."""
         if name == BASE:
             raise ValueError(f"the base has no head of a task ({self.bank.held()})")
-        task, most = self.tasks[name], self.bank.model.config.longest_input
-        expected = len(GLUE_TASKS[task].texts)
+        expected, most = len(self.forms[name].texts), self.bank.model.config.longest_input
         if len(texts) != expected:
-            raise ValueError(f"{len(texts)} texts; {task} takes {expected}")
+            raise ValueError(f"{len(texts)} texts; {self.tasks[name]} takes {expected}")
         ids = self.tokenizer.encode(*texts)
         if len(ids) > most:
             raise ValueError(f"the text has {len(ids)} tokens, the model takes {most}: shorten it")

@@ -15,13 +15,15 @@ from adapters.peft import read_peft, write_peft
 from lora import add_lora, lora_layers, lora_settings, trains
 
 
-def save_adapter(model: nn.Module, directory: str | Path, base_name: str = "", task: str = "") -> None:
+def save_adapter(model: nn.Module, directory: str | Path, base_name: str = "", task: str = "", form: dict | None = None
+                 ) -> None:
     """Write the LoRA matrices and the task head as adapter_model.safetensors + adapter_config.json, in PEFT's format.
+    form: of a task of the user's own, {"texts": how many, "labels": their names, or None for a number}.
     Raises RuntimeError for a model without LoRA, or a merged one: its weights hold the update already."""
-    write_peft(adapter_of(model, task), directory, model, base_name)
+    write_peft(adapter_of(model, task, form), directory, model, base_name)
 
 
-def adapter_of(model: nn.Module, task: str = "") -> Adapter:
+def adapter_of(model: nn.Module, task: str = "", form: dict | None = None) -> Adapter:
     """The model's adapter as a file would hold it. Raises RuntimeError like save_adapter."""
     layers = lora_layers(model)
     if not layers:
@@ -34,7 +36,7 @@ def adapter_of(model: nn.Module, task: str = "") -> Adapter:
               if ".lora_" not in name and trains(model, name)}               # the head; biases where the setting says so
     settings = lora_settings(model)
     return Adapter("the model", updates, others, settings.rank, settings.alpha, settings.targets, settings.dropout,
-                   settings.init, settings.bias, task, **own_base(model))
+                   settings.init, settings.bias, task, form, **own_base(model))
 
 
 def load_adapter(model: nn.Module, directory: str | Path, alpha: float | None = None, task: str | None = None,

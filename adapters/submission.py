@@ -29,6 +29,8 @@ def write_submission(predictor: Predictor, data_dir: str | None, directory: Path
     Raises ValueError for no adapter or two of one task, for a base that is a GPT-2, and like read_test."""
     adapter_of: dict[str, str] = {}
     for name, task in predictor.reader.tasks.items():
+        if task not in GLUE_TASKS:
+            raise ValueError(f"the adapter '{name}' is of {task}, which is no task of GLUE: leave it out")
         if task in adapter_of:
             raise ValueError(f"the adapters '{adapter_of[task]}' and '{name}' are both of {task}: leave one out")
         adapter_of[task] = name

@@ -55,8 +55,9 @@ Written by `make report` from the files beside it: a run is a line of runs.jsonl
 a mean ± standard deviation over seeds, in percent but for NIST, CIDEr and losses; pairs at the best epoch, texts at the lowest
 validation loss. "Level" with the highest: apart by no more than both standard deviations together. **The bases are not the
 paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` small ones on real data. They show how
-methods stand beside each other, not how the paper's models score. Where the paper and the authors' code disagree stands in
-[paper and code](../docs/paper-and-code.md).
+methods stand beside each other, not how the paper's models score. In all of these runs the learning rate of the first step was
+0; by default it no longer is, and `--warmup-from 0` behind a command makes the run as it was. Where the paper and the authors'
+code disagree stands in [paper and code](../docs/paper-and-code.md).
 """
 # experiment -> its heading, and what to know before reading its table
 SECTIONS = {

@@ -1,6 +1,7 @@
 """The core idea of LoRA with real tensors, in about half a minute (Hu et al. 2021, section 4).
 
-    python -m experiments.tour          (what `make tour` runs)
+    python -m experiments.tour              (what `make tour` runs)
+    python -m experiments.tour --rank 1     its second half: the reader's own change; also --targets, --lr, several at a time
 
 Eight short sections on the toy GPT-2 and the toy record-to-text task: a frozen weight, A and B beside it, what trains,
 one step, more steps, merging and back, the adapter as a file, and the same prompts before and after. Every number is
@@ -14,6 +15,7 @@ import math
 import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from data import encode_e2e, length_grouped_batches, read_e2e
 from files import cli
 from files.tokenizer import Tokenizer, load_tokenizer
 from generation import generate
-from lora import LoRALinear, add_lora, lora_layers, merge, unmerge
+from lora import TARGETS, LoRALinear, add_lora, lora_layers, merge, unmerge
 from model import GPT2, load_pretrained
 from toy import world
 
@@ -86,6 +88,24 @@ def loss_of(model: GPT2, samples: list[tuple[list[int], int]]) -> Tensor:
     targets = pad_sequence([torch.tensor([-100] * (context_length - 1) + ids[context_length:])
                             for ids, context_length in samples], batch_first=True, padding_value=-100)      # (B, T)
     return F.cross_entropy(model(input_ids).flatten(0, 1), targets.flatten())  # -100: nothing is asked there
+
+
+def train(model: GPT2, optimizer: torch.optim.Optimizer, samples: list[tuple[list[int], int]], steps: int) -> Iterator[float]:
+    """The loss of each of `steps` steps, at a learning rate that falls from the optimizer's to 0."""
+    batches = length_grouped_batches([len(ids) for ids, _ in samples], BATCH_SIZE, seed=0, epoch=0)
+    lr = optimizer.param_groups[0]["lr"]
+    for step in range(1, steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - (step - 1) / steps)
+        loss = loss_of(model, [samples[index] for index in batches[step % len(batches)]])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield loss.item()
+
+
+def optimizer_of(model: GPT2, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.01)
 
 
 # ---------------------------------------------------------------- the sections
@@ -154,17 +174,10 @@ def more_steps(model: GPT2, optimizer: torch.optim.Optimizer, samples: list[tupl
     heading(5, f"{steps} steps more")
     layer, started, losses = first_layer(model), time.perf_counter(), []
     W_q = layer.rows_of_weight("q").detach()
-    batches = length_grouped_batches([len(ids) for ids, _ in samples], BATCH_SIZE, seed=0, epoch=0)
     every = max(1, steps // 5)
     print("    step    loss, mean of the last    |update| / |W_q|    seconds")
-    for step in range(1, steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = LR * (1 - (step - 1) / steps)                      # falls to 0
-        loss = loss_of(model, [samples[index] for index in batches[step % len(batches)]])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    for step, loss in enumerate(train(model, optimizer, samples, steps), 1):
+        losses.append(loss)
         if step % every == 0:
             print(f"    {step:4d}    {sum(losses[-every:]) / every:<25.3f} {delta(layer).norm() / W_q.norm():<19.3f} "
                   f"{time.perf_counter() - started:.0f}", flush=True)
@@ -214,16 +227,74 @@ def before_and_after(records: list[str], before: list[str], after: list[str]) ->
     show("values in the text", f"{shares[0]:.0f} % -> {shares[1]:.0f} %", f"of {len(records)} records not in training")
 
 
+# ---------------------------------------------------------------- the second half: a change of the reader's own
+
+LOOK_AT = {
+    "rank": "Look at the trained numbers beside the values in the text: how much of the score is lost with most of the numbers "
+            "gone? And at the scale: alpha stayed, so another rank makes the update weigh more or less, too.",
+    "targets": "Look at the loss beside the trained numbers: is it their number that counts, or which they are? q and k only "
+               "choose where attention looks; v and o, fc and proj change what it brings and what becomes of it.",
+    "lr": "Look at |update| / |W|. Near 0, B has hardly left its zeros, and the text is still the base's; as large as the "
+          "weight or larger, the update has drowned it. The first steps' loss shows a bad rate long before the last does."}
+
+
+def changed(samples: list[tuple[list[int], int]], tokenizer: Tokenizer, records: list[str], steps: int, rank: int,
+            targets: list[str], lr: float) -> tuple[dict[str, str], str]:
+    """Train a fresh base with these settings: what there is to look at, by name, and what it then writes for a record."""
+    with redirect_stderr(io.StringIO()):
+        model = load_pretrained(BASE)
+    add_lora(model, rank, ALPHA, targets=targets, init="gaussian", seed=0)
+    losses = list(train(model, optimizer_of(model, lr), samples, steps))
+    name, layer = next(iter(lora_layers(model).items()))
+    target, tenth = next(iter(layer.targets)), max(1, steps // 10)
+    weight = layer.rows_of_weight(target).detach()
+    texts = texts_of(model, tokenizer, [tokenizer.encode(record) + [tokenizer.eos_id] for record in records])
+    share = sum(map(world.value_share, records, texts)) / len(records)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"settings": f"rank {rank}, {' '.join(targets)}, {lr:g}", "trained": f"{trained:,}",
+            "alpha / r": f"{layer.scale:g}", "loss, first tenth": f"{sum(losses[:tenth]) / tenth:.3f}",
+            "loss, last tenth": f"{sum(losses[-tenth:]) / tenth:.3f}",
+            "|update| / |W|": f"{delta(layer, target).norm() / weight.norm():.3f}",
+            "values in the text": f"{100 * share:.0f} %"}, texts[0]
+
+
+def your_change(samples: list[tuple[list[int], int]], tokenizer: Tokenizer, records: list[str], steps: int,
+                change: dict) -> None:
+    heading(9, f"Your change: {', '.join(change)}")
+    tell(f"Twice {steps} steps from the same base on the same samples: once as in section 5, once with what you gave.")
+    given = {"rank": RANK, "targets": ["q", "v"], "lr": LR}
+    (before, old), (after, new) = (changed(samples, tokenizer, records, steps, **settings)
+                                   for settings in (given, given | change))
+    print(f"    {'':<20}{'as above':<22}yours")
+    for name in before:
+        show(name, before[name], after[name])
+    print()
+    for name, text in (("record", records[0]), ("above", old), ("yours", new)):
+        print(textwrap.fill(f"{name}: {text}", WIDTH, initial_indent=" " * (4 + len("record") - len(name)),
+                            subsequent_indent=" " * 12))
+    print()
+    for name in change:
+        tell(LOOK_AT[name])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="experiments.tour", description="LoRA with real tensors, in half a minute.")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of training in section 5 (default {STEPS})")
-    steps, started = parser.parse_args(arguments).steps, time.perf_counter()
+    parser.add_argument("--rank", type=int, help="this and the next two: run the second half, with a change of yours")
+    parser.add_argument("--targets", nargs="+", help=f"any of {' '.join(TARGETS[:6])}")
+    parser.add_argument("--lr", type=float)
+    options, started = parser.parse_args(arguments), time.perf_counter()
+    change = {name: value for name, value in vars(options).items() if name != "steps" and value is not None}
     torch.manual_seed(0)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):     # their reports are not part of the lesson
         world.write_tasks(DATA)
         model, tokenizer = load_pretrained(BASE), load_tokenizer(BASE)
     samples = [encode_e2e(tokenizer, record, text) for record, text in read_e2e("train", DATA)]
     records = list(dict.fromkeys(record for record, _ in read_e2e("test", DATA)))[:COUNTED]
+    if change:
+        your_change(samples, tokenizer, records, options.steps, change)
+        print(f"\nThat took {time.perf_counter() - started:.0f} s.")
+        return 0
     prompts = [tokenizer.encode(record) + [tokenizer.eos_id] for record in records]
 
     print("LoRA in half a minute, on a GPT-2 small enough for it\n")
@@ -233,13 +304,17 @@ def main(arguments: list[str] | None = None) -> int:
     a_frozen_weight(model)
     two_thin_matrices(model, prompts)
     what_trains(model)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LR, weight_decay=0.01)
+    optimizer = optimizer_of(model, LR)
     one_step(model, optimizer, samples[:BATCH_SIZE])
-    more_steps(model, optimizer, samples, steps)
+    more_steps(model, optimizer, samples, options.steps)
     merge_and_back(model, prompts)
     as_a_file(model, prompts)
     before_and_after(records, before, texts_of(model, tokenizer, prompts))
-    print(f"\nThat was all of lora.py, in {time.perf_counter() - started:.0f} s. Next: make demo, then README.md.")
+    print(f"\nThat was all of lora.py, in {time.perf_counter() - started:.0f} s. Its second half is a change of yours:\n")
+    for change, why in (("--rank 1", "the smallest update there is"), ("--targets k", "another matrix"),
+                        ("--lr 0.5", "a rate that is too high; 1e-5 is too low")):
+        print(f"    {f'make tour ARGS={change!r}':<32}{why}")
+    print("\nThen: make demo, and README.md.")
     return 0
 
 

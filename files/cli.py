@@ -1,12 +1,32 @@
 """One error style for every command: one line on stderr, no traceback, a meaningful exit status.
 
-0 success, 1 bad input (ValueError, OSError, too little memory), 2 wrong usage (argparse), 130 Ctrl-C, 143 SIGTERM.
+0 success, 1 bad input (ValueError, OSError, too little memory), 2 wrong usage (Parser), 130 Ctrl-C, 143 SIGTERM.
 `--debug`, which every command takes, shows the traceback. What is none of these is a bug and keeps its traceback.
 Left out: logs and levels of them.
 """
+import argparse
+import difflib
+import re
 import signal
 import sys
 from collections.abc import Callable
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, for which a wrong option is one line with a hint; options are not abbreviated, and their help is short."""
+
+    def __init__(self, prog: str, usage: str, description: str):
+        super().__init__(prog=prog, usage=f"python {prog} {usage}", description=description, allow_abbrev=False,
+                         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26),
+                         epilog="--debug shows the traceback of an error.")
+
+    def error(self, message: str):
+        """End with status 2 and one line: what is wrong, the option that may have been meant, and where all of them stand."""
+        unknown = re.match(r"unrecognized arguments:.*? (--[\w-]+)", message)
+        known = [name for action in self._actions for name in action.option_strings]
+        meant = difflib.get_close_matches(unknown[1], known, 1) if unknown else []
+        self.exit(2, f"error: {message}{f'; did you mean {meant[0]}?' if meant else ''} (all options: python {self.prog} "
+                     "--help)\n")
 
 
 class Interrupted(KeyboardInterrupt):

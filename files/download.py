@@ -140,6 +140,8 @@ def download(url: str, path: Path, sha256: str | None = None, from_hub: bool = F
                 reached = reached or not isinstance(error, URLError)
                 failures = 1 if now > before else failures + 1
                 if failures > len(PAUSES) or not reached:
+                    if not now:
+                        part.unlink(missing_ok=True)                         # nothing to go on from
                     reason = " ".join(str(getattr(error, "reason", error)).split())
                     raise OSError(f"{path} is missing and cannot be fetched from {url} ({reason}): connect to the "
                                   "network, or put the file there yourself; `make demo` needs neither") from None

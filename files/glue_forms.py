@@ -42,20 +42,21 @@ def read_table(path: Path, texts: Sequence[str], label: str, bare_columns: Seque
     Raises ValueError with file and line for what is no such table."""
     if path.suffix == ".jsonl":
         columns, rows = read_json_lines(path)
+    elif path.suffix == ".csv":
+        columns, rows = read_any_csv(path)
     else:
-        header = next(read_lines(path))[1]
-        if path.suffix == ".csv":
-            columns, rows = read_any_csv(path, next(csv.reader([header])))
-        else:
-            columns, rows = read_tsv(path, () if {*texts, "label"} <= set(header.split("\t")) else bare_columns)
+        header = next(read_lines(path))[1].split("\t")
+        columns, rows = read_tsv(path, () if {*texts, "label"} <= set(header) else bare_columns)
     own = {HUB_COLUMNS.get(name, name): name for name in texts if name not in columns} | (
         {} if label in columns else {"label": label})
     renamed = [own.get(column, column) for column in columns]
     return renamed if {*texts} <= {*renamed} else columns, rows              # else a message would show what is not there
 
 
-def read_any_csv(path: Path, columns: list[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """A CSV file with these columns in its first line."""
+def read_any_csv(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The columns of a CSV file, by its first line, and last line and cells of each record."""
+    columns = next(csv.reader([next(read_lines(path))[1]]))
+
     def rows() -> Iterator[tuple[int, list[str]]]:
         for number, cells in read_csv(path, columns):
             if len(cells) != len(columns):
@@ -89,3 +90,23 @@ def read_json_lines(path: Path) -> tuple[list[str], Iterator[tuple[int, list[str
                                  f"{', '.join(columns)} as in line 1; mend the line")
             yield number, [content[name] for name in columns]
     return columns, rows()
+
+
+# ---------------------------------------------------------------- files of the user's own
+
+def read_columns(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the cells of the wanted columns of each row of a .tsv, .csv or .jsonl file, whose first line names the
+    columns. Raises FileNotFoundError, and ValueError with file and line for a malformed row or a column that is not there."""
+    readers = {".tsv": read_tsv, ".csv": read_any_csv, ".jsonl": read_json_lines}
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: put it there, or give another file")
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: found a name that ends in {path.suffix or 'nothing'!r}, expected .tsv, .csv or .jsonl, "
+                         "which says how its columns stand: give the file such a name")
+    columns, rows = readers[path.suffix](path)
+    for name in wanted:
+        if columns.count(name) != 1:
+            raise ValueError(f"{path}, line 1: found the columns {shorten(', '.join(columns))}, expected '{name}' once among "
+                             "them: give the names of this file's columns")
+    for number, cells in rows:
+        yield number, [cells[columns.index(name)] for name in wanted]

@@ -4,7 +4,6 @@ Base models come from the Hugging Face hub (or the mirror HF_ENDPOINT), GLUE fro
 their repository; the tables say where and with which SHA-256. A folder of somebody's own is used as it is.
 Left out: archives other than GLUE's zips; E2E's official form, which is not downloaded.
 """
-import argparse
 import errno
 import lzma
 import os
@@ -16,6 +15,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from files import cli
 from files.cache import cache_dir
 from files.download import download
 from files.glue_forms import find_form
@@ -183,7 +183,7 @@ def extract(archive: Path, folder: str, files: Sequence[str]) -> None:
 
 def fetch_command(tasks: Sequence[str], fetch_task: Callable[[str, str | None], Path]) -> None:
     """`python data.py NAMES`: every model and task of these names, fetched where it is not here yet, and where it is."""
-    parser = argparse.ArgumentParser(description="Fetch models and tasks, and print where they are.")
+    parser = cli.Parser("data.py", "NAME ... [options]", "Fetch models and tasks, and print where they are.")
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"models: {', '.join(MODELS)}; tasks: {', '.join(tasks)}")
     parser.add_argument("--data-dir", help="default: $LORA_DATA, else the user's cache")
     parser.add_argument("--weights-dir", help="default: $LORA_WEIGHTS, else the user's cache")

@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -66,13 +66,45 @@ def lock_file(file: IO, wait: bool) -> bool:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time produce `path`; the others wait here and find it done. The system frees the lock of a
-    process that dies. Its file is removed once `path` is there."""
+def hold_lock(path: Path, wait: bool) -> Iterator[IO | None]:
+    """The lock file `path`, open and locked for this process, or None if another has it and we do not wait. The system frees
+    the lock of a process that dies; the file is removed in the end."""
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        if not lock_file(file, wait):
+            with file:
+                yield None
+            return
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            break
+        file.close()                                                         # the one before removed it: try again
+    with file:
+        try:
+            yield file
+        finally:
+            if sys.platform != "win32":                                      # where an open file cannot be removed
+                path.unlink(missing_ok=True)
+    if sys.platform == "win32":
+        with suppress(OSError):                                              # another has opened it
+            path.unlink()
+
+
+@contextmanager
+def folder_made_for(path: Path) -> Iterator[None]:
+    """The folder of `path`, made if need be. After an error those that were made and are empty are taken away again."""
+    made = [folder for folder in path.parents if not folder.exists()]        # the deepest first
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w", encoding="utf-8") as file:
-        lock_file(file, wait=True)
+    try:
         yield
-    if path.exists():
-        lock.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):                                              # the first that is not empty
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time produce `path`; the others wait here and find it done. Nothing but `path` is left."""
+    with folder_made_for(path), hold_lock(path.with_name(f".{path.name}.lock"), wait=True):
+        yield

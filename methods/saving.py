@@ -16,12 +16,13 @@ from lora import TARGETS, lora_settings
 from methods.apply import METHODS, WITH_RANK, apply_method, is_of_head, rank_of, trained_parameters
 
 
-def save_trained(model: nn.Module, directory: str | Path, base_name: str, task: str) -> None:
-    """Save what the model's method trained, as adapter_model.safetensors + adapter_config.json; LoRA in PEFT's format."""
+def save_trained(model: nn.Module, directory: str | Path, base_name: str, task: str, form: dict | None = None) -> None:
+    """Save what the model's method trained, as adapter_model.safetensors + adapter_config.json; LoRA in PEFT's format.
+    form: as for adapters.save_adapter."""
     if model.method == "lora":
-        save_adapter(model, directory, base_name, task)
+        save_adapter(model, directory, base_name, task, form)
         return
-    own = {"method": model.method, "rank": rank_of(model), "task": task, **own_base(model),
+    own = {"method": model.method, "rank": rank_of(model), "task": task, "form": form, **own_base(model),
            "num_labels": getattr(model.config, "num_labels", None)}
     write_folder(directory, trained_parameters(model), {"base_model_name_or_path": str(base_name), "method": model.method},
                  own)
@@ -56,7 +57,7 @@ def read_trained(path: str | Path, config) -> tuple[Adapter, str]:
                          f"of {' '.join(METHODS)}, and a rank that its tensors have")
     check_own(own, path)
     check_finite(tensors, path, "save the adapter again, from a run that did not diverge")
-    return Adapter(str(path), {}, tensors, own.get("rank") or 1, None, (), task=own.get("task"),
+    return Adapter(str(path), {}, tensors, own.get("rank") or 1, None, (), task=own.get("task"), form=own.get("form"),
                    base_fingerprint=own.get("base_fingerprint"), base_rounded=own.get("base_rounded", {})), method
 
 

@@ -197,6 +197,8 @@ for file, words, spoil in [
         ("adapters/peft.py", "has numbers outside the blocks of its targets", lambda path: tensors_of(
             path, lambda found: found | {FIRST_B: found[FIRST_B] + 1})),
         ("adapters/folder.py", "is not a JSON object; save the adapter again", lambda path: own_section(path, "[]")),
+        ("adapters/folder.py", "expected one text or two and the labels' names: save the ", lambda path: own_section(
+            path, {"form": {"texts": 3, "labels": None}})),
         ("adapters/folder.py", "which is never written so: save the ", lambda path: own_section(path, {"targets": "q"}))]:
     advises(file, words)(own_adapter(spoil))
 

@@ -2,6 +2,7 @@
 import io
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
 import torch
@@ -13,7 +14,7 @@ import export
 import model as M
 import predict
 import train
-from adapters import AdapterBank, load_adapter
+from adapters import AdapterBank, load_adapter, save_adapter
 from generation import generate
 from methods import apply_method
 from metrics import meteor_resources
@@ -128,6 +129,14 @@ def submits(world, *options, **adapters):
     predicts(world, "--submission", str(world.folder / "out"), "--data-dir", str(world.folder), *options, **adapters)
 
 
+@advises("adapters/submission.py", "which is no task of GLUE: leave it out")
+def _(world):
+    form = {"texts": 2, "labels": ["no", "yes"]}
+    save_adapter(adapted(M.load_pretrained(TOY / "roberta", num_labels=2)), world.folder / "own", task="pairs", form=form)
+    world.file(TESTS, SUBMITTED)
+    return lambda: submits(world, "--adapter", f"own={world.folder / 'own'}"), lambda: lambda: submits(world)
+
+
 @advises("adapters/submission.py", "leave one out")
 def _(world):
     world.file(TESTS, SUBMITTED)
@@ -219,9 +228,15 @@ def trains(world, *options, kind="roberta", task="mrpc"):
                        "--limit-eval", "4", *options])
 
 
-@advises("training/run_state.py", "give --resume to go on with it, --overwrite to replace it, or ")
+def unfinished(world):
+    """A run's folder without its results."""
+    next(world.folder.rglob("metrics.json")).unlink()
+
+
+@advises("training/run_state.py", "give --resume to go on with it, --overwrite to begin it anew, ")
 def _(world):
     trains(world)
+    unfinished(world)
     return lambda: trains(world), lambda: lambda: (trains(world, "--resume"), trains(world, "--overwrite"),
                                                    trains(world, "--out-dir", str(world.folder / "others")))
 
@@ -229,7 +244,8 @@ def _(world):
 @advises("training/run_state.py", "resume with the same settings, or ")
 def _(world):
     trains(world)
-    return lambda: trains(world, "--resume", "--weight-decay", "0.5"), lambda: lambda: trains(world, "--resume")
+    moved = str(shutil.copytree(world.data, world.folder / "moved"))
+    return lambda: trains(world, "--resume", "--data-dir", moved), lambda: lambda: trains(world, "--resume")
 
 
 def damaged(path):
@@ -295,6 +311,93 @@ def _(world):
     return lambda: precision.choose_precision("auto", frozen, "cpu"), lambda: world.patch.delenv("LORA_PRECISION")
 
 
+@advises("training/precision.py", "which no test has shown to work; choose bf16, which needs no scaling, or fp32")
+def _(world):
+    return lambda: trains(world, "--precision", "fp16"), lambda: lambda: trains(world, "--precision", "bf16")
+
+
+@advises("training/run_log.py", "run pip install tensorboard, or leave the option out")
+def _(world):
+    """What pip installs is put in its place."""
+    world.patch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    options, writer = ("--tensorboard", str(world.folder / "curves")), lambda folder, purge_step: SimpleNamespace(
+        add_scalar=lambda *scalar: None, close=lambda: None)
+    return lambda: trains(world, *options), lambda: world.patch.setitem(
+        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=writer))
+
+
+@advises("training/command_line.py", "so it is no run's: give the config.json of a run's folder")
+def _(world):
+    trains(world)
+    unfinished(world)
+    config = next(world.folder.rglob("seed0/config.json"))
+    return lambda: train.main(["--from", str(config.parent / "adapter" / "adapter_config.json")]), lambda: lambda: train.main(
+        ["--from", str(config), "--resume", "--out-dir", str(world.folder / "runs")])
+
+
+OWN = ("--task", "pairs", "--train-file", "{0}", "--dev-file", "{0}", "--text-columns", "a", "b", "--label-column", "c")
+
+
+def own(world, *options, file="own.tsv"):
+    """train.py on a file of the user's own."""
+    trains(world, *(word.format(world.folder / file) for word in OWN), *options)
+
+
+@advises("training/command_line.py", "trains on files of yours: give {' '.join(lacking)} as well")
+def _(world):
+    world.file("own.tsv", "a\tb\tc\nx\ty\tno\nx\tz\tyes\n")
+    return lambda: trains(world, *OWN[:2]), lambda: lambda: own(world)
+
+
+for file, words, bad, good in [
+        ("files/glue_forms.py", "is missing: put it there, or give another file", None, "a\tb\tc\nx\ty\tno\nx\tz\tyes\n"),
+        ("files/glue_forms.py", "give the names of this file's columns", "a\tB\tc\nx\ty\tno\nx\tz\tyes\n",
+         "a\tb\tc\nx\ty\tno\nx\tz\tyes\n"),
+        ("training/sources.py", "give another --label-column", "a\tb\tc\nx\ty\tno\nx\tz\tno\n",
+         "a\tb\tc\nx\ty\tno\nx\tz\tyes\n")]:
+    def case(world, bad=bad, good=good):
+        if bad:
+            world.file("own.tsv", bad)
+        return lambda: own(world), lambda: world.file("own.tsv", good) and None
+    advises(file, words)(case)
+
+
+@advises("files/glue_forms.py", "which says how its columns stand: give the file such a name")
+def _(world):
+    path = world.file("own.txt", "a\tb\tc\nx\ty\tno\nx\tz\tyes\n")
+    return lambda: own(world, file="own.txt"), lambda: path.rename(world.folder / "own.tsv") and (lambda: own(world))
+
+
+@advises("training/sources.py", "expected a number: mend the line, or give --labels classes")
+def _(world):
+    world.file("own.tsv", "a\tb\tc\nx\ty\t1\nx\tz\tmany\n")
+    return lambda: own(world, "--labels", "numbers"), lambda: lambda: own(world, "--labels", "classes")
+
+
+@advises("training/sources.py", ": mend the line")
+def _(world):
+    """A class that the training file lacks."""
+    world.file("own.tsv", "a\tb\tc\nx\ty\tno\nx\tz\tyes\n")
+    other = ("--dev-file", str(world.file("dev.tsv", "a\tb\tc\nx\ty\tNo\n")))
+    return lambda: own(world, *other), lambda: world.file("dev.tsv", "a\tb\tc\nx\ty\tno\n") and None
+
+
+@advises("training/sources.py", "is empty, expected a text: mend the line")
+def _(world):
+    world.file("own.tsv", "a\tb\nx\t \n")
+    files = [word.format(world.folder / "own.tsv") for word in OWN[2:9]]
+    return lambda: trains(world, *files, kind="gpt2", task="text"), lambda: world.file("own.tsv", "a\tb\nx\ty\n") and None
+
+
+@advises("training/setup.py", "that it was trained on")
+def _(world):
+    world.file("own.tsv", "a\tb\tc\nx\ty\tno\nx\tz\tyes\n")
+    own(world)
+    world.file("other.tsv", "a\tb\tc\nx\ty\tham\nx\tz\tspam\n")
+    scored = ("--eval-only", "--adapter", str(next(world.folder.rglob("seed0/adapter"))))
+    return lambda: own(world, *scored, file="other.tsv"), lambda: lambda: own(world, *scored)
+
+
 @advises("training/processes.py", "give --device cpu or install a torch")
 def _(world):
     return lambda: processes.resolve_device("cuda:99"), lambda: lambda: processes.resolve_device("cpu")
@@ -334,7 +437,7 @@ def _(world):
         world.file(f"e2e/{split}.txt", "a||word\n") for split in ("train", "valid", "test")] and None
 
 
-@advises("training/options.py", "to train from it on, give --init-adapter DIR")
+@advises("training/command_line.py", "to train from it on, give --init-adapter DIR")
 def _(world):
     path = str(world.adapter("roberta", task="mrpc"))
     return lambda: trains(world, "--adapter", path), lambda: lambda: trains(

@@ -80,7 +80,7 @@ def test_too_little_memory_says_what_to_lower(toy_data, tmp_path):
     process = ForkedRun(arguments, limit_memory=400 << 20, errors=tmp_path / "errors")
     assert process.wait(120) == 1
     assert (tmp_path / "errors").read_text(encoding="utf-8").splitlines()[-1].startswith(
-        "error: out of memory at step 1; no state is saved yet: lower ")
+        "error: out of memory at step 1; no state is saved yet; with --grad-accumulation 2 the same update needs less: lower ")
 
 
 # ---------------------------------------------------------------- the state on disk
@@ -330,13 +330,13 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_state(run, whole, monkey
 def test_weights_that_are_not_finite_replace_no_adapter(run, monkeypatch, tmp_path):
     def spoil(trainer):
         next(p for p in trainer.model.parameters() if p.requires_grad).data.fill_(float("inf"))
-    original = train.Trainer.close_epoch
+    original = train.Trainer.close_evaluation
 
-    def close_epoch(self, scores):
+    def close_evaluation(self, scores, epoch_ends):
         if self.progress.epoch == 1:
             spoil(self)
-        return original(self, scores)
-    monkeypatch.setattr(train.Trainer, "close_epoch", close_epoch)
+        return original(self, scores, epoch_ends)
+    monkeypatch.setattr(train.Trainer, "close_evaluation", close_evaluation)
     with pytest.raises(ValueError, match=r"step 30: tensor '.*lora_A.*' holds \d+ NaN or infinite numbers"):
         run("mrpc", "--select", "last")
     W.check_finite(W.read_safetensors(run_folder_in(tmp_path / "runs") / "adapter" / "adapter_model.safetensors"), "adapter")
@@ -391,8 +391,9 @@ def test_a_run_is_not_resumed_on_other_data_or_another_base(run, repository, tmp
 def test_a_finished_run_is_left_as_it_is(run, capsys):
     folder = run("mrpc")
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
-    run("mrpc", "--resume")
-    assert "is finished: nothing to resume" in capsys.readouterr().out
+    for options in ((), ("--resume",)):                                      # the same command again, too
+        run("mrpc", *options)
+        assert f"{folder} is finished: its results are in {folder / 'metrics.json'}; --overwrite" in capsys.readouterr().out
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()} == before
 
 

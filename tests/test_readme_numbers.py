@@ -56,7 +56,7 @@ def test_the_options_of_the_deviations_exist(capsys):
         train.parse_arguments(["--help"])
     known, rows = capsys.readouterr().out.split(), table(PAGES["paper-and-code"], "option")
     named = {word.strip("`;") for *_, option in rows for word in option.split() if word.strip("`").startswith("--")}
-    assert len(rows) == 17 and len(named) > 10 and named <= set(known)
+    assert len(rows) == 18 and len(named) > 10 and named <= set(known)
 
 
 def test_the_runs_of_the_paper_are_computed_from_a_measured_step():

@@ -18,7 +18,9 @@ import train
 from adapters import load_adapter
 from files import weights as W
 from tests import plain
-from training import setup, tasks
+from training import run_log, run_state, setup, sources, tasks
+from training.options import resolve
+from training.recipes import recipe_for
 
 
 @pytest.fixture()
@@ -54,7 +56,8 @@ def log(folder):
 def e2e_task(repository, toy_data, label_smoothing):
     settings = SimpleNamespace(task="e2e", text="pretokenised", limit_train=20, limit_eval=9, label_smoothing=label_smoothing)
     model = M.load_pretrained(repository / "toy" / "gpt2")
-    return tasks.make_task(settings, data.load_tokenizer(repository / "toy" / "gpt2"), model.config, toy_data), model
+    source, tokenizer = sources.make_source(settings, toy_data), data.load_tokenizer(repository / "toy" / "gpt2")
+    return tasks.make_task(settings, tokenizer, model.config, source), model
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
@@ -88,7 +91,7 @@ def test_stsb_is_regression_and_mnli_scores_both_parts(repository, toy_data):
     tokenizer = data.load_tokenizer(repository / "toy" / "roberta")
     settings = SimpleNamespace(task="mnli", limit_train=8, limit_eval=30, max_length=512)
     model = M.load_pretrained(repository / "toy" / "roberta", num_labels=3)
-    scores = tasks.make_task(settings, tokenizer, model.config, toy_data).evaluate(model)
+    scores = tasks.make_task(settings, tokenizer, model.config, sources.make_source(settings, toy_data)).evaluate(model)
     assert scores.keys() == {"accuracy", "accuracy_mismatched", "loss", "loss_mismatched"}
     assert scores["loss"] != scores["loss_mismatched"]
     regression = tasks.PairTask.__new__(tasks.PairTask)
@@ -101,7 +104,7 @@ def test_cut_pairs_are_counted(repository, toy_data):
     tokenizer = data.load_tokenizer(repository / "toy" / "roberta")
     config = M.load_pretrained(repository / "toy" / "roberta").config
     settings = SimpleNamespace(task="mrpc", limit_train=50, limit_eval=10, max_length=30)
-    task = tasks.make_task(settings, tokenizer, config, toy_data)
+    task = tasks.make_task(settings, tokenizer, config, sources.make_source(settings, toy_data))
     examples = data.read_glue("mrpc", "train", toy_data)[:50] + data.read_glue("mrpc", "dev", toy_data)[:10]
     too_long = sum(len(tokenizer.encode(example.text, example.pair)) > 30 for example in examples)
     assert 0 < too_long == task.cut and f"{too_long} longer than 30 tokens, cut there" in task.summary
@@ -111,24 +114,31 @@ def test_cut_pairs_are_counted(repository, toy_data):
 @pytest.mark.parametrize("steps, warmup, expected", [(100, 0.06, 6), (100, 8, 8)])
 def test_the_schedule_is_that_of_transformers(steps, warmup, expected):
     transformers = pytest.importorskip("transformers")
-    schedule = train.Schedule(SimpleNamespace(epochs=10, max_steps=None, lr=0.3, warmup=warmup), steps_per_epoch=steps // 10)
+    """From a rate of 0, as --recipe repo has it; the default begins with the first part of the warm-up."""
+    settings = SimpleNamespace(epochs=10, max_steps=None, lr=0.3, warmup=warmup, warmup_from=0)
+    schedule = train.Schedule(settings, steps_per_epoch=steps // 10)
+    settings.warmup_from = 1
+    ours = train.Schedule(settings, steps_per_epoch=steps // 10)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     reference = transformers.get_linear_schedule_with_warmup(optimizer, expected, steps)
     for step in range(steps):
-        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        rate = optimizer.param_groups[0]["lr"]
+        assert schedule(step) == pytest.approx(rate, abs=1e-12)
+        assert ours(step) == pytest.approx(rate + 0.3 / expected if step < expected else rate, abs=1e-12)
         optimizer.step()
         reference.step()
 
 
 @pytest.mark.parametrize("max_steps, warmup", [(None, 500), (4000, 400), (100, 10)])
 def test_a_run_too_short_for_its_warm_up_takes_a_tenth(max_steps, warmup):
-    schedule = train.Schedule(SimpleNamespace(epochs=6, max_steps=max_steps, lr=1.0, warmup=500), steps_per_epoch=1000)
+    schedule = train.Schedule(SimpleNamespace(epochs=6, max_steps=max_steps, lr=1.0, warmup=500, warmup_from=1), 1000)
     assert (schedule.steps, schedule.warmup) == (max_steps or 6000, warmup)
 
 
 def test_a_run_leaves_what_it_promises(run, tmp_path):
     folder = run("mrpc", "--epochs", "2", "--seed", "4")
-    assert folder == tmp_path / "runs/mrpc" / folder.parts[-3] / "lora_r3_alpha7_qv_lr0.003/seed4"
+    assert folder.relative_to(tmp_path / "runs/mrpc" / folder.parts[-3]).as_posix() == (
+        "lora_r3_alpha7_qv_lr0.003_epochs2_batch8_dropout0.1_train60_eval12/seed4")
     metrics, lines = read_metrics(folder), log(folder)
     assert {path.name for path in folder.iterdir()} == {"config.json", "log.jsonl", "adapter", "last.pt", "predictions.tsv",
                                                         "metrics.json"}
@@ -153,7 +163,8 @@ def test_the_saved_adapter_is_the_chosen_epoch_and_loads_onto_the_base(run, repo
     model = M.load_pretrained(repository / "toy" / "gpt2")
     load_adapter(model, folder / "adapter", task="e2e")
     settings = SimpleNamespace(task="e2e", text="pretokenised", limit_train=1, limit_eval=12, label_smoothing=0.0)
-    task = tasks.make_task(settings, data.load_tokenizer(repository / "toy" / "gpt2"), model.config, toy_data)
+    source, tokenizer = sources.make_source(settings, toy_data), data.load_tokenizer(repository / "toy" / "gpt2")
+    task = tasks.make_task(settings, tokenizer, model.config, source)
     assert task.evaluate(model)["loss"] == pytest.approx(metrics["scores"]["loss"], rel=1e-5)
     assert metrics["scores"]["loss"] == min(entry["loss"] for entry in metrics["epochs"][1:])
     assert metrics["scores"].keys() >= {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
@@ -241,37 +252,149 @@ def test_resuming_equals_never_having_stopped(run, monkeypatch, task):
     assert timeless[0] == timeless[1]
 
 
-def test_an_earlier_run_is_neither_overwritten_nor_resumed_with_other_settings(run):
+def test_a_second_command_with_other_settings_has_a_folder_of_its_own(run, capsys):
+    """The same again is a line; the folder of the recipe's settings has the shortest name."""
     folder = run("mrpc", "--max-steps", "2")
     before = (folder / "metrics.json").read_bytes()
-    with pytest.raises(ValueError, match="holds a run already: give --resume"):
+    for options in (("--max-steps", "3"), ("--max-steps", "2", "--batch-size", "4"), ("--max-steps", "2", "--recipe", "repo"),
+                    ("--max-steps", "2", "--weight-decay", "0.5"), ("--max-steps", "2", "--eval-every", "1"),
+                    ("--max-steps", "2", "--limit-train", "32")):
+        other = run("mrpc", *options)
+        assert other != folder and read_metrics(other)["steps"] == int(options[1])
+    assert len(list(folder.parents[1].iterdir())) == 7 and (folder / "metrics.json").read_bytes() == before
+    capsys.readouterr()
+    run("mrpc", "--max-steps", "2", "--grad-accumulation", "2")              # the same update, the same folder
+    assert f"{folder} is finished" in capsys.readouterr().out and (folder / "metrics.json").read_bytes() == before
+    run("mrpc", "--max-steps", "2", "--overwrite")
+    assert (folder / "metrics.json").read_bytes() != before                  # its seconds
+    recipe = recipe_for(M.RobertaConfig(), "mrpc", "lora", "paper")
+    settings = resolve(train.parse_arguments(["--model", "roberta-base", "--task", "mrpc"]), recipe)
+    assert run_state.run_folder(settings, recipe, "runs", 0).as_posix() == (
+        "runs/mrpc/roberta-base/lora_r8_alpha8_qv_lr0.0004/seed0")
+
+
+def test_an_unfinished_run_is_neither_overwritten_nor_resumed_unasked(run):
+    folder = run("mrpc", "--max-steps", "2")
+    (folder / "metrics.json").unlink()
+    before = (folder / "last.pt").read_bytes()
+    with pytest.raises(ValueError, match="holds an unfinished run: give --resume to go on"):
         run("mrpc", "--max-steps", "2")
-    with pytest.raises(ValueError, match="started with max_steps = 2, not 3"):
-        run("mrpc", "--max-steps", "3", "--resume")
-    assert (folder / "metrics.json").read_bytes() == before
-    run("mrpc", "--max-steps", "3", "--overwrite")
-    assert read_metrics(folder)["steps"] == 3
+    assert (folder / "last.pt").read_bytes() == before
+    run("mrpc", "--max-steps", "2", "--resume")
+    assert read_metrics(folder)["steps"] == 2
 
 
-@pytest.mark.parametrize("task, method, change", [
-    ("mrpc", "lora", ("--epochs", "2")), ("mrpc", "bitfit", ("--batch-size", "4")), ("e2e", "lora", ("--limit-train", "32"))])
-def test_where_resuming_is_refused_the_adapter_is_trained_on_as_the_line_says(run, task, method, change):
+@pytest.mark.parametrize("task, method", [("mrpc", "lora"), ("e2e", "bitfit")])
+def test_where_resuming_is_refused_the_adapter_is_trained_on_as_the_line_says(run, toy_data, tmp_path, capsys, task, method):
     """The new run starts with the score that the old one ended with, and can be trained on in turn."""
-    def advised(out, *options):
-        with pytest.raises(ValueError, match=f"was started with {change[0][2:].replace('-', '_')} = ") as refusal:
-            run(task, "--method", method, *options, "--resume", out=out)
-        return re.search("give (--init-adapter) (.+) and another --out-dir, without --resume$", str(refusal.value)).groups()
+    shutil.copytree(toy_data, tmp_path / "moved")
 
     def losses(folder):
         return [epoch["loss"] for epoch in read_metrics(folder)["epochs"]]
-    first = run(task, "--method", method, "--epochs", "1", out="first")
-    started = advised("first", "--epochs", "1", *change)
-    second = run(task, "--method", method, "--epochs", "1", *change, *started, out="second")
-    assert losses(second)[0] == pytest.approx(losses(first)[-1], rel=1e-5) and losses(second)[0] != losses(first)[0]
-    again = advised("second", "--epochs", "1", *started)
-    third = run(task, "--method", method, "--epochs", "1", *again, out="third")
-    best = read_metrics(second)["chosen_epoch"]
-    assert losses(third)[0] == pytest.approx(losses(second)[best], rel=1e-5) and again != started
+    first = run(task, "--method", method, "--max-steps", "4", out="first")
+    with pytest.raises(ValueError, match="was started with data_dir = ") as refusal:
+        run(task, "--method", method, "--max-steps", "4", "--data-dir", str(tmp_path / "moved"), "--resume", out="first")
+    started = re.search("give (--init-adapter) (.+) and another --out-dir, without --resume$", str(refusal.value)).groups()
+    second = run(task, "--method", method, "--max-steps", "4", *started, out="second")
+    best = [entry["step"] for entry in read_metrics(first)["epochs"]].index(read_metrics(first)["chosen_step"])
+    assert losses(second)[0] == pytest.approx(losses(first)[best], rel=1e-5) and losses(second)[0] != losses(first)[0]
+    capsys.readouterr()
+    run(task, "--method", method, "--max-steps", "5", "--resume", out="first")           # other settings: nothing to go on from
+    said = re.search("the run starts at its beginning; .* give (--init-adapter) (.+)", capsys.readouterr().err).groups()
+    assert said[1] == str(first / "adapter")
+
+
+def test_scores_every_few_steps_are_among_those_to_choose_from(run, monkeypatch):
+    """And a run that is interrupted while it scores, or before, makes up for it."""
+    options = ("--epochs", "2", "--eval-every", "3", "--save-every", "3", "--log-every", "2")        # 8 steps an epoch
+    whole = run("mrpc", *options, out="whole")
+    metrics = read_metrics(whole)
+    assert [(entry["epoch"], entry["step"]) for entry in metrics["epochs"]] == [
+        (0, 0), (0.375, 3), (0.75, 6), (1, 8), (1.125, 9), (1.5, 12), (1.875, 15), (2, 16)]
+    best = max(metrics["epochs"][1:], key=lambda entry: (entry["accuracy"], -entry["step"]))
+    assert metrics["chosen_step"] == best["step"] and metrics["scores"]["accuracy"] == best["accuracy"]
+    assert [line["step"] for line in log(whole)] == list(range(2, 17, 2))
+    original = tasks.PairTask.evaluate
+    for number in (3, 6):                                                    # at step 6 and step 12, whose states are saved
+        calls = []
+
+        def interrupted(self, model, calls=calls, number=number):
+            calls.append(1)
+            if len(calls) == number:
+                raise KeyboardInterrupt
+            return original(self, model)
+        monkeypatch.setattr(tasks.PairTask, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("mrpc", *options, out=str(number))
+        monkeypatch.undo()
+        parts = run("mrpc", *options, "--resume", out=str(number))
+        assert read_metrics(parts)["epochs"] == metrics["epochs"] and len(log(parts)) == 8
+        assert all(torch.equal(tensor, adapter(parts)[name]) for name, tensor in adapter(whole).items())
+
+
+@pytest.mark.parametrize("task", ["e2e", "mrpc"])
+def test_a_batch_in_parts_gives_the_update_of_the_whole(run, task):
+    """Parts of 3, 3 and 2 rows with other numbers of tokens; without dropout, which draws for each part."""
+    options = ("--max-steps", "6", "--dropout", "0", "--model-dropout", "0", "--log-every", "1", "--precision", "fp32")
+    whole, parts = (run(task, *options, "--grad-accumulation", n, out=n) for n in ("1", "3"))
+    losses = [[line["loss"] for line in log(folder)] for folder in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and losses[0] != losses[1]
+    for name, tensor in adapter(whole).items():
+        torch.testing.assert_close(adapter(parts)[name], tensor, atol=1e-4, rtol=1e-3)
+    kept = [read_metrics(folder)["memory_parts_bytes"]["activations"] for folder in (whole, parts)]
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_off_a_terminal_a_line_is_printed_every_so_often(run, monkeypatch, capsys):
+    run("mrpc", "--max-steps", "7", "--log-every", "3")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert [line.split(":")[0] for line in lines] == ["step 3 of 7", "step 6 of 7", "step 7 of 7"]
+    assert all(re.search(r": loss \d\.\d{4}, learning rate [\de.-]+, [\d,.]+ examples/s, \d+ s left$", line) for line in lines)
+    monkeypatch.setattr(run_log, "SAY_EVERY", 0)                             # as if a minute had passed after every step
+    run("mrpc", "--max-steps", "21", "--overwrite")
+    assert len(re.findall(r"^step (?:10|20|21) of 21: ", capsys.readouterr().err, re.MULTILINE)) == 3
+    assert [run_log.duration(seconds) for seconds in (7.4, 99, 185, 61 * 60, 7300)] == ["7 s", "99 s", "3 min", "1 h 1 min",
+                                                                                       "2 h 2 min"]
+
+
+def test_a_run_begins_above_a_rate_of_0_and_says_so_where_none_is(run, capsys):
+    folder = run("mrpc", "--max-steps", "1")
+    assert log(folder)[0]["lr"] == 0.003 and "no step of this run" not in capsys.readouterr().err
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["warmup_from"] == 1
+    nothing = run("mrpc", "--max-steps", "1", "--recipe", "repo")
+    assert log(nothing)[0]["lr"] == 0
+    assert "warning: no step of this run has a learning rate above 0, so it trains nothing" in capsys.readouterr().err
+    assert json.loads((nothing / "config.json").read_text(encoding="utf-8"))["warmup_from"] == 0
+
+
+def test_the_start_of_a_run_is_four_lines_that_can_be_checked(run, capsys):
+    run("mrpc", "--max-steps", "1")
+    lines = capsys.readouterr().out.splitlines()[:4]
+    assert [line.split()[0] for line in lines] == ["model", "method", "schedule", "data"]
+    assert {line[:11].rstrip() for line in lines} == {"model", "method", "schedule", "data"}         # aligned
+    assert all(len(line.replace(line.split()[1], "")) < 200 for line in lines)
+
+
+def test_curves_are_drawn_where_tensorboard_is_installed(run, monkeypatch, tmp_path):
+    drawn = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            drawn.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            drawn.append((name, step))
+
+        def close(self):
+            drawn.append("closed")
+    with pytest.raises(ValueError, match="run pip install tensorboard, or leave the option out"):
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        run("mrpc", "--max-steps", "2", "--tensorboard", str(tmp_path / "curves"))
+    assert not list(tmp_path.rglob("config.json"))                           # refused before anything was made
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    folder = run("mrpc", "--max-steps", "2", "--tensorboard", str(tmp_path / "curves"))
+    assert drawn[0] == (str(tmp_path.joinpath("curves", *folder.parts[-4:])), 1) and drawn[-1] == "closed"
+    assert ("train/loss", 2) in drawn and ("dev/accuracy", 0) in drawn and ("dev/accuracy", 2) in drawn
 
 
 def test_the_last_epoch_is_kept_when_asked_for(run, monkeypatch):

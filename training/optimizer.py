@@ -13,17 +13,19 @@ from training.options import Settings
 
 
 class Schedule:
-    """Learning rate of every step: linear from 0 to `lr` over the warm-up, then linear to 0. A warm-up given in steps
-    is cut to a tenth of a run that has fewer than ten times as many."""
+    """Learning rate of every step: linear to `lr` over the warm-up, then linear to 0. The first rate is lr / warmup or, as in
+    transformers and so in the authors' scripts, 0 (warmup_from). A warm-up given in steps is cut to a tenth of a run that has
+    fewer than ten times as many."""
 
     def __init__(self, settings: Settings, steps_per_epoch: int):
-        self.lr, warmup = settings.lr, settings.warmup
+        self.lr, warmup, self.warmup_from = settings.lr, settings.warmup, settings.warmup_from
+        self.steps_per_epoch = steps_per_epoch
         self.steps = settings.max_steps or settings.epochs * steps_per_epoch
         self.warmup = math.ceil(warmup * self.steps if warmup < 1 else min(warmup, 0.1 * self.steps))
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:
-            return self.lr * step / self.warmup
+            return self.lr * (step + self.warmup_from) / self.warmup
         return self.lr * max(0.0, (self.steps - step) / max(1, self.steps - self.warmup))
 
 

@@ -9,6 +9,7 @@ The rule of "auto" looks at the model and the kind of processor alone, never at 
 spends its time between the products, so with AMX bf16 pays from a hidden size of LEAST_WIDTH on; AVX512-BF16 without AMX was
 slower than fp32 at every size (`python -m experiments.bench formats`, results/bench/formats.md). Left out: fp16.
 """
+import argparse
 import os
 from pathlib import Path
 
@@ -20,6 +21,16 @@ from lora import base_fingerprints, is_base
 
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEAST_WIDTH = 256
+
+
+def named_precision(name: str) -> str:
+    """What a --precision names. argparse makes a line of the error."""
+    if name == "fp16":
+        raise argparse.ArgumentTypeError("fp16 is not trained here: its range loses small gradients unless they are scaled, "
+                                         "which no test has shown to work; choose bf16, which needs no scaling, or fp32")
+    if name not in ("auto", *FORMATS):
+        raise argparse.ArgumentTypeError(f"found {name!r}, expected auto, fp32 or bf16")
+    return name
 
 
 def choose_precision(asked: str, model: nn.Module, device: str, of_the_run: str | None = None) -> tuple[str, str]:

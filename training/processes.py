@@ -12,7 +12,9 @@ this does anything.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from datetime import timedelta
+from io import StringIO
 from typing import TypeVar
 
 import torch
@@ -59,6 +61,11 @@ def start(device: str) -> None:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
         if not is_first():
             sys.stdout = open(os.devnull, "w")
+
+
+def only_first_speaks() -> AbstractContextManager:
+    """While it lasts, the lines on stderr of the other processes, which are the first's again, are dropped."""
+    return nullcontext() if is_first() else redirect_stderr(StringIO())
 
 
 def share(batch: Sequence[int]) -> Sequence[int]:

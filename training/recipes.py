@@ -27,6 +27,7 @@ class Recipe:
     dropout: float = 0.0                # on the input of A
     lora_init: str = "kaiming"          # start of A; the paper says gaussian
     model_dropout: float | None = None  # None: what config.json says
+    warmup_from: int = 1                # the first rate is this many parts of the warm-up; transformers' schedule has 0
     max_length: int = 512               # tokens of a sentence pair; longer ones are cut, and counted
     adam_epsilon: float = 1e-8
     clip_norm: float = 0.0              # 0: no clipping
@@ -36,7 +37,7 @@ class Recipe:
 
 
 TABLE_9_TASKS = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
-SIBLING = {"wnli": "rte"}                                                    # not in the paper: takes the row of its like
+SIBLING = {"wnli": "rte", "pairs": "mrpc"}                                   # not in the paper: takes the row of its like
 # RoBERTa, LoRA r = 8 on q and v; columns in the order of TABLE_9_TASKS
 BASE = {"lr": (5e-4, 5e-4, 4e-4, 4e-4, 4e-4, 5e-4, 5e-4, 4e-4), "epochs": (30, 60, 30, 80, 25, 25, 80, 40)}
 BASE_BATCH = {"paper": (16, 16, 16, 32, 32, 16, 32, 16),
@@ -89,19 +90,19 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
     not made for.
     """
     if config.causal:
-        if task != "e2e":
-            raise ValueError(f"task '{task}' on a GPT-2: this project trains GPT-2 on e2e; use a RoBERTa for GLUE")
+        if task not in ("e2e", "text"):
+            raise ValueError(f"task '{task}' on a GPT-2: this project trains GPT-2 on e2e and text; use a RoBERTa for GLUE and "
+                             "pairs")
         recipe = Recipe("LoRA paper, Table 11", lr=2e-4, batch_size=8, epochs=5, warmup=500, weight_decay=0.01,
                         label_smoothing=0.1, rank=4, alpha=32, dropout=0.1, adam_epsilon=1e-6)
         if column == "repo":                                                 # no dropout but LoRA's, the last epoch, 0.8
             recipe = replace(recipe, source="microsoft/LoRA, examples/NLG", model_dropout=0.0, select="last",
                              length_penalty=0.8)
     else:
-        if task == "e2e":
-            raise ValueError("task 'e2e' on a RoBERTa, which cannot generate text: use a GPT-2, or a GLUE task")
+        if task in ("e2e", "text"):
+            raise ValueError(f"task '{task}' on a RoBERTa, which cannot generate text: use a GPT-2, or a GLUE task")
         recipe = roberta_recipe("large" if config.num_hidden_layers >= 24 else "base", task, column)
-    if column == "paper":
-        recipe = replace(recipe, lora_init="gaussian")                       # section 4.1
+    recipe = replace(recipe, **({"lora_init": "gaussian"} if column == "paper" else {"warmup_from": 0}))      # section 4.1
     kind = "gpt2" if config.causal else "roberta"
     if config.family == "bert" and config.hidden_size < BERT_BASE:
         kind, recipe = "small bert", replace(recipe, **SMALL_BERT)
@@ -115,8 +116,10 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
 
 def roberta_recipe(size: str, task: str, column: str) -> Recipe:
     """LoRA on a GLUE task, size "base" or "large": a column of Table 9 or a script of the authors."""
-    index = TABLE_9_TASKS.index(SIBLING.get(task, task))
-    source = f"LoRA paper, Table 9, {size}" if column == "paper" else f"microsoft/LoRA, roberta_{size}_{task}.sh"
+    like = SIBLING.get(task, task)
+    index = TABLE_9_TASKS.index(like)
+    source = f"LoRA paper, Table 9, {size}" if column == "paper" else f"microsoft/LoRA, roberta_{size}_{like}.sh"
+    source += f" ({task} as {like})" if like != task else ""
     if size == "large":
         row = {name: values[index] for name, values in LARGE[column].items()}
         alpha = 16.0

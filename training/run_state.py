@@ -17,6 +17,7 @@ Left out: what the state means to the loop (train.py), and the results (metrics.
 import hashlib
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -25,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from torch import nn
@@ -32,55 +34,60 @@ from torch import nn
 from files.cli import Interrupted
 from files.text import read_json, write_json
 from files.weights import check_finite, compare_checksums
-from files.writing import fsync_folder, lock_file, written_whole
+from files.writing import fsync_folder, hold_lock, written_whole
 from methods import trained_parameters
 from training import processes
 from training.options import Settings
+from training.recipes import Recipe
 
-MAY_CHANGE = ("precision", "device")                                         # frozen_in is what counts; a GPU may be another
+MAY_CHANGE = ("precision", "device", "grad_accumulation")                    # frozen_in is what counts; a GPU may be another
 STATES = ("last.pt", "last.prev.pt")                                         # the newest first
+# settings as a folder's name calls them, where they are other than the recipe's; "" is said by the value alone
+IN_THE_NAME = {"epochs": "epochs", "batch_size": "batch", "max_steps": "steps", "warmup": "warmup", "warmup_from": "from",
+               "weight_decay": "decay", "label_smoothing": "smoothing", "dropout": "dropout", "model_dropout": "model-dropout",
+               "lora_init": "", "max_length": "length", "select": "", "eval_every": "eval-every", "precision": "",
+               "limit_train": "train", "limit_eval": "eval", "text": "", "beam_size": "beam", "length_penalty": "penalty",
+               "labels": ""}
+ELSE = {"precision": "auto", "text": "pretokenised"}                         # what they are in a recipe, which does not say
 
 
 # ---------------------------------------------------------------- the folder
 
-def run_folder(settings: Settings, out_dir: str, seed: int) -> Path:
-    """The folder of the drawing above: what a sweep varies is in its name, all else in config.json."""
+def run_folder(settings: Settings, recipe: Recipe, out_dir: str, seed: int) -> Path:
+    """The folder of the drawing above: its name says the method's size, the learning rate, and what else is not the recipe's;
+    all other settings are in config.json."""
     method = settings.method
     if settings.rank is not None:
         method += f"_r{settings.rank}"
     if settings.method == "lora":
         method += f"_alpha{settings.alpha:g}_{''.join(settings.targets)}"
         method += "" if settings.bias == "none" else f"_bias-{settings.bias}"
-    method += "_init" if settings.init_adapter else ""                       # another experiment than one without
+    if settings.init_adapter:                                                # another experiment than one without
+        method += f"_init{crc32(Path(settings.init_adapter).as_posix().encode()):08x}"[:10]
+    changed = "" if settings.recipe == "paper" else f"_{settings.recipe}"
+    for name, called in IN_THE_NAME.items():
+        value = getattr(settings, name)
+        if value not in (None, getattr(recipe, name, ELSE.get(name))):
+            changed += f"_{called}{f'{value:g}' if isinstance(value, float) else value}"
+    if settings.train_file:                                                  # reviews-train of reviews/train.tsv
+        changed += "_" + re.sub(r"[^\w-]+", "-", "-".join(Path(settings.train_file).with_suffix("").parts[-2:])).strip("-")
     model = Path(settings.model).as_posix().strip("./").replace("/", "-")
-    return Path(out_dir) / settings.task / model / f"{method}_lr{settings.lr:g}" / f"seed{seed}"
+    return Path(out_dir) / settings.task / model / f"{method}_lr{settings.lr:g}{changed}" / f"seed{seed}"
 
 
 @contextmanager
 def only_run_in(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process. Raises ValueError with the number of the process that holds it; the system takes
-    the lock from a process that dies."""
+    """Hold the folder for this process. Raises ValueError with the number of the process that holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        if not lock_file(file, wait=False):
-            file.seek(0)
-            with file:
-                raise ValueError(f"{folder} is in use by another run (process {file.read().strip() or 'unknown'}): wait "
-                                 "until it ends, stop it, or give another --out-dir")
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
-        file.close()                                                         # the one before removed it: try again
-    with file:
+    with hold_lock(folder / ".lock", wait=False) as file:
+        if file is None:
+            holder = (folder / ".lock").read_text(encoding="utf-8").strip()
+            raise ValueError(f"{folder} is in use by another run (process {holder or 'unknown'}): wait until it ends, stop it, "
+                             "or give another --out-dir")
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        try:
-            yield
-        finally:
-            if sys.platform != "win32":                                      # where an open file cannot be removed
-                path.unlink(missing_ok=True)
+        yield
 
 
 def saved_format(folder: Path) -> str | None:
@@ -89,35 +96,53 @@ def saved_format(folder: Path) -> str | None:
     return read_json(path).get("frozen_in") if path.is_file() else None
 
 
-def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> bool:
-    """Prepare the run's folder, which this process holds; True if there is a saved state to resume from.
-    config: the seed, every setting, the format of the frozen weights, and fingerprints of base and data. Raises ValueError for
-    a run that is there already, and for one to resume whose settings, base or data are others."""
+def open_run(folder: Path, config: dict, resume: bool, overwrite: bool) -> str:
+    """Prepare the run's folder, which the first process holds; what stands there: "new", "unfinished" with a saved state to
+    resume from, or "finished". config: the seed, every setting, the format of the frozen weights, and fingerprints of base and
+    data. Raises ValueError for an unfinished run that is not to be resumed, and for one whose settings, base or data are
+    others."""
+    if processes.is_first():
+        prepare_folder(folder, config, resume, overwrite)
+    if (folder / "metrics.json").exists():
+        return "finished"
+    return "unfinished" if any((folder / name).exists() for name in STATES) else "new"
+
+
+def prepare_folder(folder: Path, config: dict, resume: bool, overwrite: bool) -> None:
+    """open_run of the first process: refuse what is to be refused, and make a folder for a new run."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": torch.get_num_threads(),
                 "processes": processes.world_size()}
     if (folder / "config.json").exists() and not overwrite:
-        if not resume:
-            raise ValueError(f"{folder} holds a run already: give --resume to go on with it, --overwrite to replace it, or "
-                             "another --out-dir")
         earlier = read_json(folder / "config.json")
         for name, value in config.items():
             if earlier.get(name) != value and name not in MAY_CHANGE:
                 raise ValueError(f"{folder} was started with {name} = {earlier.get(name)}, not {value}: resume with the "
                                  f"same settings, or {instead(folder, earlier, config)}")
-        for name, value in versions.items():
-            if earlier["versions"][name] != value:
-                print(f"{folder} was started with {name} {earlier['versions'][name]}, goes on with {value}: the last digits "
-                      "may differ from those of an uninterrupted run", file=sys.stderr)
+        if (folder / "metrics.json").exists():
+            return
+        if not resume:
+            raise ValueError(f"{folder} holds an unfinished run: give --resume to go on with it, --overwrite to begin it anew, "
+                             "or another --out-dir")
+        before = earlier["versions"] | {"grad_accumulation": earlier.get("grad_accumulation")}
+        for name, value in (versions | {"grad_accumulation": config.get("grad_accumulation")}).items():
+            if before[name] != value:
+                print(f"{folder} was started with {name} {before[name]}, goes on with {value}: the last digits may differ from "
+                      "those of an uninterrupted run", file=sys.stderr)
         if any((folder / name).exists() for name in STATES):
-            return True
+            return
     if resume:
-        print(f"{folder} holds no saved state: the run starts at its beginning", file=sys.stderr)
+        print(f"{folder} holds no saved state: the run starts at its beginning{other_runs(folder)}", file=sys.stderr)
     for leftover in [*folder.glob("*.tmp"), *folder.glob("predictions*"), *folder.glob("references*"),
                      *(folder / name for name in (*STATES, "metrics.json", "log.jsonl"))]:
         leftover.unlink(missing_ok=True)
     shutil.rmtree(folder / "adapter", ignore_errors=True)
     write_json(config | {"versions": versions}, folder / "config.json")
-    return False
+
+
+def other_runs(folder: Path) -> str:
+    """For somebody who meant to go on with a run of other settings: that its adapter can be trained on."""
+    others = sorted(path.parent for path in folder.parents[1].glob(f"*/{folder.name}/adapter") if path.parent != folder)
+    return f"; to train one of other settings on, give --init-adapter {others[0] / 'adapter'}" if others else ""
 
 
 def instead(folder: Path, earlier: dict, config: dict) -> str:
@@ -139,10 +164,15 @@ class Progress:
     seconds: float = 0.0                # spent on updates, as are the examples and tokens
     examples: int = 0
     tokens: int = 0
-    epochs: list[dict] = field(default_factory=list)     # number, step and scores of each; 0 is the start
-    chosen_epoch: int | None = None
+    epochs: list[dict] = field(default_factory=list)     # number, step and scores of each evaluation; 0 is the start
+    chosen_step: int | None = None      # of the evaluation whose adapter is kept
     activation_bytes: int = 0           # what autograd kept for the largest batch
     largest_batch_tokens: int = 0
+
+    def count(self, n_examples: int, n_tokens: int, seconds: float) -> None:
+        """One update more."""
+        self.step, self.batch = self.step + 1, self.batch + 1
+        self.examples, self.tokens, self.seconds = self.examples + n_examples, self.tokens + n_tokens, self.seconds + seconds
 
 
 def seed_step(seed: int, step: int, process: int = 0) -> None:

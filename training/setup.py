@@ -6,16 +6,18 @@ from pathlib import Path
 
 from torch import nn
 
-from data import GLUE_TASKS, fetch_task, load_tokenizer
+from data import fetch_task, load_tokenizer
 from files.pretrained import read_config
 from files.published import fetch_model
 from files.text import write_json
 from lora import base_fingerprints
-from methods import load_trained
+from methods import load_trained, read_trained
 from model import FAMILIES, load_pretrained
-from training.options import Settings, resolve
+from training.options import OWN_TASKS, TEXT_TASKS, Settings, resolve
 from training.precision import choose_precision, format_of_run, hold_frozen_in
+from training.processes import only_first_speaks
 from training.recipes import Recipe, alpha_for_file, recipe_for
+from training.sources import make_source
 from training.tasks import make_task
 
 
@@ -25,10 +27,12 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, 
     _, config = read_config(directory, FAMILIES)
     recipe = recipe_for(config, options.task, options.method, options.recipe or "paper", options.rank)   # or a refusal
     settings = resolve(options, recipe)
-    data_dir = fetch_task(options.task, options.data_dir, options.text)
-    classes = GLUE_TASKS[options.task].labels if options.task in GLUE_TASKS else None
-    model = load_pretrained(directory, None if classes else 1, settings.model_dropout, seed, classes)    # 1: STS-B's score
-    return model, make_task(settings, load_tokenizer(directory), model.config, data_dir), settings, recipe
+    data_dir = None if options.task in OWN_TASKS else fetch_task(options.task, options.data_dir, options.text)
+    source = make_source(settings, data_dir)
+    classes = None if options.task in TEXT_TASKS else source.form.labels
+    with only_first_speaks():
+        model = load_pretrained(directory, None if classes else 1, settings.model_dropout, seed, classes)    # 1: a score
+    return model, make_task(settings, load_tokenizer(directory), model.config, source), settings, recipe
 
 
 def evaluate_adapter(options: argparse.Namespace) -> None:
@@ -37,6 +41,10 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
     fingerprint, source, format_of_adapter = base_fingerprints(model)["float32"], "the-base", None
     if options.adapter:
         alpha = options.alpha or alpha_for_file(options.adapter, model.config, options.task, options.recipe)
+        form = read_trained(options.adapter, model.config)[0].form
+        if form and form != task.saved_form:
+            raise ValueError(f"{options.adapter}: was trained for {form}, the files given are for {task.saved_form}: give "
+                             "those that it was trained on")
         load_trained(model, options.adapter, alpha, options.task)
         source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
         format_of_adapter = format_of_run(options.adapter)

@@ -1,11 +1,13 @@
 """What a task is to the training loop: its samples, its loss, its scores, and the files that a finished run leaves.
 
-PairTask: a GLUE task on RoBERTa, cross-entropy over the labels, or squared error for STS-B's scores.
-GenerationTask: E2E on GPT-2, cross-entropy on the reference and its end token, given the meaning representation (MR).
+PairTask: a GLUE task or own pairs on RoBERTa, cross-entropy over the labels, or squared error for scores (STS-B).
+GenerationTask: E2E or own text on GPT-2, cross-entropy on the reference and its end token, given the meaning representation
+(MR).
 
 Both offer the same few names to train.py: train_lengths, loss, terms, evaluate, main_metric, higher_is_better, summary,
-finish, and fingerprints, hashes of the samples that it trains on and is scored on. Batches stand end to end
-(speed/packed.py). Left out: what of a batch an optimizer makes (train.py).
+finish, saved_form, which an adapter keeps of own labels, and fingerprints, hashes of the samples that it trains on and is
+scored on. Batches stand end to end (speed/packed.py). Left out: the rows (sources.py), and what of a batch an optimizer makes
+(train.py).
 """
 import hashlib
 import itertools
@@ -19,24 +21,25 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import data
-from data import GLUE_TASKS
 from eval_metrics import glue_scores, score
 from files.cache import kept_samples
 from files.tokenizer import Tokenizer
 from generation.e2e import decode_e2e
+from metrics.classes import macro_f1
 from metrics.texts import write_hypotheses, write_references
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
 from speed.loss import target_loss
 from speed.packed import TOKENS_AT_A_TIME, pack, round_up
-from training.options import Settings
+from training import sources
+from training.options import TEXT_TASKS, Settings
 
 EVAL_BATCH_SIZE = 32
 
 
-def make_task(settings: Settings, tokenizer: Tokenizer, config: GPT2Config | RobertaConfig, data_dir: Path):
-    """The task object for the settings of a run; reads and tokenises its files."""
-    kind = GenerationTask if settings.task == "e2e" else PairTask
-    return kind(settings, tokenizer, config, data_dir)
+def make_task(settings: Settings, tokenizer: Tokenizer, config: GPT2Config | RobertaConfig, source):
+    """The task object for the settings of a run; reads and tokenises the rows of its source."""
+    kind = GenerationTask if settings.task in TEXT_TASKS else PairTask
+    return kind(settings, tokenizer, config, source)
 
 
 def fingerprint(*content) -> str:
@@ -60,35 +63,38 @@ def tokens_at_a_time(model: nn.Module) -> int:
     return TOKENS_AT_A_TIME if next(model.parameters()).dtype == torch.bfloat16 else 1
 
 
-# ---------------------------------------------------------------- GLUE
+# ---------------------------------------------------------------- pairs
 
 class PairTask:
-    """A GLUE task: one sentence or two, and a label or a score."""
+    """A GLUE task, or own pairs: one sentence or two, and a label or a score."""
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer, config: RobertaConfig, data_dir: Path):
-        self.name, self.glue, self.tokenizer = settings.task, GLUE_TASKS[settings.task], tokenizer
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, config: RobertaConfig, source):
+        self.name, self.glue, self.tokenizer, self.source = settings.task, source.form, tokenizer, source
+        self.saved_form = source.saved_form
         self.max_length = min(settings.max_length, config.longest_input)
         self.main_metric, self.higher_is_better = self.glue.metrics[0], True
         self.dev_splits = [split for split in self.glue.splits if split.startswith("dev")]
         self.cut, self.predictions = 0, {}                                   # predictions: of the last evaluation, by split
-        self.train = self.encode("train", data_dir, settings.limit_train)
-        self.dev = {split: self.encode(split, data_dir, settings.limit_eval) for split in self.dev_splits}
+        self.train = self.encode("train", settings.limit_train)
+        self.dev = {split: self.encode(split, settings.limit_eval) for split in self.dev_splits}
         self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.dev)}
         self.train_lengths = [len(ids) for ids, _ in self.train]
         sizes = ", ".join(f"{len(samples):,} {split}" for split, samples in self.dev.items())
-        self.summary = (f"{self.name}: {len(self.train):,} train, {sizes}, {sum(self.train_lengths) / len(self.train):.1f} "
-                        f"tokens per sample; {self.cut:,} longer than {self.max_length} tokens, cut there")
+        self.summary = (f"{len(self.train):,} train, {sizes}, {sum(self.train_lengths) / len(self.train):.1f} tokens per "
+                        f"sample; {self.cut:,} longer than {self.max_length} tokens, cut there")
+        self.summary += source.note and f"; {source.note}"
 
-    def encode(self, split: str, data_dir: Path, limit: int | None) -> list[tuple[list[int], float]]:
+    def encode(self, split: str, limit: int | None) -> list[tuple[list[int], float]]:
         """(token ids, label) per row; what is longer than max_length loses tokens of its longer sentence."""
         def build():
-            examples = data.read_glue(self.name, split, data_dir)[:limit]
+            examples = self.source.rows(split)[:limit]
             before = self.tokenizer.truncated
             samples = [(self.tokenizer.encode(example.text, example.pair, self.max_length), example.label)
                        for example in examples]
             return samples, self.tokenizer.truncated - before
-        sources = (data.split_file(self.name, split, data_dir), data.__file__, __file__)
-        samples, cut = kept_samples(build, sources, self.tokenizer.fingerprint, (self.name, split, limit, self.max_length))
+        depends_on = (self.source.file(split), data.__file__, sources.__file__, __file__)
+        samples, cut = kept_samples(build, depends_on, self.tokenizer.fingerprint,
+                                    (self.name, *self.source.settings, split, limit, self.max_length))
         self.cut += cut
         return samples
 
@@ -135,9 +141,17 @@ class PairTask:
             predictions, loss = self.predict(model, self.dev[split])
             self.predictions[split] = predictions
             labels = [label for _, label in self.dev[split]]
-            scores |= {name + suffix: value for name, value in glue_scores(self.name, predictions, labels).items()}
+            scores |= {name + suffix: value for name, value in self.scores(predictions, labels).items()}
             scores["loss" + suffix] = loss
         return scores
+
+    def scores(self, predictions: list, labels: list) -> dict[str, float]:
+        """GLUE's of its tasks; of own labels accuracy and the classes' mean F1, or of numbers those of STS-B."""
+        if self.saved_form is None:
+            return glue_scores(self.name, predictions, labels)
+        if self.glue.labels is None:
+            return glue_scores("stsb", predictions, labels)
+        return glue_scores("sst2", predictions, labels) | {"macro_f1": macro_f1(predictions, labels)}
 
     def finish(self, model: RobertaClassifier, folder: Path) -> dict[str, float]:
         """Evaluate once more and write the predictions on the development set."""
@@ -156,33 +170,34 @@ class PairTask:
         return scores
 
 
-# ---------------------------------------------------------------- E2E
+# ---------------------------------------------------------------- text
 
 class GenerationTask:
-    """E2E: from a meaning representation to a sentence. A sample is MR, end token, reference, end token."""
+    """E2E: from a meaning representation to a sentence; or own text. A sample is MR, end token, reference, end token."""
+    saved_form = None
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer, config: GPT2Config, data_dir: Path):
-        self.settings, self.tokenizer, self.config = settings, tokenizer, config
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, config: GPT2Config, source):
+        self.settings, self.tokenizer, self.config, self.source = settings, tokenizer, config, source
         self.main_metric, self.higher_is_better = "loss", False
-        text, limit_eval = settings.text, settings.limit_eval
-        self.train = self.encode("train", data_dir, text, settings.limit_train)
-        self.valid = self.encode("valid", data_dir, text, limit_eval)
-        self.test = data.read_e2e("test", data_dir, text)
+        limit_eval = settings.limit_eval
+        self.train, self.valid = self.encode("train", settings.limit_train), self.encode("valid", limit_eval)
+        self.test = source.rows("test")
         self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.valid, self.test, limit_eval)}
         self.train_lengths = [len(ids) for ids, _ in self.train]
-        self.summary = (f"e2e, {text} text: {len(self.train):,} train, {len(self.valid):,} valid, {len(self.test):,} test "
-                        f"references of {len({mr for mr, _ in self.test}):,} MRs, "
-                        f"{sum(self.train_lengths) / len(self.train):.1f} tokens per sample")
+        self.summary = (f"{len(self.train):,} train, {len(self.valid):,} valid, {len(self.test):,} test references of "
+                        f"{len({mr for mr, _ in self.test}):,} MRs, {sum(self.train_lengths) / len(self.train):.1f} tokens per "
+                        f"sample; {source.note}")
 
-    def encode(self, split: str, data_dir: Path, text: str, limit: int | None) -> list[tuple[list[int], int]]:
+    def encode(self, split: str, limit: int | None) -> list[tuple[list[int], int]]:
+        """(token ids, length of the context) per row. Raises ValueError for one that is longer than the model's input."""
         def build():
-            pairs = data.read_e2e(split, data_dir, text)[:limit]
+            pairs = self.source.rows(split)[:limit]
             return [data.encode_e2e(self.tokenizer, mr, reference) for mr, reference in pairs], 0
-        sources = (data.split_file("e2e", split, data_dir, text), data.__file__, __file__)
-        samples, _ = kept_samples(build, sources, self.tokenizer.fingerprint, (text, split, limit))
+        depends_on = (self.source.file(split), data.__file__, sources.__file__, __file__)
+        samples, _ = kept_samples(build, depends_on, self.tokenizer.fingerprint, (*self.source.settings, split, limit))
         for row, (ids, _) in enumerate(samples):
             if len(ids) > self.config.n_positions:
-                raise ValueError(f"e2e {split} sample {row + 1} has {len(ids)} tokens, the model takes "
+                raise ValueError(f"{self.settings.task} {split} sample {row + 1} has {len(ids)} tokens, the model takes "
                                  f"{self.config.n_positions}: shorten its text or take a model with more positions")
         return samples
 
@@ -226,4 +241,4 @@ def decode_and_score(model: GPT2, tokenizer: Tokenizer, pairs: list[tuple[str, s
                                         beam_size=settings.beam_size)
     write_hypotheses(hypotheses[penalty], folder / "predictions.txt")
     write_references(references, folder / "references.txt")
-    return score(references, hypotheses[penalty]) | {"reference_text": settings.text}
+    return score(references, hypotheses[penalty]) | {"reference_text": settings.text or "own"}

@@ -14,6 +14,7 @@ from experiments.counts import SIZES, formula_counts
 from files.text import read_json, write_json
 from files.tokenizer import load_tokenizer
 from model import GPT2Config, RobertaConfig
+from training.sources import make_source
 from training.tasks import make_task
 
 
@@ -329,5 +330,5 @@ def test_the_real_data_have_these_fingerprints(shared):
     for task in ("e2e", "rte"):
         settings = SimpleNamespace(task=task, text="pretokenised", max_length=512, limit_train=1, limit_eval=None)
         kind, config = ("gpt2", GPT2Config()) if task == "e2e" else ("roberta-base", RobertaConfig())
-        made = make_task(settings, load_tokenizer(data / "hub" / kind), config, Path(data))
+        made = make_task(settings, load_tokenizer(data / "hub" / kind), config, make_source(settings, Path(data)))
         assert made.fingerprints["evaluated"] == published.REAL_DATA[task], task

@@ -9,7 +9,7 @@ import pytest
 
 import data
 from files import cache as kept
-from training import tasks
+from training import sources, tasks
 
 SAMPLES = [([5, 6, 7], 2), ([8], 0), ([9, 50256], 1)]
 
@@ -94,7 +94,7 @@ def test_a_task_from_the_cache_is_the_task(repository, toy_data, tmp_path, monke
     tokenizer = data.load_tokenizer(repository / "toy" / kind)
     config = M.load_pretrained(repository / "toy" / kind).config
     settings = SimpleNamespace(task=name, text="pretokenised", limit_train=50, limit_eval=9, max_length=30)
-    first = tasks.make_task(settings, tokenizer, config, toy_data)
+    first = tasks.make_task(settings, tokenizer, config, sources.make_source(settings, toy_data))
     monkeypatch.setattr(data.Tokenizer, "pieces", None)
-    again = tasks.make_task(settings, tokenizer, config, toy_data)
+    again = tasks.make_task(settings, tokenizer, config, sources.make_source(settings, toy_data))
     assert again.train == first.train and again.summary == first.summary and len(first.train) == 50

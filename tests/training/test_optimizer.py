@@ -6,8 +6,9 @@ import model as M
 from methods import apply_method
 from tests.test_model import ODD_GPT2
 from toy.fresh import init_weights
+from training.command_line import parse_arguments
 from training.optimizer import make_optimizer
-from training.options import parse_arguments, resolve
+from training.options import resolve
 from training.recipes import recipe_for
 
 

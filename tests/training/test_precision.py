@@ -7,8 +7,10 @@ import sys
 import pytest
 import torch
 
+import decode
 import methods
 import model as M
+import predict
 import train
 from files.weights import write_safetensors
 from toy.fresh import init_weights
@@ -150,12 +152,21 @@ def test_a_run_is_resumed_in_its_format(repository, toy_data, tmp_path, monkeypa
     assert ours == theirs and metrics[0]["epochs"] == metrics[1]["epochs"] and metrics[0]["frozen_in"] == started
 
 
-def test_a_resumed_run_is_refused_another_format_and_takes_its_own_by_name(repository, toy_data, tmp_path, monkeypatch):
+def test_a_format_that_is_asked_for_by_name_is_another_run(repository, toy_data, tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_PRECISION", "fp32")
-    run_toy(repository, toy_data, tmp_path, "--max-steps", "2")
-    with pytest.raises(ValueError, match="was started with frozen_in = fp32, not bf16"):
-        run_toy(repository, toy_data, tmp_path, "--max-steps", "2", "--resume", "--precision", "bf16")
-    run_toy(repository, toy_data, tmp_path, "--max-steps", "2", "--resume", "--precision", "fp32")       # it began under auto
+    for options in ((), ("--precision", "bf16")):
+        run_toy(repository, toy_data, tmp_path, "--max-steps", "2", *options)
+    formats = {path.parents[1].name: json.loads(path.read_text(encoding="utf-8"))["frozen_in"]
+               for path in tmp_path.rglob("metrics.json")}
+    assert sorted(formats.values()) == ["bf16", "fp32"] and all(name.endswith("_bf16_train60_eval12") == (found == "bf16")
+                                                                for name, found in formats.items())
+
+
+def test_fp16_is_refused_with_the_reason(capsys):
+    for command in (train.parse_arguments, decode.parse_arguments, predict.parse_arguments):
+        with pytest.raises(SystemExit):
+            command(["--model", "M", "--precision", "fp16"])
+        assert "fp16 is not trained here: its range loses small gradients unless they are scaled" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision_of_run", ["fp32", "bf16"])

@@ -33,7 +33,8 @@ def test_two_processes_give_the_losses_of_one(repository, toy_data, tmp_path):
     status, stdout, stderr = run(repository, toy_data, tmp_path / "two", 2, "--epochs", "2", "--batch-size", "3")
     assert status == 0, stderr
     (one, one_log), (two, two_log) = result(tmp_path / "one"), result(tmp_path / "two")
-    assert stdout.count("run folder: ") == 1 and one["steps"] == two["steps"] == 42 and len(one_log) == len(two_log) == 5
+    assert stdout.count("run folder: ") == 1 == stderr.count("loaded ")
+    assert one["steps"] == two["steps"] == 42 and len(one_log) == len(two_log) == 5
     for mine, theirs in zip(one_log, two_log, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5) and mine["lr"] == theirs["lr"]
     for mine, theirs in zip(one["epochs"], two["epochs"], strict=True):
@@ -45,5 +46,6 @@ def test_two_processes_give_the_losses_of_one(repository, toy_data, tmp_path):
 def test_an_error_in_the_first_process_ends_both(repository, toy_data, tmp_path):
     """The run folder is taken: only the first process can know, and the second must not wait for it."""
     assert run(repository, toy_data, tmp_path, 1, "--max-steps", "1")[0] == 0
+    next(tmp_path.rglob("metrics.json")).unlink()                            # an unfinished one
     status, _, stderr = run(repository, toy_data, tmp_path, 2, "--max-steps", "1")
-    assert status != 0 and "error: " in stderr and "holds a run already: give --resume" in stderr
+    assert status != 0 and "error: " in stderr and "holds an unfinished run: give --resume" in stderr
