@@ -158,7 +158,7 @@ def test_the_speed_of_a_step_stands_in_results():
 
 def test_the_steps_in_bf16_stand_in_results():
     points = {" ".join(point[key] for key in ("model", "way", "precision")): point
-              for point in kept_json("bench/train-amx.json")["points"]}
+              for name in ("train-amx", "train-amx-medium") for point in kept_json(f"bench/{name}.json")["points"]}
     rows = table(PAGES["speed"], "of the bf16 limit")
     for name, *cells in rows:
         fp32, bf16, peer = (points[f"{name.partition(',')[0]} {way}"] for way in ("ours fp32", "ours bf16", "peer fp32"))
@@ -167,7 +167,7 @@ def test_the_steps_in_bf16_stand_in_results():
                          f"{bf16['peak_mib']:,.0f} ({fp32['peak_mib']:,.0f}) MiB"], name
     seconds = round(points["gpt2 ours bf16"]["milliseconds"] / 1e3, 2)
     assert f"{26290 * seconds / 3600:.1f} h (computed: 26,290 steps of {seconds:.2f} s, Xeon with AMX" in README
-    assert len(rows) == 2
+    assert len(rows) == 3
 
 
 def test_the_rule_of_auto_stands_on_what_was_measured():
