@@ -31,7 +31,7 @@ from torch.nn.functional import pad
 
 from adapters.adapter import HEAD, Adapter, layer_name
 from adapters.base import check_base
-from adapters.saving import alpha_for, copy_tensors, read_adapter
+from adapters.saving import alpha_for, complete_head, copy_tensors, read_adapter
 from generation import generate
 from lora import base_fingerprints, lora_layers
 from speed.packed import TOKENS_AT_A_TIME, pack
@@ -71,6 +71,7 @@ def bank_adapter_of(model: nn.Module, adapter: Adapter, alpha: float | None = No
         with torch.device("meta"):
             head = type(head_of(model))(replace(config, num_labels=adapter.num_labels))
         head.to_empty(device=device).eval().requires_grad_(False)
+    complete_head(adapter, model)
     wanted = {} if head is None else {model.head + name: parameter for name, parameter in head.named_parameters()}
     copy_tensors(wanted, adapter.others, adapter.source)
     return BankAdapter(adapter.task or "", updates, head)

@@ -70,19 +70,21 @@ METHOD_CHANGES = {
     ("roberta", "head"): {"source": OWN, "lr": 1e-3},
     ("small bert", "full"): {"source": OWN, "lr": 1e-4},
     ("small bert", "last-layers"): {"source": OWN, "lr": 3e-4},
-    ("small bert", "adapter-h"): {"source": OWN, "rank": 24},
-    ("small bert", "adapter-l"): {"source": OWN, "rank": 48},
-    ("small bert", "prefix"): {"source": OWN, "rank": 16},
+    ("small bert", "bitfit"): {"source": OWN, "lr": 2e-3},
+    ("small bert", "adapter-h"): {"source": OWN, "lr": 2e-3, "rank": 24},
+    ("small bert", "adapter-l"): {"source": OWN, "lr": 2e-3, "rank": 48},
+    ("small bert", "prefix"): {"source": OWN, "lr": 2e-3, "rank": 16},
+    ("small bert", "head"): {"source": OWN, "lr": 2e-3},
 }
 # The paper has no BERT. One as wide as BERT base takes RoBERTa's numbers; narrower ones, such as minilm (384), learn at higher
 # rates, and these are for a few minutes on a CPU.
 BERT_BASE = 768
-SMALL_BERT = {"source": OWN, "lr": 2e-3, "batch_size": 16, "epochs": 3, "max_length": 128}
+SMALL_BERT = {"source": f"{OWN} for a small BERT", "lr": 2e-3, "batch_size": 16, "epochs": 3, "max_length": 128}
 LARGE_ADAPTER = 37                                                           # the middle of 6 and 224 on a logarithmic scale
 
 
 def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, column: str, rank: int | None = None) -> Recipe:
-    """The recipe of a model, task and method in the column "paper" or "repo".
+    """The recipe of a model, task and method in the column "paper" or "repo"; for a BERT, see SMALL_BERT.
 
     rank: as given by the user; Lin adapters of GPT-2 have a recipe for small ones and one for large ones. A RoBERTa of 24
     layers or more takes the numbers of large, a smaller one those of base. Raises ValueError for a task that the model is

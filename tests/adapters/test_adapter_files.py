@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from test_lora import BOTH, GPT2, ROBERTA, fill_B, make_adapted, make_base, tokens
+from test_lora import BOTH, as_theirs, fill_B, make_adapted, make_base, theirs, tokens
 
 import export
 import lora as L
@@ -18,19 +18,6 @@ from training.recipes import alpha_for_file
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
-
-
-def theirs(kind, base=None):
-    """transformers' model with the weights of our base."""
-    base = base or make_base(kind)
-    if kind == "gpt2":
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0))
-        model.load_state_dict(base.state_dict() | {"lm_head.weight": base.transformer.wte.weight}, strict=True)
-    else:
-        model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(
-            **ROBERTA, layer_norm_eps=1e-5, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2))
-        model.load_state_dict(base.state_dict(), strict=True)
-    return model.eval()
 
 
 def peft_model(kind, **settings):
@@ -51,7 +38,7 @@ def peft_model(kind, **settings):
 def assert_same_logits(ours, other, kind):
     x = tokens(kind)
     with torch.inference_mode():
-        expected = other(input_ids=x).logits
+        expected = other(**as_theirs(kind, x)).logits
         torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-5)
         assert (expected - make_base(kind)(x)).abs().max() > 1e-2            # the adapter does something
 
@@ -61,7 +48,8 @@ def assert_same_logits(ours, other, kind):
 @pytest.mark.parametrize("kind, targets, bias", [
     ("roberta", ("q", "v"), "none"), ("roberta", ("q", "o", "proj"), "lora-only"), ("roberta", ("q", "k", "fc"), "all"),
     ("gpt2", ("q", "v"), "none"), ("gpt2", ("qkv", "fc"), "none"), ("gpt2", ("q", "v", "o"), "lora-only"),
-    ("gpt2", ("k", "proj"), "all")])
+    ("gpt2", ("k", "proj"), "all"), ("bert", ("q", "v"), "none"), ("bert", ("q", "o", "proj"), "lora-only"),
+    ("bert", ("q", "k", "fc"), "all")])
 def test_peft_reads_ours_without_a_warning(tmp_path, kind, targets, bias):
     ours = make_adapted(kind, targets, bias=bias)
     with torch.no_grad():
@@ -87,6 +75,10 @@ def test_peft_reads_ours_without_a_warning(tmp_path, kind, targets, bias):
     ("roberta", {"target_modules": ["query", "value"], "rank_pattern": {"value": 5}, "alpha_pattern": {"layer.1.*value": 4}},
      ("q", "v")),
     ("roberta", {"target_modules": ["query", "value"], "layers_to_transform": [1]}, ("q", "v")),
+    ("bert", {"target_modules": ["query", "value"]}, ("q", "v")),
+    ("bert", {"target_modules": ["query", "value"], "modules_to_save": ["pooler", "classifier"]}, ("q", "v")),
+    ("bert", {"target_modules": ["query", "dense"], "exclude_modules": ["pooler.dense"]}, ("q", "o", "fc", "proj")),
+    ("bert", {"target_modules": ["key"], "bias": "all"}, ("k",)),
     ("gpt2", {"target_modules": ["c_attn"]}, ("qkv",)),
     ("gpt2", {"target_modules": ["c_attn", "mlp.c_proj"], "alpha_pattern": {"c_attn": 2}}, ("proj", "qkv")),
     ("gpt2", {"target_modules": ["c_attn"], "bias": "all", "init_lora_weights": "gaussian"}, ("qkv",))])
