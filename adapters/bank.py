@@ -206,7 +206,7 @@ class AdapterBank:
     def generate(self, names: Sequence[str], prompts: Sequence[Sequence[int]], **options) -> list[list[int]]:
         """generation.generate with an adapter per prompt: all beams of a prompt share its row, and so its adapter."""
         if self.model.head:
-            raise ValueError("the bank's base is a RoBERTa, which generates no text: ask for logits, or give it a GPT-2")
+            raise ValueError("the bank's base is an encoder, which generates no text: ask for logits, or give it a GPT-2")
         adapters = self.choose(names, len(prompts))
         try:
             return generate(self.model, prompts, route=lambda rows: self.route([adapters[row] for row in rows]), **options)

@@ -142,7 +142,7 @@ def test_berts_gradients_equal_transformers(tmp_path):
     ("BertForSequenceClassification", "", {}, "has 3 labels, expected 2, dropped: the file's pooler, and a fresh layer")],
     ids=["prefixed", "bare", "without-pooler", "pretraining", "masked", "another-head"])
 def test_a_bert_file_of_every_kind_loads(tmp_path, capsys, kind, prefix, options, said):
-    """With position_ids, what is for pretraining, gamma and beta; and the config.json of the first BERTs, without model_type."""
+    """With position_ids, what is for pretraining, gamma and beta; and the first BERTs' config.json, without model_type."""
     torch.manual_seed(1)
     reference = shake(getattr(transformers, kind)(transformers.BertConfig(**ODD_BERT, num_labels=3), **options))
     state = {prefix + re.sub("LayerNorm.weight$", "LayerNorm.gamma", re.sub("LayerNorm.bias$", "LayerNorm.beta", name)): tensor

@@ -92,7 +92,7 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
     """
     if config.causal:
         if task != "e2e":
-            raise ValueError(f"task '{task}' on a GPT-2: this project trains GPT-2 on e2e; use a RoBERTa for GLUE")
+            raise ValueError(f"task '{task}' on a GPT-2: this project trains GPT-2 on e2e; use a RoBERTa or BERT for GLUE")
         recipe = Recipe("LoRA paper, Table 11", lr=2e-4, batch_size=8, epochs=5, warmup=500, weight_decay=0.01,
                         label_smoothing=0.1, rank=4, alpha=32, dropout=0.1, adam_epsilon=1e-6)
         if column == "repo":                                                 # no dropout but LoRA's, the last epoch, 0.8
@@ -100,7 +100,7 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
                              length_penalty=0.8)
     else:
         if task == "e2e":
-            raise ValueError("task 'e2e' on a RoBERTa, which cannot generate text: use a GPT-2, or a GLUE task")
+            raise ValueError("task 'e2e' on an encoder, which cannot generate text: use a GPT-2, or a GLUE task")
         recipe = roberta_recipe("large" if config.num_hidden_layers >= 24 else "base", task, column)
     if column == "paper":
         recipe = replace(recipe, lora_init="gaussian")                       # section 4.1

@@ -335,7 +335,7 @@ def test_refusals_name_what_there_is(kind, tmp_path):
     with pytest.raises(ValueError, match="adapter 'new': .*NaN"):
         bank.add("new", tmp_path / "nan")
     if kind != "gpt2":
-        with pytest.raises(ValueError, match="a RoBERTa, which generates no text"):
+        with pytest.raises(ValueError, match="an encoder, which generates no text"):
             bank.generate(["three"], [[1, 2]])
     with pytest.raises(RuntimeError, match="the model has LoRA"):
         K.AdapterBank(broken)
