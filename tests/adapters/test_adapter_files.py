@@ -303,7 +303,7 @@ def bert_folder(folder):
     """A random BERT's, with a tokenizer; without model_type, as the first had none."""
     folder.mkdir()
     write_json(BERT, folder / "config.json")
-    W.write_safetensors({name: tensor for name, tensor in theirs("bert").bert.state_dict().items()}, folder / "model.safetensors")
+    W.write_safetensors(dict(theirs("bert").bert.state_dict()), folder / "model.safetensors")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *(f"##{number}" for number in range(63))]
     tokens[BERT["sep_token_id"]] = "[SEP]"
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")

@@ -52,15 +52,16 @@ def test_ids_of_odd_texts_equal_transformers(tmp_path, settings):
 
 
 def test_every_kind_of_character_is_treated_as_in_the_library(tmp_path):
-    """All of the first 12,288 and every 41st other; of those that Python knows, a few newer marks differ."""
+    """All of the first 12,288 and every 41st other. The library's tables of marks and punctuation are Unicode 8's, of 2015:
+    what came later differs."""
     ours = load_tokenizer(write_folder(tmp_path))
     normalizer, cutter = tokenizers.normalizers.BertNormalizer(), tokenizers.pre_tokenizers.BertPreTokenizer()
     codes = [code for code in (*range(0x3000), *range(0x3000, 0x110000, 41)) if not 0xD800 <= code < 0xE000]
     different = [code for code in codes if ours.words(f"x{chr(code)}y") != [
         word for word, _ in cutter.pre_tokenize_str(normalizer.normalize_str(f"x{chr(code)}y"))]]
-    assert not [hex(code) for code in different if code < 0x500]
-    assert len(different) <= 60 and len(codes) > 30_000, list(map(hex, different))
-    assert all(unicodedata.category(chr(code))[0] in "MPCL" for code in different), list(map(hex, different))
+    assert not [hex(code) for code in different if code < 0x600]
+    assert len(different) <= 200 and len(codes) > 30_000, list(map(hex, different))
+    assert all(unicodedata.category(chr(code))[0] in "MPCS" for code in different), list(map(hex, different))
 
 
 @pytest.mark.parametrize("max_length", [None, 40, 9, 4, 3])
@@ -120,7 +121,10 @@ def test_real_texts_equal_transformers(shared, tmp_path):
 
 def test_ids_become_words_again(tmp_path):
     ours = load_tokenizer(write_folder(tmp_path))
-    assert ours.decode(ours.encode("The ferrymans!", "a-c")) == "the ferrymans ! a - c"
+    assert ours.decode(ours.encode("The ferrymans!", "a-c")) == "the ferrymans! a - c"
+    for text in (*ODD, "the, ferry. a !c"):
+        ids = ours.encode(text, "unaffable!")
+        assert ours.decode(ids) == theirs_of(tmp_path).decode(ids, skip_special_tokens=True), text
     with pytest.raises(ValueError, match="token id 99 is none of this tokenizer's ids"):
         ours.decode([99])
 
