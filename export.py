@@ -78,7 +78,7 @@ def merged_config(model: nn.Module, source_directory: Path, task: str | None, fo
     """The base's config.json, for what is written: fp32 weights, and a head with the classes of the task. Where the task is not
     known, the names of the classes are the base's if it has as many, else numbers."""
     content = read_json(source_directory / "config.json")
-    content |= {"dtype": "float32", "torch_dtype": "float32"}                # transformers from 4.56 on, and before
+    content |= {"dtype": "float32", "torch_dtype": "float32", "model_type": model.config.family}     # dtype: from 4.56 on
     if model.head is None:
         return content | {"architectures": [f"{type(model).__name__}LMHeadModel"]}       # transformers' names
     numbers, names = [str(index) for index in range(model.config.num_labels)], content.get("id2label")

@@ -122,7 +122,7 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]
                            "again to start another adapter")
     known = model.config.targets
     if not known.keys() >= set(settings.targets):
-        raise ValueError(f"LoRA target qkv is GPT-2's c_attn; on a RoBERTa expected any of {' '.join(known)}")
+        raise ValueError(f"LoRA target qkv is GPT-2's c_attn; on this base expected any of {' '.join(known)}")
     generator = torch.Generator().manual_seed(seed)
     model.fingerprints = base_fingerprints(model)
     for block in model.get_submodule(model.config.blocks):

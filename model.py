@@ -154,7 +154,7 @@ class GPT2(nn.Module):
     ignored = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|lm_head\.weight")   # in files, nothing to compute with
     required = {"activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
                 "reorder_and_upcast_attn": False, "add_cross_attention": False, "tie_word_embeddings": True}
-    method, fingerprints, known_as = None, None, ()    # set by what adapts the model (lora.py, methods/), and what loads it
+    method, fingerprints, known_as, fresh = None, None, (), None    # set by what adapts it (lora.py, methods/) and loads it
 
     def __init__(self, config: GPT2Config):
         super().__init__()
@@ -271,7 +271,7 @@ class RobertaClassifier(nn.Module):
     embeddings_class, head_class, head, of_task = RobertaEmbeddings, RobertaHead, "classifier.", "classifier."
     ignored = re.compile(r"(roberta\.)?(embeddings\.position_ids|pooler\.dense\.(weight|bias))|lm_head\..*")
     required = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "classifier_dropout": None}
-    method, fingerprints, known_as = None, None, ()                          # as in GPT-2
+    method, fingerprints, known_as, fresh = None, None, (), None             # as in GPT-2
 
     def __init__(self, config: RobertaConfig):
         super().__init__()

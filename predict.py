@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     directory = fetch_model(options.model, options.weights_dir)
     bank = load_bank(directory, adapters, options.alpha, device, options.precision)
     if options.interactive and bank.model.head and not adapters:
-        raise ValueError("--interactive with a RoBERTa needs an adapter, as the base has no head of a task: give --adapter")
+        raise ValueError("--interactive with an encoder needs an adapter, as the base has no head of a task: give --adapter")
     predictor = Predictor(bank, load_tokenizer(directory), options.batch_size, beam_size=options.beam_size,
                           length_penalty=options.length_penalty, max_new_tokens=options.max_new_tokens)
     if options.submission:

@@ -31,7 +31,7 @@ from torch.nn.functional import pad
 
 from adapters.adapter import HEAD, Adapter, layer_name
 from adapters.base import check_base
-from adapters.saving import alpha_for, copy_tensors, read_adapter
+from adapters.saving import alpha_for, complete_head, copy_tensors, read_adapter
 from generation import generate
 from lora import base_fingerprints, lora_layers
 from speed.packed import TOKENS_AT_A_TIME, pack
@@ -72,6 +72,7 @@ def bank_adapter_of(model: nn.Module, adapter: Adapter, alpha: float | None = No
         with torch.device("meta"):
             head = type(head_of(model))(replace(config, num_labels=adapter.num_labels))
         head.to_empty(device=device).eval().requires_grad_(False)
+    complete_head(adapter, model)
     wanted = {} if head is None else {model.head + name: parameter for name, parameter in head.named_parameters()}
     copy_tensors(wanted, adapter.others, adapter.source)
     return BankAdapter(adapter.task or "", updates, head, adapter.form)
@@ -206,7 +207,7 @@ class AdapterBank:
     def generate(self, names: Sequence[str], prompts: Sequence[Sequence[int]], **options) -> list[list[int]]:
         """generation.generate with an adapter per prompt: all beams of a prompt share its row, and so its adapter."""
         if self.model.head:
-            raise ValueError("the bank's base is a RoBERTa, which generates no text: ask for logits, or give it a GPT-2")
+            raise ValueError("the bank's base is an encoder, which generates no text: ask for logits, or give it a GPT-2")
         adapters = self.choose(names, len(prompts))
         try:
             return generate(self.model, prompts, route=lambda rows: self.route([adapters[row] for row in rows]), **options)

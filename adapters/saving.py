@@ -68,10 +68,23 @@ def read_adapter(path: str | Path, config, targets: tuple[str, ...] | None = Non
 def put_adapter(model: nn.Module, adapter: Adapter, alpha: float | None = None, task: str | None = None) -> nn.Module:
     """load_adapter for an adapter that has been read."""
     check_adapter(model, adapter, task)
+    complete_head(adapter, model)
     add_lora(model, adapter.rank, alpha_for(adapter, alpha), adapter.targets, adapter.dropout, adapter.init,
              bias=adapter.bias)
     copy_adapter(model, adapter)
     return model
+
+
+def complete_head(adapter: Adapter, model: nn.Module) -> None:
+    """Give an adapter of a BERT whose file has the classifier alone, as PEFT's do, the pooler of its base. model: the base, its
+    head untrained. Raises ValueError for a base whose file has no pooler: its own is random."""
+    lacking = {name: parameter.detach() for name, parameter in model.named_parameters() if model.head
+               and name.startswith(model.head) and not name.startswith(model.of_task) and name not in adapter.others}
+    if adapter.num_labels is not None and lacking:
+        if model.fresh == model.head:
+            raise ValueError(f"{adapter.source}: holds no pooler, nor does the base's file, and a fresh one would answer at "
+                             "random: save the adapter together with it (in PEFT: modules_to_save=['pooler', 'classifier'])")
+        adapter.others |= lacking
 
 
 def alpha_for(adapter: Adapter, given: float | None) -> float:

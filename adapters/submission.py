@@ -35,7 +35,7 @@ def write_submission(predictor: Predictor, data_dir: str | None, directory: Path
             raise ValueError(f"the adapters '{adapter_of[task]}' and '{name}' are both of {task}: leave one out")
         adapter_of[task] = name
     if not adapter_of:
-        raise ValueError("no adapter for a task of GLUE; expected --model with a RoBERTa and --adapter NAME=DIR")
+        raise ValueError("no adapter for a task of GLUE; expected --model with a RoBERTa or BERT and --adapter NAME=DIR")
     sets = [(task, file, read_requests(predictor, adapter_of[task], path))
             for task in adapter_of for path, file in test_files(task, data_dir).items()]
     directory.mkdir(parents=True, exist_ok=True)

@@ -157,10 +157,11 @@ def tie(names: dict[str, str], stored: dict[str, Tensor], model: nn.Module, sour
 
 def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Sequence[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a folder's weight file as fp32, under the names of `model`; a line on stderr says what was read. A head
-    that the file lacks, or that has not these classes (head.py), starts fresh from `seed`. model.known_as becomes the folder's
-    name, and config.json's where it has one. Raises ValueError for what does not fit the model exactly."""
-    stored, file_name = read_weights(directory)
-    source = directory / file_name
+    that the file lacks, or that has not these classes (head.py), starts fresh from `seed`; model.fresh is the prefix of what
+    did. model.known_as becomes the folder's name, and config.json's where it has one. Raises ValueError for what does not fit
+    the model exactly."""
+    stored, file = read_weights(directory)
+    source = directory / file
     names = names_in_file(stored, type(model), source)
     tie(names, stored, model, source)
     names = {ours: name for ours, name in names.items() if not model.ignored.fullmatch(ours)}
@@ -183,6 +184,7 @@ def read_base(directory: Path, model: nn.Module, seed: int, classes: int | Seque
         report += of_head
     print(report, file=sys.stderr)
     own_name = str(read_json(directory / "config.json").get("_name_or_path") or "")
+    model.fresh = fresh
     model.known_as = (short_name(str(directory.absolute())), *([short_name(own_name)] if own_name else []))
     return {name: tensor.float() for name, tensor in tensors.items()}
 

@@ -1,7 +1,7 @@
 """From a name to a folder: models and tasks are found on this machine, or fetched from their public homes.
 
-Base models come from the Hugging Face hub (or the mirror HF_ENDPOINT), GLUE from its own server, E2E in the authors' form from
-their repository; the tables say where and with which SHA-256. A folder of somebody's own is used as it is.
+Base models (bases.py) come from the Hugging Face hub (or the mirror HF_ENDPOINT), GLUE from its own server, E2E in the authors'
+form from their repository; the tables say where and with which SHA-256. A folder of somebody's own is used as it is.
 Left out: archives other than GLUE's zips; E2E's official form, which is not downloaded.
 """
 import errno
@@ -16,14 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from files import cli
+from files.bases import BASES, find_in_package
 from files.cache import cache_dir
 from files.download import download
 from files.glue_forms import find_form
 from files.writing import locked, room_advice
 
-MODELS = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/gpt2-medium",
-          "gpt2-large": "openai-community/gpt2-large", "gpt2-xl": "openai-community/gpt2-xl",
-          "roberta-base": "FacebookAI/roberta-base", "roberta-large": "FacebookAI/roberta-large"}
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 GLUE_SERVER = "https://dl.fbaipublicfiles.com/glue/data"
@@ -58,44 +56,52 @@ def place(given: str | Path | None, kind: str) -> Path:
 
 def find_model(name_or_directory: str | Path, weights_dir: str | Path | None = None) -> Path | None:
     """The local folder of a model, or None: the path itself, WEIGHTS_DIR/name (default $LORA_WEIGHTS, else the cache),
-    or the newest snapshot in the Hugging Face cache (HF_HUB_CACHE, HF_HOME)."""
+    the newest snapshot in the Hugging Face cache (HF_HUB_CACHE, HF_HOME), or the folder in an installed package."""
     for directory in (Path(name_or_directory), place(weights_dir, "weights") / name_or_directory):
         if (directory / "config.json").is_file():
             return directory
     hub = Path(os.environ.get("HF_HUB_CACHE")
                or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub")
-    for organisation in ("", "openai-community/", "FacebookAI/"):
-        repository = hub / ("models--" + (organisation + str(name_or_directory)).replace("/", "--"))
+    name = str(name_or_directory)
+    of_name = [BASES[name].repository] if name in BASES else []
+    for full_name in (*of_name, name, f"openai-community/{name}", f"FacebookAI/{name}"):
+        repository = hub / ("models--" + full_name.replace("/", "--"))
         reference = repository / "refs" / "main"
         if reference.is_file():
             revision = reference.read_text(encoding="utf-8").strip()
             snapshot = repository / "snapshots" / revision
             if re.fullmatch(r"\w+", revision) and (snapshot / "config.json").is_file():
                 return snapshot
-    return None
+    return find_in_package(name)
 
 
 def fetch_model(name: str, weights_dir: str | Path | None = None) -> Path:
     """The folder of a model: a folder as given, one found here (find_model) with all its files, or WEIGHTS_DIR/name, where what
-    is missing of it is fetched. Raises FileNotFoundError for a name that is neither here nor in MODELS."""
+    is missing of it is fetched. Raises FileNotFoundError for a name that is neither here nor in BASES."""
     found = find_model(name, weights_dir)
     if found and (found == Path(name) or not missing_model_files(found)):
         return found
-    if name not in MODELS:
+    if name not in BASES:
         raise FileNotFoundError(f"{name} is no directory with a config.json and no model to download; expected a Hugging "
-                                f"Face model directory or one of {', '.join(MODELS)}")
-    directory = place(weights_dir, "weights") / name
-    hub = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    for file in missing_model_files(directory):
-        download(f"{hub}/{MODELS[name]}/resolve/main/{file}", directory / file, from_hub=True)
+                                f"Face model directory or one of {', '.join(BASES)}")
+    base, directory = BASES[name], place(weights_dir, "weights") / name
+    address = f"{(os.environ.get('HF_ENDPOINT') or 'https://huggingface.co').rstrip('/')}/{base.repository}/resolve/main"
+    for file in missing_model_files(directory, base.tokenizer):
+        try:
+            download(f"{address}/{file}", directory / file, base.sha256.get(file), from_hub=True)
+        except FileNotFoundError:                                            # published as a pickle alone
+            if file != "model.safetensors" or base.sha256:
+                raise
+            download(f"{address}/pytorch_model.bin", directory / "pytorch_model.bin", from_hub=True)
     return directory
 
 
-def missing_model_files(directory: Path) -> list[str]:
+def missing_model_files(directory: Path, tokenizer: Sequence[str] = ("vocab.json", "merges.txt")) -> list[str]:
     """What a model directory lacks; config.json comes last, so that a directory with one is complete."""
     weights = [] if any((directory / file).is_file() for file in WEIGHT_FILES) else ["model.safetensors"]
-    tokenizer = () if (directory / "tokenizer.json").is_file() else ("vocab.json", "merges.txt")
-    return weights + [file for file in (*tokenizer, "config.json") if not (directory / file).is_file()]
+    has_tokenizer = any((directory / file).is_file() for file in ("tokenizer.json", "vocab.txt"))
+    return weights + [file for file in (*(() if has_tokenizer else tokenizer), "config.json")
+                      if not (directory / file).is_file()]
 
 
 # ---------------------------------------------------------------- tasks
@@ -184,7 +190,7 @@ def extract(archive: Path, folder: str, files: Sequence[str]) -> None:
 def fetch_command(tasks: Sequence[str], fetch_task: Callable[[str, str | None], Path]) -> None:
     """`python data.py NAMES`: every model and task of these names, fetched where it is not here yet, and where it is."""
     parser = cli.Parser("data.py", "NAME ... [options]", "Fetch models and tasks, and print where they are.")
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"models: {', '.join(MODELS)}; tasks: {', '.join(tasks)}")
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"models: {', '.join(BASES)}; tasks: {', '.join(tasks)}")
     parser.add_argument("--data-dir", help="default: $LORA_DATA, else the user's cache")
     parser.add_argument("--weights-dir", help="default: $LORA_WEIGHTS, else the user's cache")
     options = parser.parse_args()

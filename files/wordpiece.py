@@ -6,7 +6,8 @@
 
 As transformers' BertTokenizerFast has it: control characters go, case and accents where the model knows none, every Chinese
 character and every punctuation mark is a word. [SEP] in a text is the token, as is every special one. Unicode's tables are
-Python's. Left out: learning a vocabulary; added tokens that are looked for with rules.
+Python's, the library's those of 2015: marks and punctuation of scripts that came later differ. Left out: learning a vocabulary;
+added tokens that are looked for with rules.
 """
 import functools
 import hashlib
@@ -65,7 +66,7 @@ class WordPiece(Tokenizer):
         self.ids, self.added, self.vocab_size = ids, added, len(ids)
         self.tokens = {number: token for token, number in ids.items()}
         self.bos_id, self.eos_id, self.pad_id, self.mask_id = (special[role] for role in ("cls", "sep", "pad", "mask"))
-        self.unk_id, self.eos_ids = special["unk"], (special["sep"],)
+        self.unk_id, self.eos_ids, self.special = special["unk"], (special["sep"],), {*special.values()}
         self.start, self.between, self.end = (self.bos_id,), (self.eos_id,), (self.eos_id,)
         lower, strip = settings["do_lower_case"], settings["strip_accents"]
         self.strip = lower if strip is None else strip
@@ -107,10 +108,11 @@ class WordPiece(Tokenizer):
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The words of the ids with single spaces between, as the vocabulary spells them; special tokens are left out."""
+        """The words of the ids as the vocabulary spells them, single spaces between, but none before . ? ! and a comma; special
+        tokens are left out."""
         self.check_ids(ids)
-        special = {*self.added.values()}
-        return " ".join(self.tokens[number] for number in ids if number not in special).replace(" ##", "")
+        words = " ".join(self.tokens[number] for number in ids if number not in self.special).replace(" ##", "")
+        return re.sub(" ([.?!,])", r"\1", words)
 
 
 # ---------------------------------------------------------------- files

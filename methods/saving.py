@@ -10,7 +10,7 @@ from torch import nn
 from adapters.adapter import Adapter
 from adapters.base import check_base, own_base
 from adapters.folder import check_own, read_folder, write_folder
-from adapters.saving import check_adapter, copy_adapter, copy_tensors, put_adapter, read_adapter, save_adapter
+from adapters.saving import check_adapter, complete_head, copy_adapter, copy_tensors, put_adapter, read_adapter, save_adapter
 from files.weights import check_finite
 from lora import TARGETS, lora_settings
 from methods.apply import METHODS, WITH_RANK, apply_method, is_of_head, rank_of, trained_parameters
@@ -86,6 +86,7 @@ def start_from(model: nn.Module, path: str | Path) -> str:
         line += f"; its head has {adapter.num_labels or 'no'} labels, this task {labels}: dropped, a fresh head starts"
         adapter.others = {name: tensor for name, tensor in adapter.others.items() if not is_of_head(model, name)} | {
             name: parameter.detach().clone() for name, parameter in model.named_parameters() if is_of_head(model, name)}
+    complete_head(adapter, model)
     copy_trained(model, adapter)
     return line
 

@@ -11,6 +11,7 @@ import model as M
 from adapters import load_adapter, save_adapter
 from adapters.loralib import loralib_tensors
 from adapters.saving import adapter_of
+from files import text
 from files import weights as W
 from methods import apply_method, load_trained, save_trained, start_from
 from tests.advice import CASES, TOY, adapted, advises, base, edited, edited_tensors
@@ -90,6 +91,24 @@ def _(world):
 
 
 # ---------------------------------------------------------------- adapters
+
+@advises("adapters/saving.py", "random: save the adapter together with it (in PEFT: modules_to_save=['pooler', 'classifier'])")
+def _(world):
+    """A base without a pooler, and an adapter whose file has the classifier alone."""
+    config = {"vocab_size": 31, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20,
+              "max_position_embeddings": 9, "type_vocab_size": 2, "model_type": "bert"}
+    text.write_json(config, world.folder / "config.json")
+    bare = M.BertClassifier(M.BertConfig(**{name: value for name, value in config.items() if name != "model_type"}))
+    W.write_safetensors({name: tensor for name, tensor in bare.state_dict().items() if not name.startswith("classifier.")},
+                        world.folder / "model.safetensors")
+    whole, part = world.folder / "whole", world.folder / "part"
+    for folder in (whole, part):
+        save_adapter(adapted(M.load_pretrained(world.folder)), folder)
+    edited_tensors(part / "adapter_model.safetensors", lambda found: {
+        name: tensor for name, tensor in found.items() if "pooler" not in name})
+    return lambda: load_adapter(M.load_pretrained(world.folder), part), lambda: lambda: load_adapter(
+        M.load_pretrained(world.folder), whole)
+
 
 @advises("adapters/saving.py", "the model has no LoRA to save: call add_lora first")
 def _(world):

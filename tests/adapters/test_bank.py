@@ -1,5 +1,6 @@
 """adapters/bank.py: mixed batches against each row alone with load_adapter's model, every population, both models, beams."""
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from training.precision import hold_frozen_in
 
 BASES = {"gpt2": M.GPT2Config(vocab_size=97, n_positions=40, n_embd=72, n_layer=3, n_head=3, n_inner=80),
          "roberta": M.RobertaConfig(vocab_size=97, max_position_embeddings=34, hidden_size=68, num_hidden_layers=3,
-                                    num_attention_heads=2, intermediate_size=76)}
+                                    num_attention_heads=2, intermediate_size=76),
+         "bert": M.BertConfig(vocab_size=97, max_position_embeddings=32, hidden_size=68, num_hidden_layers=3,
+                              num_attention_heads=2, intermediate_size=76, sep_token_id=23)}
 ADAPTERS = {                                                                 # name: rank, alpha, targets, labels
     "one": (1, 5, ("q", "v"), 2), "three": (3, 7, ("k",), 3), "eight": (8, 3, ("q", "k", "v", "o", "fc", "proj"), 1),
     "sixteen": (16, 9, ("o", "fc"), 5), "most": (64, 20, ("q", "v", "proj"), 3), "four": (4, 32, ("v",), 2)}
@@ -29,18 +32,19 @@ POPULATIONS = {
     "bare": ["base"] * 3,
     "alone": ["sixteen"],
 }
-BOTH = pytest.mark.parametrize("kind", ["gpt2", "roberta"])
+BOTH = pytest.mark.parametrize("kind", ["gpt2", "roberta"])                  # of which there are toy bases
+EVERY = pytest.mark.parametrize("kind", list(BASES))
 
 
 def make_base(kind, labels=2, seed=0):
-    model = (M.GPT2(BASES["gpt2"]) if kind == "gpt2" else
-             M.RobertaClassifier(M.RobertaConfig(**vars(BASES["roberta"]) | {"num_labels": labels})))
+    config = BASES[kind] if kind == "gpt2" else replace(BASES[kind], num_labels=labels)
+    model = M.FAMILIES[kind](config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("classifier."):                           # a head is drawn by the adapter
                 parameter.normal_(1.0 if "ln_" in name or "LayerNorm" in name else 0.0, 0.1, generator=generator)
-    if kind == "roberta":
+    if kind != "gpt2":
         nn.init.constant_(model.classifier.dense.bias, 0.0)
     return model.eval()
 
@@ -69,7 +73,7 @@ def serve(kind, folder):
     return kind, bank, models
 
 
-@pytest.fixture(scope="module", params=["gpt2", "roberta"])
+@pytest.fixture(scope="module", params=list(BASES))
 def served(request, tmp_path_factory):
     return serve(request.param, tmp_path_factory.mktemp("adapters"))
 
@@ -82,6 +86,7 @@ def served_gpt2(tmp_path_factory):
 def rows(count, length=11, seed=3):
     """Right-padded ids and mask, rows of different lengths."""
     ids = torch.randint(5, 97, (count, length), generator=torch.Generator().manual_seed(seed))
+    ids[::2, 2] = BASES["bert"].sep_token_id                                 # every second row is a pair
     lengths = torch.tensor([length - 2 * (row % 4) for row in range(count)])
     mask = (torch.arange(length) < lengths[:, None]).long()
     return ids.where(mask.bool(), 1), mask
@@ -267,14 +272,14 @@ def test_a_batch_costs_by_its_own_adapters_not_by_the_bank(served):
     gathered = bank.gather([bank["one"], bank["base"], bank["three"]])
     assert Counter(name.rpartition(".")[2] for name in gathered) == (
         {"c_attn": 3} if kind == "gpt2" else {"query": 3, "key": 3, "value": 3})
-    updates = gathered["transformer.h.1.attn.c_attn" if kind == "gpt2" else "roberta.encoder.layer.1.attention.self.key"]
+    updates = gathered["transformer.h.1.attn.c_attn" if kind == "gpt2" else f"{kind}.encoder.layer.1.attention.self.key"]
     assert [A.shape for _, A, _ in updates] == ([(3, 1, 72), (3, 3, 72), (3, 1, 72)] if kind == "gpt2" else [(3, 3, 68)])
     assert [B.shape[:2] for _, _, B in updates] == [A.shape[:2] for _, A, _ in updates]
     assert all(A.shape[0] == 1 for updates in bank.gather([bank["most"]] * 9).values() for _, A, _ in updates)
     assert bank.gather([bank["base"]] * 4) == {}
 
 
-@BOTH
+@EVERY
 def test_memory_grows_by_the_adapters_alone(kind):
     """No tensor of a read adapter shares or copies the base; 300 of them are held by name."""
     bank = K.AdapterBank(make_base(kind))
@@ -289,7 +294,7 @@ def test_memory_grows_by_the_adapters_alone(kind):
     assert numbers == 3 * 3 * (width + width)                                # layers * rank * (d_in + d_out)
 
 
-@BOTH
+@EVERY
 def test_reading_an_adapter_builds_no_base_and_fingerprints_it_once(kind, tmp_path, monkeypatch):
     save_adapter(make_adapted(kind, "three"), tmp_path)
     bank, taken = K.AdapterBank(make_base(kind)), []
@@ -301,7 +306,7 @@ def test_reading_an_adapter_builds_no_base_and_fingerprints_it_once(kind, tmp_pa
     assert taken == [bank.model]
 
 
-@BOTH
+@EVERY
 def test_refusals_name_what_there_is(kind, tmp_path):
     bank = K.AdapterBank(make_base(kind))
     save_adapter(make_adapted(kind, "three"), tmp_path / "three")
@@ -329,8 +334,8 @@ def test_refusals_name_what_there_is(kind, tmp_path):
     save_adapter(broken, tmp_path / "nan")
     with pytest.raises(ValueError, match="adapter 'new': .*NaN"):
         bank.add("new", tmp_path / "nan")
-    if kind == "roberta":
-        with pytest.raises(ValueError, match="a RoBERTa, which generates no text"):
+    if kind != "gpt2":
+        with pytest.raises(ValueError, match="an encoder, which generates no text"):
             bank.generate(["three"], [[1, 2]])
     with pytest.raises(RuntimeError, match="the model has LoRA"):
         K.AdapterBank(broken)
@@ -338,7 +343,7 @@ def test_refusals_name_what_there_is(kind, tmp_path):
     assert list(bank.adapters) == ["base", "three"] and not ran
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("alpha", [5, 12])
 def test_a_file_without_alpha_takes_the_one_given(kind, tmp_path, alpha):
     """loralib's state dict of the same matrices and head: the folder's logits with the folder's alpha, others with another."""
@@ -355,7 +360,7 @@ def test_a_file_without_alpha_takes_the_one_given(kind, tmp_path, alpha):
     assert all(torch.equal(a, b) == (alpha == 5) for a, b in zip(file, folder, strict=True))
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("mask, message", [
     ([[1, 1, 1, 1], [0, 0, 1, 1]], "attention_mask has a 0 before a 1: a bank takes padding on the right only"),
     ([[1, 1, 0, 1], [1, 1, 1, 1]], "attention_mask has a 0 before a 1"),

@@ -10,8 +10,7 @@ from collections import Counter
 
 import pytest
 import torch
-from test_adapter_files import theirs
-from test_lora import make_base, tokens
+from test_lora import make_base, theirs, tokens
 
 from adapters import load_adapter
 

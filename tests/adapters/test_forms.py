@@ -4,20 +4,21 @@ import json
 
 import pytest
 import torch
-from test_adapter_files import assert_same_logits, peft_model, theirs
-from test_lora import BOTH, GPT2, fill_B, make_adapted, make_base, tokens
+from test_adapter_files import assert_same_logits, peft_model
+from test_lora import EVERY, GPT2, as_theirs, fill_B, make_adapted, make_base, theirs, tokens
 from torch.nn import functional as F
 
 import lora as L
 import methods
 import model as M
 from adapters import AdapterBank, load_adapter, save_adapter
+from files.pretrained import file_name
 from files.text import read_json, write_json
 from files.weights import read_safetensors, write_safetensors
 from training.precision import hold_frozen_in
 
 peft = pytest.importorskip("peft")
-TARGETS = {"gpt2": ["c_attn", "mlp.c_proj"], "roberta": ["query", "value"]}
+TARGETS = {"gpt2": ["c_attn", "mlp.c_proj"], "roberta": ["query", "value"], "bert": ["query", "value"]}
 
 
 def saved(folder, kind, **settings):
@@ -33,7 +34,7 @@ def write_tensors(folder, tensors):
 
 # ---------------------------------------------------------------- names
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("old, new", [
     ("base_model.model.", "base_model.model._orig_mod."), ("base_model.model.", "module.base_model.model."),
     ("base_model.model.", "_orig_mod.base_model.model.module."), ("base_model.model.", "base_model.model.model."),
@@ -45,7 +46,7 @@ def test_an_adapter_of_a_wrapped_model(tmp_path, kind, old, new):
     assert_same_logits(load_adapter(make_base(kind), tmp_path), other, kind)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("which", ["lora and head", "all"])
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod."])
 def test_a_raw_state_dict_of_a_peft_model(tmp_path, kind, which, wrapper):
@@ -66,10 +67,12 @@ def test_a_raw_state_dict_of_a_peft_model(tmp_path, kind, which, wrapper):
 
 # ---------------------------------------------------------------- blocks without an update
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("settings", [
-    {"target_modules": {"gpt2": ["transformer.h.1.attn.c_attn"], "roberta": ["roberta.encoder.layer.1.output.dense"]}},
-    {"target_modules": {"gpt2": r".*h\.[1]\.mlp\.c_(fc|proj)", "roberta": r".*layer\.0\.attention\.self\.(query|value)"}},
+    {"target_modules": {"gpt2": ["transformer.h.1.attn.c_attn"], "roberta": ["roberta.encoder.layer.1.output.dense"],
+                        "bert": ["bert.encoder.layer.1.output.dense"]}},
+    {"target_modules": {"gpt2": r".*h\.[1]\.mlp\.c_(fc|proj)", "roberta": r".*layer\.0\.attention\.self\.(query|value)",
+                        "bert": r".*layer\.[01]\.intermediate\.dense"}},
     {"target_modules": TARGETS, "exclude_modules": r".*\.1\..*"}, {"target_modules": TARGETS, "layers_to_transform": [1]},
     {"target_modules": TARGETS, "exclude_modules": ["0.attn.c_attn", "0.attention.self.value"]},
     {"target_modules": TARGETS, "layers_to_transform": 0, "layers_pattern": ["h", "layer"]}], ids=str)
@@ -89,7 +92,7 @@ def test_an_update_that_a_block_lacks_is_zero(tmp_path, kind, settings, bias):
             torch.testing.assert_close(torch.stack(list(bank.logits(["some"] * 3, x))), ours(x), atol=1e-5, rtol=1e-5)
 
 
-@BOTH
+@EVERY
 def test_a_part_of_an_adapter_is_not_taken_for_one_that_leaves_blocks_out(tmp_path, kind):
     """Its target_modules are a list, which names what the file lacks: a smaller base's adapter, or a file that is not whole."""
     _, tensors = saved(tmp_path, kind)
@@ -137,7 +140,8 @@ def test_merged_linear_of_peft_until_0_2(tmp_path, enabled, groups):
 SAVED_ALONG = {"gpt2": ["transformer.wte.weight", "lm_head.weight", "transformer.wte.base_layer.weight",
                         "transformer.wte.modules_to_save.weight", "transformer.ln_f.weight"],
                "roberta": ["roberta.embeddings.word_embeddings.weight", "roberta.embeddings.LayerNorm.weight",
-                           "roberta.embeddings.word_embeddings.modules_to_save.default.weight"]}
+                           "roberta.embeddings.word_embeddings.modules_to_save.default.weight"],
+               "bert": ["bert.embeddings.token_type_embeddings.weight"]}
 
 
 def of_base(kind, name):
@@ -188,7 +192,7 @@ def test_what_is_to_be_merged_with_peft_loads_when_it_is(tmp_path, kind, setting
     with pytest.raises(ValueError, match=f"{next(iter(settings))} is .*: merge it with PEFT and load the merged model"):
         load_adapter(make_base(kind), tmp_path / "adapter")
     with torch.inference_mode():
-        expected = other(input_ids=tokens(kind)).logits
+        expected = other(**as_theirs(kind, tokens(kind))).logits
         other.merge_and_unload().save_pretrained(tmp_path / "merged")
         torch.testing.assert_close(M.load_pretrained(tmp_path / "merged")(tokens(kind)), expected, atol=1e-4, rtol=1e-4)
 
@@ -200,14 +204,14 @@ def write_base(folder, kind, *dtypes, seed=0, **config):
     folder.mkdir(parents=True, exist_ok=True)
     model = make_base(kind, seed)
     write_json({"model_type": kind, **vars(model.config), **config}, folder / "config.json")
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {file_name(name, type(model)): parameter.detach() for name, parameter in model.named_parameters()}
     for dtype in dtypes:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     write_safetensors(tensors, folder / "model.safetensors")
     return folder
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("method", ["lora", "bitfit"])
 @pytest.mark.parametrize("trained_on, loaded_onto", [
     ([], [torch.bfloat16]), ([torch.bfloat16], []), ([], [torch.float16]), ([torch.float16], []),

@@ -2,6 +2,7 @@
 import io
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from experiments.bench_requests import differing, write_adapters
 from files import weights as W
 from generation import generate
 from generation.e2e import clean, decode_e2e, e2e_prompt, end_tokens
+from toy.fresh import init_weights
 
 
 def drawn(model, rank, alpha, targets=("q", "v")):
@@ -418,10 +420,45 @@ def test_the_bare_gpt2_goes_on_with_plain_text(repository):
     assert "refused: the text has 0 tokens" in said.decode("utf-8")
 
 
+@pytest.mark.parametrize("method", ["lora", "head"])
+def test_a_bert_goes_from_training_to_an_answer(toy_data, tmp_path, capsys, method):
+    """A random one with a vocabulary of the toy texts: trained, scored again, and its adapter asked in a bank of two."""
+    pairs = data.read_glue("mrpc", "dev", toy_data)
+    words = sorted({word.lower() for pair in pairs for word in re.findall(r"\w+|[^\w\s]", f"{pair.text} {pair.pair}")})
+    tokens, base = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words], tmp_path / "bert"
+    base.mkdir()
+    (base / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    config = {"vocab_size": len(tokens), "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "intermediate_size": 40, "max_position_embeddings": 90}
+    (base / "config.json").write_text(json.dumps({"model_type": "bert", **config}))
+    model = M.BertClassifier(M.BertConfig(**config))
+    init_weights(model, 1)
+    W.write_safetensors({name: tensor for name, tensor in model.state_dict().items() if not name.startswith("classifier.")},
+                        base / "model.safetensors")
+    options = ["--model", str(base), "--task", "mrpc", "--data-dir", str(toy_data), "--limit-eval", "30", "--method", method,
+               "--limit-train", "64", "--epochs", "1", "--out-dir", str(tmp_path / "runs")]
+    train.main(options)
+    (metrics,), (adapter,) = (list((tmp_path / "runs").rglob(name)) for name in ("metrics.json", "adapter"))
+    scores = json.loads(metrics.read_text())["scores"]
+    train.main([*options, "--eval-only", "--adapter", str(adapter)])
+    (again,) = (path for path in (tmp_path / "runs").rglob("metrics.json") if "eval" in path.parts)
+    assert json.loads(again.read_text())["scores"] == pytest.approx(scores)
+    assert "this project's choice for a small BERT" in capsys.readouterr().out
+    if method == "lora":
+        requests = tmp_path / "requests.jsonl"
+        requests.write_text("".join(json.dumps({"adapter": name, "text": [pair.text, pair.pair]}) + "\n"
+                                    for pair in pairs[:30] for name in ("mrpc", "other")), encoding="utf-8")
+        assert predict.main(["--model", str(base), "--adapter", f"mrpc={adapter}", "--adapter", f"other={adapter}",
+                             str(requests)]) == 0
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        expected = [line.split("\t")[1] for line in (metrics.parent / "predictions.tsv").read_text().splitlines()[1:]]
+        assert [answer["label"] for answer in answers[::2]] == expected == [answer["label"] for answer in answers[1::2]]
+
+
 def test_options_that_mean_nothing_together_are_refused(repository, adapters, capsys):
     mrpc, stsb = (f"{name}={adapters[name]}" for name in ("mrpc", "stsb"))
     for options, message in ((["--interactive", "--adapter", mrpc, "--adapter", stsb], "speaks to one adapter, found 2"),
-                             (["--interactive"], "--interactive with a RoBERTa needs an adapter")):
+                             (["--interactive"], "--interactive with an encoder needs an adapter")):
         with pytest.raises(ValueError, match=message):
             predict.main(["--model", str(repository / "toy/roberta"), *options])
     for options, message in (([], "is required"), (["--interactive", "--strict"], "--out and --strict are for a file of"),

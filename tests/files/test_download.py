@@ -1,4 +1,5 @@
 """download.py and published.py against a real HTTP server on loopback that misbehaves in every way the net has shown."""
+import dataclasses
 import hashlib
 import io
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import data
-from files import download, published
+from files import bases, download, published
 from files.published import fetch_model
 
 CONTENT = bytes(range(256)) * 4000                                           # 1,024,000 bytes
@@ -391,6 +392,26 @@ def test_the_hubs_own_hashes_are_checked(hub, tmp_path, name):
     with pytest.raises(ValueError, match=rf"{name}: the content does not have the hash [0-9a-f]+ that was expected"):
         fetch_model("gpt2", tmp_path)
     assert not (tmp_path / "gpt2" / name).exists() and not (tmp_path / "gpt2" / "config.json").exists()
+
+
+def test_a_model_that_is_published_as_a_pickle_alone_is_fetched_so(hub, tmp_path, monkeypatch):
+    monkeypatch.setitem(bases.BASES, "gpt2", dataclasses.replace(bases.BASES["gpt2"], tokenizer=("vocab.json",)))
+    hub.answers[f"{hub.prefix}/model.safetensors"] = [refuse(404)]
+    hub.answers[f"{hub.prefix}/pytorch_model.bin"] = [serve(b"a pickle", ETag=f'"{git_sha1(b"a pickle")}"')]
+    assert (fetch_model("gpt2", tmp_path) / "pytorch_model.bin").read_bytes() == b"a pickle"
+    assert [path.rpartition("/")[2] for path, _ in hub.seen] == ["model.safetensors", "pytorch_model.bin", "vocab.json",
+                                                                 "config.json", "moved"]
+
+
+@pytest.mark.parametrize("known", [None, SHA256, "0" * 64])
+def test_a_hash_that_is_known_here_is_compared_beside_the_hubs(hub, tmp_path, monkeypatch, known):
+    monkeypatch.setitem(bases.BASES, "gpt2", dataclasses.replace(
+        bases.BASES["gpt2"], sha256={"model.safetensors": known} if known else {}))
+    if known == "0" * 64:
+        with pytest.raises(ValueError, match="model.safetensors: the content does not have the hash 0{64} that was expected"):
+            fetch_model("gpt2", tmp_path)
+    else:
+        assert (fetch_model("gpt2", tmp_path) / "model.safetensors").read_bytes() == CONTENT
 
 
 def test_only_what_is_missing_is_fetched(hub, tmp_path):

@@ -3,22 +3,26 @@ import json
 
 import pytest
 import torch
-from test_lora import BOTH, GPT2, ROBERTA, make_base, tokens
+from test_lora import CONFIGS, EVERY, make_base, tokens
 
 import model as M
+from files.pretrained import file_name
 from files.weights import write_safetensors
 
-EMBEDDING = {"gpt2": "transformer.wte.weight", "roberta": "roberta.embeddings.word_embeddings.weight"}
-OUTPUT = {"gpt2": "lm_head.weight", "roberta": "lm_head.decoder.weight"}
-INNER = {"gpt2": ("attn.c_attn", "transformer.h"), "roberta": ("attention.self", "roberta.encoder")}
+EMBEDDING = {"gpt2": "transformer.wte.weight", "roberta": "roberta.embeddings.word_embeddings.weight",
+             "bert": "bert.embeddings.word_embeddings.weight"}
+OUTPUT = {"gpt2": "lm_head.weight", "roberta": "lm_head.decoder.weight", "bert": "cls.predictions.decoder.weight"}
+INNER = {"gpt2": ("attn.c_attn", "transformer.h"), "roberta": ("attention.self", "roberta.encoder"),
+         "bert": ("pooler", "bert.encoder")}
 
 
 def write_base(folder, kind, rename=lambda name: name, change=lambda tensors: tensors):
     """A model folder whose tensors have other names; returns what it has to compute."""
     folder.mkdir(exist_ok=True)
     model = make_base(kind)
-    tensors = {rename(name): tensor.detach() for name, tensor in change(dict(model.named_parameters())).items()}
-    (folder / "config.json").write_text(json.dumps({"model_type": kind} | (GPT2 if kind == "gpt2" else ROBERTA)))
+    own = {file_name(name, type(model)): tensor.detach() for name, tensor in model.named_parameters()}
+    tensors = {rename(name): tensor for name, tensor in change(own).items()}
+    (folder / "config.json").write_text(json.dumps({"model_type": kind} | CONFIGS[kind]))
     write_safetensors(tensors, folder / "model.safetensors")
     with torch.inference_mode():
         return tensors, model(tokens(kind))
@@ -29,7 +33,7 @@ def assert_loads(folder, kind, expected):
         assert torch.equal(M.load_pretrained(folder)(tokens(kind)), expected)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "base_model.model.", "module._orig_mod.",
                                     "base_model.model.model.", "_orig_mod.module.base_model.model."])
 def test_what_wraps_a_model_is_no_part_of_its_names(tmp_path, kind, prefix):
@@ -38,7 +42,7 @@ def test_what_wraps_a_model_is_no_part_of_its_names(tmp_path, kind, prefix):
     assert_loads(tmp_path, kind, write_base(tmp_path, kind, lambda name: prefix + name.removeprefix(bare))[1])
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("wrapper", ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer",
                                      "_orig_mod._checkpoint_wrapped_module"])
 def test_what_wraps_a_part_of_a_model_is_no_part_of_its_names(tmp_path, kind, wrapper):
@@ -47,7 +51,7 @@ def test_what_wraps_a_part_of_a_model_is_no_part_of_its_names(tmp_path, kind, wr
             f"{part}.", f"{part}.{wrapper}."))[1])
 
 
-@BOTH
+@EVERY
 def test_layer_norm_under_its_former_names(tmp_path, kind):
     def former(name):
         last = {"weight": "gamma", "bias": "beta"}[name.rpartition(".")[2]]
@@ -55,7 +59,7 @@ def test_layer_norm_under_its_former_names(tmp_path, kind):
     assert_loads(tmp_path, kind, write_base(tmp_path, kind, former)[1])
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_tied_weight_under_either_name(tmp_path, kind, prefix):
     other = OUTPUT[kind]
@@ -94,7 +98,7 @@ def write_shards(folder, tensors, kind, n_shards=3):
     return index, weight_map
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_shards_are_one_model(tmp_path, kind, form, capsys):
     tensors, expected = write_base(tmp_path, kind, lambda name: "module." + name)
@@ -114,7 +118,7 @@ def test_shards_are_one_model(tmp_path, kind, form, capsys):
         M.load_pretrained(tmp_path)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("more", [-1, 1])
 def test_another_depth_is_seen_under_wrapped_names(tmp_path, kind, more):
     write_base(tmp_path, kind, lambda name: "module." + name)
@@ -131,7 +135,7 @@ def test_a_folder_of_sharded_bin_is_complete():
     assert "pytorch_model.bin.index.json" in WEIGHT_FILES
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_models_merged_by_peft_load(tmp_path, kind, form, request):
     """merge_and_unload, save_pretrained; also a raw state dict of the wrapped model, and in shards."""

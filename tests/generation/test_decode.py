@@ -510,7 +510,7 @@ def test_the_format_is_that_of_the_adapters_run_unless_another_is_asked_for(toy_
 
 
 def test_an_encoder_generates_no_text(toy_data, repository, tmp_path):
-    with pytest.raises(ValueError, match="is a RoBERTa, which generates no text: give a GPT-2"):
+    with pytest.raises(ValueError, match="is an encoder, which generates no text: give a GPT-2"):
         main(["--model", str(repository / "toy" / "roberta"), "--data-dir", str(toy_data), "--out", str(tmp_path / "out.txt")])
 
 

@@ -20,7 +20,7 @@ from generation import Settings, n_best
 from generation.e2e import decode_e2e
 from methods import METHODS, WITH_RANK
 from tests.generation.test_decode import slow_authors
-from tests.test_lora import BOTH, make_base, tokens
+from tests.test_lora import BERT, CONFIGS, ENCODERS, EVERY, make_base, tokens
 
 ADDING = ("adapter-h", "adapter-l", "prefix")
 RANK = 3
@@ -41,7 +41,7 @@ def methods_of(kind):
     return [method for method in METHODS if (kind, method) != ("gpt2", "head")]
 
 
-KINDS_AND_METHODS = pytest.mark.parametrize("kind, method", [(k, m) for k in ("gpt2", "roberta") for m in methods_of(k)])
+KINDS_AND_METHODS = pytest.mark.parametrize("kind, method", [(k, m) for k in CONFIGS for m in methods_of(k)])
 
 
 # ---------------------------------------------------------------- a plain reference
@@ -104,14 +104,19 @@ def linear(x, P, name):
     return x @ P[f"{name}.weight"].T + P[f"{name}.bias"]
 
 
-def roberta_states(P, x, mask, states=None):
+def encoder_states(kind, P, x, mask, states=None):
     """The hidden states after the last layer; those that enter each layer are appended to `states`."""
-    position = (x != 1).cumsum(-1) * (x != 1) + 1
-    h = sum(P[f"roberta.embeddings.{kind}_embeddings.weight"][ids] for kind, ids in (
-        ("word", x), ("position", position), ("token_type", torch.zeros_like(x))))
-    h = norm(h, P, "roberta.embeddings.LayerNorm")
+    position, types = (x != 1).cumsum(-1) * (x != 1) + 1, torch.zeros_like(x)
+    if kind == "bert":
+        position = torch.arange(x.shape[1]).expand_as(x)
+        for row, ids in enumerate(x.tolist()):
+            if BERT["sep_token_id"] in ids:
+                types[row, ids.index(BERT["sep_token_id"]) + 1:] = 1
+    h = sum(P[f"{kind}.embeddings.{part}_embeddings.weight"][ids] for part, ids in (
+        ("word", x), ("position", position), ("token_type", types)))
+    h = norm(h, P, f"{kind}.embeddings.LayerNorm")
     for i in range(2):
-        name = f"roberta.encoder.layer.{i}"
+        name = f"{kind}.encoder.layer.{i}"
         if states is not None:
             states.append(h[0])
         q, k, v = (linear(h, P, f"{name}.attention.self.{part}") for part in ("query", "key", "value"))
@@ -131,7 +136,7 @@ def roberta_states(P, x, mask, states=None):
 def reference(kind, P, x, mask):
     if kind == "gpt2":
         return reference_gpt2(P, x)
-    h = roberta_states(P, x, mask)[:, 0]
+    h = encoder_states(kind, P, x, mask)[:, 0]
     return linear(torch.tanh(linear(h, P, "classifier.dense")), P, "classifier.out_proj")
 
 
@@ -139,13 +144,13 @@ def ragged(kind):
     """A batch whose rows have different lengths; padding is token 1."""
     x = tokens(kind, (3, 9))
     mask = torch.ones_like(x)
-    if kind == "roberta":
+    if kind != "gpt2":
         mask[1, 6:] = mask[2, 4:] = 0
         x[mask == 0] = 1
     return x, mask
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("method", ["full", "bitfit", *ADDING])
 def test_outputs_equal_the_plain_reference(kind, method):
     model, (x, mask) = make_trained(kind, method), ragged(kind)
@@ -182,13 +187,14 @@ def test_a_prefix_of_gpt2_starts_as_its_tokens_in_front_of_the_input():
         assert (expected - base(x)).abs().max() > 0.05
 
 
-def test_a_prefix_of_roberta_starts_at_its_tokens_activations():
-    model, states = make_base("roberta"), []
+@ENCODERS
+def test_a_prefix_of_an_encoder_starts_at_its_tokens_activations(kind):
+    model, states = make_base(kind), []
     B.apply_method(model.train(), "prefix", rank=RANK, seed=8)
     assert model.training
     ids = start_tokens(67, 8)
-    roberta_states(dict(make_base("roberta").named_parameters()), ids, torch.ones_like(ids), states)
-    for layer, expected in zip(model.roberta.encoder.layer, states, strict=True):
+    encoder_states(kind, dict(make_base(kind).named_parameters()), ids, torch.ones_like(ids), states)
+    for layer, expected in zip(model.get_submodule(model.config.blocks), states, strict=True):
         torch.testing.assert_close(layer.attention.self.prefix.activations.data, expected.detach(), atol=1e-5, rtol=1e-5)
 
 
@@ -232,12 +238,12 @@ def test_what_a_method_trains_changes_and_the_rest_stays_bit_identical(kind, met
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     wanted = {name for name in before if EXPECTED[method](name) or name.startswith("classifier.")}
     assert changed <= wanted
-    assert wanted - changed <= {f"roberta.encoder.layer.{i}.attention.self.key.bias" for i in range(3)}  # softmax ignores it
+    assert wanted - changed <= {f"{kind}.encoder.layer.{i}.attention.self.key.bias" for i in range(3)}  # softmax ignores it
     for name, parameter in base.named_parameters():                          # the base's names are what they were
         assert torch.equal(parameter, model.get_parameter(name)) or name in wanted
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("bias, expected", [
     ("lora-only", lambda name: name.endswith(("c_attn.bias", "query.bias", "value.bias"))),
     ("all", lambda name: name.endswith(".bias"))])

@@ -10,7 +10,7 @@ import speed.loss as loss_in_blocks
 from speed.dropout import Dropout, dropout
 from speed.loss import target_loss
 from speed.packed import pack, round_up
-from tests.test_model import ODD_GPT2, ODD_ROBERTA
+from tests.test_model import ODD_BERT, ODD_GPT2, ODD_ROBERTA
 from toy.fresh import init_weights
 
 NO_DROPOUT = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
@@ -158,12 +158,13 @@ def test_no_gradient_of_the_loss_is_taken_where_none_is_wanted(mode, monkeypatch
 def odd_models():
     gpt2 = M.GPT2(M.GPT2Config(**ODD_GPT2, **NO_DROPOUT))
     roberta = M.RobertaClassifier(M.RobertaConfig(**ODD_ROBERTA, **NO_ROBERTA_DROPOUT, num_labels=3))
-    for seed, model in enumerate((gpt2, roberta)):
+    bert = M.BertClassifier(M.BertConfig(**ODD_BERT | {"sep_token_id": 9}, **NO_ROBERTA_DROPOUT, num_labels=3))
+    for seed, model in enumerate((gpt2, roberta, bert)):
         init_weights(model, seed)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
-    return gpt2, roberta
+    return gpt2, roberta, bert
 
 
 def hidden_alone(model, sequences):
@@ -173,7 +174,7 @@ def hidden_alone(model, sequences):
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "adapter-h", "adapter-l", "prefix", "last-layers"])
-@pytest.mark.parametrize("kind", [0, 1], ids=["gpt2", "roberta"])
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["gpt2", "roberta", "bert"])
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_a_packed_batch_is_each_sequence_alone(kind, method, multiple):
     """Hidden states at the wanted rows, and every gradient, in training mode; filled up behind to 24 tokens or not."""
@@ -204,8 +205,9 @@ def test_a_packed_batch_is_each_sequence_alone(kind, method, multiple):
             torch.testing.assert_close(mine, plain, atol=2e-5, rtol=1e-4)
 
 
-def test_a_packed_classification_is_the_padded_one():
-    model = odd_models()[1].eval()
+@pytest.mark.parametrize("kind", [1, 2], ids=["roberta", "bert"])
+def test_a_packed_classification_is_the_padded_one(kind):
+    model = odd_models()[kind].eval()
     ids, attend = pack(SEQUENCES, causal=False, multiple=8)
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in SEQUENCES], True, model.config.pad_token_id)
     with torch.inference_mode():
@@ -214,7 +216,7 @@ def test_a_packed_classification_is_the_padded_one():
 
 
 def test_a_packed_sequence_that_is_too_long_is_refused():
-    gpt2, roberta = odd_models()
+    gpt2, roberta, _ = odd_models()
     for model, limit in ((gpt2, 40), (roberta, 42)):
         with pytest.raises(ValueError, match=f"{limit + 1} tokens, but the model takes {limit}"):
             model.hidden_states(*pack([[7] * (limit + 1)], model.causal))

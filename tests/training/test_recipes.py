@@ -3,10 +3,11 @@ import pytest
 
 from experiments.recipes import main
 from methods import METHODS
-from model import GPT2Config, RobertaConfig
+from model import BertConfig, GPT2Config, RobertaConfig
 from training.recipes import recipe_for
 
 LARGE = RobertaConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)
+SMALL = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12)
 
 
 @pytest.mark.parametrize("config, task, column, batch_size, epochs, lr, alpha, max_length", [
@@ -47,8 +48,17 @@ def test_gpt2_baselines_are_those_the_paper_took_over(method, rank, expected):
     assert recipe.rank == {"prefix": 5, "adapter-l": 224 if rank == 248 else 6}.get(method, 4)
 
 
+def test_a_small_bert_has_numbers_of_this_project_and_a_large_one_robertas():
+    found = recipe_for(SMALL, "mrpc", "lora", "paper")
+    assert (found.lr, found.batch_size, found.epochs, found.max_length, found.rank, found.alpha) == (2e-3, 16, 3, 128, 8, 8)
+    assert "this project's choice" in found.source
+    assert recipe_for(SMALL, "mrpc", "full", "paper").lr == 1e-4 and recipe_for(SMALL, "cola", "head", "paper").lr == 2e-3
+    for method in ("lora", "full"):
+        assert recipe_for(BertConfig(), "mrpc", method, "repo") == recipe_for(RobertaConfig(), "mrpc", method, "repo")
+
+
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "lora"])
-@pytest.mark.parametrize("config, task", [(GPT2Config(), "e2e"), (RobertaConfig(), "mrpc")])
+@pytest.mark.parametrize("config, task", [(GPT2Config(), "e2e"), (RobertaConfig(), "mrpc"), (SMALL, "mrpc")])
 def test_every_method_has_a_recipe_that_names_its_source(config, task, method):
     if task == "e2e" and method == "head":
         return                                                               # GPT-2 has no task head
@@ -70,7 +80,7 @@ def test_the_command_prints_every_task_and_disagreement(capsys):
     assert text.count("\n| mnli |") == text.count("\n| rte |") == 2           # base and large
 
 
-@pytest.mark.parametrize("config, task, message", [(GPT2Config(), "mrpc", "use a RoBERTa for GLUE"),
+@pytest.mark.parametrize("config, task, message", [(GPT2Config(), "mrpc", "use a RoBERTa or BERT for GLUE"),
                                                    (RobertaConfig(), "e2e", "cannot generate text")])
 def test_a_task_that_the_model_is_not_made_for_is_refused(config, task, message):
     with pytest.raises(ValueError, match=message):
