@@ -14,8 +14,10 @@ SWEEP = $(RUN) -m experiments.sweep
 SWEEP_OPTIONS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MODEL),--model $(MODEL)) $(if $(TASK),--task $(TASK)) \
 	$(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
+SMALL_OPTIONS = $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+
 .PHONY: demo tour minilm test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
-	baselines ablation-rank ablation-targets ablation-lr report bench faults
+	baselines ablation-rank ablation-targets ablation-lr glue-small report bench faults
 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
 	$(RUN) -m toy.demo
@@ -60,6 +62,11 @@ ablation-targets: $(VENV)/installed-dev
 
 ablation-lr: $(VENV)/installed-dev
 	$(SWEEP) lr $(SWEEP_OPTIONS)
+
+glue-small: $(VENV)/installed-dev        ## every method on a real encoder, rates searched; goes on where it was left; DATA=DIR
+	$(RUN) -m experiments.glue_small search $(SMALL_OPTIONS)
+	$(RUN) -m experiments.glue_small runs $(SMALL_OPTIONS)
+	$(RUN) -m experiments.glue_small report
 
 bench: $(VENV)/installed-dev     ## a LoRA step against transformers + PEFT; DATA= and ARGS="--tokenizers DIR" say where files are
 	$(RUN) -m experiments.bench train --json results/bench/train.json $(if $(DATA),--data-dir $(DATA)) $(ARGS)

@@ -1,6 +1,6 @@
 """Two questions to the weights that the comparison of glue_small.py has trained: what changed, and what is forgotten.
 
-    python -m experiments.glue_analysis spectra                    the rank of an update, and new leading directions
+    python -m experiments.glue_analysis spectra --data-dir D       the rank of an update, and new leading directions
     python -m experiments.glue_analysis forgetting --data-dir D    the other tasks' scores after a task was learnt
 
 Spectra. Delta W is the difference of a tuned weight to the base's. How much of it rank r could hold is the share of its squared

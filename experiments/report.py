@@ -54,16 +54,17 @@ HEAD = """# What was run
 Written by `make report` from the files beside it: a run is a line of runs.jsonl, its command stands in plans.jsonl. A number is
 a mean ± standard deviation over seeds, in percent but for NIST, CIDEr and losses; pairs at the best epoch, texts at the lowest
 validation loss. "Level" with the highest: apart by no more than both standard deviations together. **The bases are not the
-paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` small ones on real data. They show how
-methods stand beside each other, not how the paper's models score. In all of these runs the learning rate of the first step was
-0; by default it no longer is, and `--warmup-from 0` behind a command makes the run as it was. Where the paper and the authors'
-code disagree stands in [paper and code](../docs/paper-and-code.md).
+paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` is a small GPT-2 on real data, minilm a
+small encoder that others pretrained. They show how methods stand beside each other, not how the paper's models score. In the
+runs of toy/ and runs/mini/ the learning rate of the first step was 0; by default it no longer is, and `--warmup-from 0` behind
+a command makes the run as it was. Where the paper and the authors' code disagree stands in
+[paper and code](../docs/paper-and-code.md).
 """
 # experiment -> its heading, and what to know before reading its table
 SECTIONS = {
     "methods": ("The methods beside each other (Tables 2 and 3)", "Learning rates were chosen by hand for each method, not "
                 "searched."),
-    "mini": ("The same on real data, on small bases", "One or two epochs with the toy tasks' learning rates, not tuned."),
+    "mini": ("The same on real data, on a small base", "One epoch with the toy task's learning rates, not tuned."),
     "rank": ("Which rank? (Tables 6 and 18)", "Everything but r as in LoRA's row above."),
     "targets": ("Which matrices? (Table 5)", "As many trained parameters in every row; for the MLP, which the paper leaves "
                 "out, a quarter more."),

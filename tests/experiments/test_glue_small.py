@@ -1,0 +1,241 @@
+"""experiments/search.py, glue_small.py and what asks and reports on it: what is held out, which rate is chosen, what is run in
+which order, and a report that holds what was run and nothing else. Runs are made up; their weights and the data are tiny."""
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from data import GLUE_TASKS, read_glue
+from experiments import glue_analysis, glue_answers, glue_questions, glue_small, report, sweep
+from experiments.counts import formula_counts
+from experiments.kept_runs import read_lines
+from experiments.search import chosen_rate, grid_of, hold_out
+from files.text import write_json
+from model import RobertaConfig, load_pretrained
+from training.options import without_meaning
+
+MINILM = RobertaConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    """GLUE's folders with training files alone: whatever read a dev set would fail."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = {"MRPC": ["Quality\t#1 String\t#2 String"] + [f"{n % 2}\tone {n}\t\"other {n}" for n in range(40)],
+            "CoLA": [f"s\t{n % 2}\t\tsentence {n}" for n in range(31)], "RTE": ["x"], "STS-B": ["x"], "SST-2": ["x"]}
+    for name, lines in rows.items():
+        (folder / "glue" / name).mkdir(parents=True)
+        (folder / "glue" / name / "train.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+# ---------------------------------------------------------------- held out
+
+@pytest.mark.parametrize("task, rows, tenth", [("mrpc", 40, 4), ("cola", 31, 3)])
+def test_a_tenth_of_the_training_rows_is_held_out_and_no_other_row(glue, tmp_path, task, rows, tenth):
+    for folder in ("a", "b"):
+        hold_out(task, glue, tmp_path / folder)
+    kept, dev = (read_glue(task, split, tmp_path / "a") for split in ("train", "dev"))
+    everything = read_glue(task, "train", glue)
+    assert (len(kept), len(dev)) == (rows - tenth, tenth) and sorted([*kept, *dev], key=everything.index) == everything
+    assert dev not in (everything[:tenth], everything[-tenth:])              # drawn
+    files = [[path.read_bytes() for path in sorted((tmp_path / folder).rglob("*.tsv"))] for folder in "ab"]
+    assert files[0] == files[1] and len(files[0]) == 2
+
+
+# ---------------------------------------------------------------- the rate
+
+def test_the_rate_is_that_of_the_best_mean_rank():
+    """By hand. Ranks a: 3 and 1, b: 1.5 and 2, c: 1.5 and 3; by the mean score it would be a."""
+    assert chosen_rate({"a": (0.7, 0.90), "b": (0.8, 0.3), "c": (0.8, 0.2)}) == "b"
+    assert chosen_rate({"a": (0.8, 0.2), "b": (0.7, 0.4)}) == "b"            # equal ranks: the higher mean
+    assert chosen_rate({"a": (0.5,), "b": (0.5,), "c": (0.5,)}) == "b"       # all equal: the middle
+    assert chosen_rate({"a": (-math.inf, 0.9), "b": (0.1, 0.8), "c": (0.2, 0.1)}) == "b"
+
+
+def test_a_grid_is_widened_while_its_best_is_at_an_end():
+    five = ["3e-4", "1e-3", "3e-3", "1e-2", "3e-2"]
+    scores = dict(zip(five, ([0.1], [0.2], [0.5], [0.2], [0.1]), strict=True))
+    assert grid_of("3e-4", scores) == (five, "3e-3")
+    assert grid_of("3e-4", {rate: of for rate, of in scores.items() if rate != "1e-2"}) == (five, None)
+    scores["3e-4"] = [0.9]
+    assert grid_of("3e-4", scores) == (["1e-4", *five], None)
+    assert grid_of("3e-4", scores | {"1e-4": [0.95]}) == (["3e-5", "1e-4", *five], None)
+    assert grid_of("3e-4", scores | {"1e-4": [0.8]}) == (["1e-4", *five], "3e-4")
+    scores["3e-2"] = [0.99]
+    assert grid_of("3e-4", scores) == ([*five, "1e-1"], None)
+    with pytest.raises(ValueError, match="the best learning rate is 3, at the end of all"):
+        grid_of("3e-2", dict(zip(("3e-2", "1e-1", "3e-1", "1", "3"), ([n] for n in range(5)), strict=True)))
+
+
+def test_the_best_rate_between_the_rates_is_the_peak_of_the_parabola():
+    def loss(log_rate):                                                      # its peak lies at 10 ** -2.7
+        return [1.0 - (log_rate + 2.7) ** 2]
+    rates = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
+    scores = {rate: loss(math.log10(float(rate))) for rate in rates}
+    assert glue_answers.best_rate(scores, "3e-3") == pytest.approx(10 ** -2.7)
+    assert glue_answers.best_rate(scores | {"1e-2": [-math.inf]}, "3e-3") == 3e-3
+
+
+# ---------------------------------------------------------------- the rows
+
+def test_ranks_are_those_of_the_most_equal_number_of_parameters():
+    """On minilm's size LoRA on q and v trains 73,728 numbers; one rank more or less is further from it, or as far."""
+    wanted = formula_counts(MINILM, "lora", 8)["trainable"]
+    assert wanted == 73_728
+    for name, (text, _) in (glue_small.METHODS | glue_questions.TARGETS).items():
+        options = sweep.options_of(text)
+        if "rank" in options:
+            counts = [formula_counts(MINILM, options["method"], int(options["rank"]) + more,
+                                     tuple(options.get("targets", "").split()))["trainable"] for more in (-1, 0, 1)]
+            assert abs(counts[1] - wanted) == min(abs(count - wanted) for count in counts), name
+            assert "lora" not in text or options["alpha"] == options["rank"], name         # the update is scaled by 1
+    scales = {arm: float(of["alpha"]) / int(of["rank"]) for arm, (text, _) in glue_questions.rate_arms().items()
+              if "alpha" in (of := sweep.options_of(text))}
+    assert scales["LoRA, r = 8"] == scales["LoRA, r = 32, constant"] == 1 and scales["LoRA, r = 2, alpha / r"] == 4
+    assert scales["LoRA, r = 32, alpha / sqrt(r)"] == 0.5 and len(scales) == 7
+
+
+# ---------------------------------------------------------------- made-up runs
+
+PEAKS = {"full": 3e-6, "head": 3e-3, "prefix": 1e-2}                         # full's lies below its grid
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, repository, glue):
+    """train.py replaced by a function that writes a run's files at once. Returns (command, the calls, the folder of runs)."""
+    calls, out = [], tmp_path / "runs"
+
+    def fake_process(command, log):
+        calls.append(command[1:])
+        options = train.parse_arguments(command[1:])
+        assert not without_meaning(options).keys() & {name for name, value in vars(options).items() if value is not None}
+        if options.method == "bitfit" and options.lr == 3e-2 and options.epochs == 2:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("error: the loss is nan at step 3: lower --lr\n")
+            return 1
+        score = 0.9 - 0.1 * abs(math.log10(options.lr / PEAKS.get(options.method, 3e-3))) + 0.01 * options.seed[0]
+        scores = {"loss": 1 - score} | dict.fromkeys(GLUE_TASKS[options.task].metrics, score)
+        rank = options.rank or {"full": 500}.get(options.method, 0)
+        folder = Path(options.out_dir) / f"seed{options.seed[0]}"
+        folder.mkdir(parents=True)
+        write_json({"task": options.task, "model": options.model, "method": options.method, "seed": options.seed[0],
+                    "scores": scores, "epochs": [{"epoch": n} | scores for n in range(3)], "chosen_by": "the last epoch",
+                    "base_fingerprint": "same", "data_fingerprints": {"train": "", "evaluated": options.task},
+                    "trainable_parameters": rank, "total_parameters": 1000, "adapter_bytes": 4000, "peak_memory_bytes": 2**20,
+                    "memory_parts_bytes": dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 1000),
+                    "seconds": 10.0, "tokens_per_second": 99.0}, folder / "metrics.json")
+        write_json({"lr": options.lr, "batch_size": 16, "task": options.task}, folder / "config.json")
+        (folder / "log.jsonl").write_text('{"step": 10, "loss": 1.0}\n')
+        return 0
+
+    def command(part, *more, module=glue_small):
+        return module.main([part, "--model", "toy/roberta", "--data-dir", str(glue), "--out-dir", str(out), *more])
+    monkeypatch.chdir(repository)
+    monkeypatch.setenv("LORA_DATA", "")                                      # the command sets it; taken back afterwards
+    monkeypatch.setattr(sweep, "run_process", fake_process)
+    return command, calls, out
+
+
+def test_from_the_search_to_the_report(world, tmp_path, capsys):
+    """The whole way, in portions: widened grids, a diverged run, rates for the runs, seeds in their order, cells and counts."""
+    command, calls, out = world
+    with pytest.raises(ValueError, match="no search of a learning rate has ended here; run"):
+        command("runs")
+    assert command("search", "--budget-minutes", "0") == 0 and not calls
+    assert "90 left for another time" in capsys.readouterr().out
+    assert command("search") == 0
+    said = capsys.readouterr().out
+    assert len(calls) == 2 * (9 * 5 + 3)                                     # full: 3e-6 is best and no longer an end at 1e-6
+    assert "full takes 3e-6" in said and "LoRA takes 3e-3" in said and "BitFit takes 3e-3" in said
+    assert all(f"--data-dir {out / 'held-out'}" in " ".join(call) for call in calls)
+    command("search")
+    assert len(calls) == 96                                                  # nothing is repeated, not even what diverged
+
+    calls.clear()
+    assert command("runs", "--budget-minutes", "0") == 0
+    assert "glue-small, roberta-mrpc: 0 of 31 runs are there, 31 remain" in capsys.readouterr().out
+    assert command("runs") == 0
+    runs = [train.parse_arguments(call) for call in calls]
+    assert len(runs) == 5 * (2 * 5 + 7 * 3) and not any(run.data_dir for run in runs)
+    assert [run.seed[0] for run in runs] == sorted(run.seed[0] for run in runs)
+    assert [run.task for run in runs[:18]] == ["mrpc"] * 9 + ["rte"] * 9
+    assert {(run.epochs, run.select, run.precision, run.batch_size) for run in runs} == {(3, "last", "fp32", 16)}
+    assert {run.lr for run in runs if run.method == "full"} == {3e-6}
+
+    absent = next(path for path in sorted(out.rglob("seed2/metrics.json")) if "prefix" in str(path) and "cola" in str(path))
+    for path in (absent, *(path for path in out.rglob("metrics.json") if "rte" in str(path) and "bitfit" in str(path))):
+        path.unlink()
+    results = tmp_path / "results"
+    assert report.main(["--runs", str(out), "--results", str(results)]) == 0
+    page, section = ((results / name).read_text() for name in ("glue-small/README.md", "README.md"))
+    assert "151 of 155 runs are in." in " ".join(page.split()) and "151 of 155 runs are in." in " ".join(section.split())
+    rows = {cells[0]: cells for line in section.splitlines() if len(cells := line.strip("| ").split(" | ")) == 8}
+    assert rows["LoRA"][1:] == ["8 (0.80%)", "0.003", *["93.0 ± 1.6 (5)"] * 5]
+    assert rows["prefix"][5] == "92.0 ± 1.4 (2)" and "| BitFit | 0 | 0.003 | 92.0 ± 1.0 (3) |  | 92.0 ± 1.0 (3) |" in section
+    assert "full to 7 rates; last two layers to 6 rates" in page and "| BitFit |" in page and "diverged / diverged" in page
+    assert re.search(r"\| LoRA \|.*\*\*90.0 / 90.0\*\*", page)
+    assert "LoRA is not below full fine-tuning (Tables 2, 3) | roberta-mrpc | " in section
+    assert not list((results / "glue-small").glob("rates.png")) and "rates" not in "".join(re.findall(r"!\[.*", page))
+    assert read_lines(results / "plans.jsonl").keys() > {"glue-small-search_roberta-cola", "glue-small_roberta-sst2"}
+
+
+def test_the_questions_are_run_and_answered(world, tmp_path):
+    command, calls, out = world
+    command("search")
+    for part in ("rates", "targets", "data", "bases"):
+        assert command(part, module=glue_questions) == 0
+    results = tmp_path / "results"
+    report.main(["--runs", str(out), "--results", str(results)])
+    page = (results / "glue-small/README.md").read_text()
+    pictures = {path.stem for path in (results / "glue-small").glob("*.png")}
+    assert pictures == {"rates", "targets", "data", "bases"}
+    ratio = next(line for line in page.splitlines() if line.startswith("| roberta-cola-240-steps")).split(" | ")
+    assert ratio[1] == "3.1e-06" and set(ratio[2:11]) <= {"1000.0", "1000.0 |"}          # both peaks are made up
+    assert "| r = 64 | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) |" in page
+    assert "| roberta-mrpc, full | 92.0 ± 1.0 (3) | 92.0" in page and "| LoRA, MLP | 3 (0.30%) | 0.003 |" in page
+
+
+# ---------------------------------------------------------------- bases and weights
+
+def test_a_base_is_drawn_anew_from_a_layer_on(repository, tmp_path):
+    """toy/roberta has 4 layers: of the upper half nothing below stays other than it was, and all of it loads."""
+    models = {"": load_pretrained(repository / "toy" / "roberta")}
+    for what in glue_questions.BASES:
+        glue_questions.redraw(str(repository / "toy" / "roberta"), what, tmp_path / what)
+        models[what] = load_pretrained(tmp_path / what)
+    changed = {what: {name.rpartition("layer.")[2].partition(".")[0] if "layer." in name else name.split(".")[1]
+                      for (name, one), other in zip(models[""].named_parameters(), model.parameters(), strict=True)
+                      if not name.startswith("classifier") and not torch.equal(one, other)} for what, model in models.items()}
+    assert changed == {"": set(), "upper half anew": {"2", "3"}, "all layers anew": set("0123"),
+                       "everything anew": {*"0123", "embeddings"}}
+    layer = models["all layers anew"].roberta.encoder.layer[0]
+    assert abs(layer.intermediate.dense.weight.std().item() - 0.02) < 1e-3
+    assert layer.output.LayerNorm.weight.eq(1).all() and layer.output.dense.bias.eq(0).all()
+
+
+def test_what_rank_holds_of_a_change_and_what_intrudes():
+    """A change of rank 2 with singular values 3 and 1: rank 1 holds 9 of 10. Large new directions intrude, small ones not."""
+    generator = torch.Generator().manual_seed(0)
+    U, V = (torch.linalg.qr(torch.randn(n, n, generator=generator)).Q for n in (40, 24))
+    W = U[:, :24] @ torch.diag(torch.linspace(20, 10, 24)) @ V.T
+    change = U[:, 30:32] @ torch.diag(torch.tensor([3.0, 1.0])) @ V[:, :2].T
+    small, large = glue_analysis.spectrum(W, W + change), glue_analysis.spectrum(W, W + 20 * change)
+    assert small["held"][:3] == pytest.approx([0.9, 1.0, 1.0]) and large["held"] == pytest.approx(small["held"])
+    assert small["size"] == pytest.approx(10 ** 0.5 / torch.linalg.norm(W).item())
+    assert (small["intruders"], large["intruders"]) == (0, 2)
+
+
+def test_an_encoder_moves_under_a_head_that_stays(repository):
+    first, second = (load_pretrained(repository / "toy" / "roberta", seed=seed) for seed in (0, 1))
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.1)
+    head = {name: parameter.clone() for name, parameter in second.named_parameters() if name.startswith("classifier")}
+    glue_analysis.put_encoder(first, second)
+    for (name, one), other in zip(second.named_parameters(), first.parameters(), strict=True):
+        assert torch.equal(one, head.get(name, other)), name
+    assert not torch.equal(head["classifier.dense.weight"], first.classifier.dense.weight)
