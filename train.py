@@ -1,4 +1,4 @@
-"""Fine-tune GPT-2 on E2E or RoBERTa on a GLUE task, by LoRA or one of the methods it is compared with.
+"""Fine-tune GPT-2 on E2E or RoBERTa on a GLUE task, or either on your files, by LoRA or a method it is compared with.
 
     python train.py --model gpt2-medium --task e2e --rank 4
     python train.py --model roberta-base --task mrpc --seed 0 1 2
@@ -126,12 +126,13 @@ class Trainer:
         return processes.sum_gradients(self.trained, loss).item()
 
     def evaluate(self, epoch_ends: bool) -> None:
-        """Score the development set; keep the adapter if this is the evaluation to choose."""
+        """Score the development set, before the first step, within an epoch, or at its end."""
         scores = self.task.evaluate(self.model.eval()) if processes.is_first() else {}
         with self.interruptions.held():
             self.close_evaluation(scores, epoch_ends)
 
     def close_evaluation(self, scores: dict[str, float], epoch_ends: bool) -> None:
+        """Write the scores down, keep the adapter if they are those to choose, and save the state."""
         progress = self.progress
         if epoch_ends:
             progress.epoch, progress.batch = progress.epoch + 1, 0

@@ -29,9 +29,10 @@ def identity(metrics: dict) -> dict[str, str]:
     config = metrics["config"]                                               # an evaluation of the base has an empty one
     beams = f"beam {config['beam_size']}, length penalty {config['length_penalty']}" if "beam_size" in config else ""
     data = metrics["data_fingerprints"]
+    first_rate = f"{config.get('warmup_from', 0)} parts of the warm-up" if config else ""            # 0 before it was a setting
     return {"task": metrics["task"], "base": metrics["base_fingerprint"], "test data": data["evaluated"],
-            "training data": data["train"],
-            "reference text": metrics["scores"].get("reference_text", ""), "decoding": beams}
+            "training data": data["train"], "reference text": metrics["scores"].get("reference_text", ""), "decoding": beams,
+            "first learning rate": first_rate}
 
 
 def check_comparable(plan: dict, runs: dict[str, list[dict]]) -> None:

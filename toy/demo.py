@@ -26,7 +26,7 @@ def run(name: str, arguments: list[str]) -> dict:
     print(f"\n=== {name}\n$ python train.py {' '.join(arguments)}", flush=True)
     out_dir = RUNS / name.replace(" ", "-").lower()
     train.main([*arguments, "--data-dir", str(DATA), "--overwrite", "--out-dir", str(out_dir)])
-    (metrics_file,) = out_dir.rglob("metrics.json")
+    metrics_file = max(out_dir.rglob("metrics.json"), key=lambda path: path.stat().st_mtime)
     return read_json(metrics_file) | {"folder": metrics_file.parent}
 
 

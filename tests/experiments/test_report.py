@@ -1,14 +1,18 @@
 """experiments/report.py, kept_runs.py, claims.py, figures.py: the report is what is kept and nothing else, byte by byte."""
 import json
+import os
 import re
 import shutil
 import statistics
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import experiments
 from experiments import bench_growth, bench_mixed, claims, figures, kept_runs, plots, published, report, sweep
 from experiments.counts import SIZES, formula_counts
 from files.text import read_json, write_json
@@ -332,3 +336,17 @@ def test_the_real_data_have_these_fingerprints(shared):
         kind, config = ("gpt2", GPT2Config()) if task == "e2e" else ("roberta-base", RobertaConfig())
         made = make_task(settings, load_tokenizer(data / "hub" / kind), config, make_source(settings, Path(data)))
         assert made.fingerprints["evaluated"] == published.REAL_DATA[task], task
+
+
+# ---------------------------------------------------------------- without the libraries
+
+def test_an_experiment_whose_library_is_missing_says_so_in_a_line(repository, tmp_path, capsys):
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('No module named matplotlib', name='matplotlib')\n")
+    done = subprocess.run([sys.executable, "-m", "experiments.report", "--kept"], cwd=repository, capture_output=True,
+                          text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1 and done.stderr == (
+        "error: the library matplotlib is missing, which this experiment needs: run make dev, or pip install -r "
+        "requirements-dev.txt\n")
+    for error in (ModuleNotFoundError("no", name="experiments.no_such"), KeyError("a bug")):
+        experiments.say_what_is_missing(type(error), error, None)            # not a library: Python says it
+        assert "run make dev" not in capsys.readouterr().err

@@ -189,6 +189,15 @@ def test_what_does_not_compare_is_refused(tmp_path, fake_runs, monkeypatch, chan
         sweep.main(arguments)
 
 
+def test_runs_of_before_and_after_the_first_rate_was_above_0_do_not_compare(tmp_path, fake_runs):
+    arguments = ["rank", "--seeds", "0", "1", "--out-dir", str(tmp_path)]
+    assert sweep.main(arguments) == 0                                        # as before: their configs do not name it
+    path = next(path for path in sorted(tmp_path.rglob("seed1/config.json")) if "rank64" in str(path))
+    write_json(json.loads(path.read_text()) | {"warmup_from": 1}, path)
+    with pytest.raises(ValueError, match="its first learning rate is 1 parts of the warm-up, but 0 parts"):
+        sweep.main(arguments)
+
+
 def test_what_an_experiment_varies_may_differ_between_rows_but_not_within_one(tmp_path, fake_runs):
     arguments = ["low-data", "--task", "e2e", "--seeds", "0", "1", "--out-dir", str(tmp_path)]
     assert sweep.main(arguments) == 0

@@ -340,7 +340,7 @@ def test_addresses_and_redirects_are_http_only(server, tmp_path):
     server.answers["/file"] = [redirect("/file")]
     with pytest.raises(OSError, match="redirected in a circle"):
         download.download(f"{server.url}/file", tmp_path / "file.bin")
-    assert files(tmp_path) == [".file.bin.lock", "secret"]
+    assert files(tmp_path) == ["secret"]
 
 
 # ---------------------------------------------------------------- the hub
@@ -463,6 +463,25 @@ def test_a_glue_archive_is_unpacked_into_its_folder_only(tasks, tmp_path, monkey
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()} \
         == {(folder / f"{split}.tsv").relative_to(tmp_path) for split in ("train", "dev", "test")}
     assert (folder / "dev.tsv").read_text() == "dev"
+
+
+def test_a_download_that_fails_leaves_nothing_but_what_it_can_go_on_from(tasks, tmp_path, monkeypatch):
+    """No lock, and no folder that was made for it; a folder of the user's stays."""
+    content = make_zip({f"RTE/{split}.tsv": b"text" for split in ("train", "dev", "test")})
+    offer_zip(tasks, monkeypatch, content)
+    tasks.answers["/RTE.zip"] = [refuse(404)]
+    (tmp_path / "mine" / "glue").mkdir(parents=True)
+    for folder in (tmp_path / "new" / "data", tmp_path / "mine"):
+        with pytest.raises(FileNotFoundError, match="the server has no such file"):
+            data.fetch_task("rte", folder)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["mine", "mine/glue"]
+    tasks.answers["/RTE.zip"] = [break_off(50, content)]
+    with pytest.raises(OSError, match="cannot be fetched"):
+        data.fetch_task("rte", tmp_path / "mine")
+    assert files(tmp_path) == ["RTE.zip.part"]
+    tasks.answers["/RTE.zip"] = [serve(content)]
+    data.fetch_task("rte", tmp_path / "mine")
+    assert files(tmp_path) == ["dev.tsv", "test.tsv", "train.tsv"]
 
 
 @pytest.mark.parametrize("content", [
