@@ -80,7 +80,7 @@ def merged_config(model: nn.Module, source_directory: Path, task: str | None) ->
     content = read_json(source_directory / "config.json")
     content |= {"dtype": "float32", "torch_dtype": "float32"}                # transformers from 4.56 on, and before
     if model.head is None:
-        return content | {"architectures": [f"{type(model).__name__}LMHeadModel"]}       # transformers' names
+        return content | {"architectures": [getattr(model, "architecture", f"{type(model).__name__}LMHeadModel")]}
     numbers, names = [str(index) for index in range(model.config.num_labels)], content.get("id2label")
     if task in GLUE_TASKS:
         names = {str(index): name for index, name in enumerate(GLUE_TASKS[task].labels or ("score",))}

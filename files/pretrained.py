@@ -6,6 +6,7 @@ None), tied (the layer whose weight may stand for the token embedding, the first
 is computed with) and required (settings under which it computes what the files mean).
 Left out: reading the bytes (weights.py), and names that must be downloaded (download.py).
 """
+import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from files.head import fit_head
-from files.published import find_model
+from files.published import MORE_MODELS, find_model
 from files.text import read_json
 from files.weights import FLOATS, check_finite, read_weights
 
@@ -40,8 +41,11 @@ def read_config(directory: Path, families: dict[str, type], num_labels: int | No
     families: the models that there are, by model_type. Raises ValueError for another, or one that computes otherwise."""
     content = read_json(directory / "config.json")
     kind = content.get("model_type")
+    if isinstance(kind, str) and kind in MORE_MODELS:                        # a file of our own, which adds its family
+        importlib.import_module(f"more_models.{kind}")
     if not isinstance(kind, str) or kind not in families:
         raise ValueError(f"{directory / 'config.json'}: model_type is {kind!r}, expected one of {', '.join(families)}")
+    content = getattr(families[kind], "plain_settings", dict)(content)
     for key, value in families[kind].required.items():
         if content.get(key, value) != value:
             raise ValueError(f"{directory / 'config.json'}: {key} is {content[key]!r}, this model computes {value!r} only")
@@ -63,13 +67,15 @@ def check_config(config, source: Path) -> None:
         name, value = field.name, getattr(config, field.name)
         if name.endswith(("_pdrop", "_prob", "_epsilon", "_eps", "_range")):
             fits, expected = type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1"
-        elif value is None and name == "n_inner":
+        elif value is None and name == "n_inner" or type(value) is field.type is bool:
             continue
         else:
             least, most = 0 if name == "pad_token_id" else 1, LIMITS.get(name, 10_000_000)
             fits, expected = type(value) is int and least <= value <= most, f"a whole number from {least} to {most:,}"
         if not fits:
             raise ValueError(f"{source}: {name} is {str(value)[:60]!r}, expected {expected}")
+    for problem in getattr(config, "problems", ()):
+        raise ValueError(f"{source}: {problem}")
     if config.hidden_size % config.num_heads:
         raise ValueError(f"{source}: {config.num_heads} heads cannot share {config.hidden_size} numbers evenly")
     if not getattr(config, "pad_token_id", 0) < min(config.vocab_size, config.longest_input + 1) or config.longest_input < 1:

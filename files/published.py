@@ -24,6 +24,7 @@ from files.writing import locked, room_advice
 MODELS = {"gpt2": "openai-community/gpt2", "gpt2-medium": "openai-community/gpt2-medium",
           "gpt2-large": "openai-community/gpt2-large", "gpt2-xl": "openai-community/gpt2-xl",
           "roberta-base": "FacebookAI/roberta-base", "roberta-large": "FacebookAI/roberta-large"}
+MORE_MODELS = {path.stem for path in (Path(__file__).parents[1] / "more_models").glob("*.py")}    # families by model_type
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 GLUE_SERVER = "https://dl.fbaipublicfiles.com/glue/data"

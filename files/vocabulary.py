@@ -46,6 +46,11 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
+# What a vocabulary may leave out: control characters, and bytes of no character that there is.
+RARE_BYTES = {char for char, byte in byte_alphabet().items() if chr(byte) not in "\t\n\r" and (
+    byte < 32 or byte in (0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 256)))}
+
+
 def read_vocabulary(directory: Path, settings: dict) -> Vocabulary:
     """The vocabulary of a model folder. settings: its tokenizer_config.json. Merges have to be as BPE training leaves them:
     each pair made of bytes and earlier pairs, no token formed twice. Raises ValueError with file and place."""
@@ -91,7 +96,7 @@ def rank_tokens(ids: dict[str, int], merges: dict[int, str], source: Path, place
     training could not have made."""
     ranks = {char: bytes([byte]) for char, byte in byte_alphabet().items()}
     for char in ranks:
-        if char not in ids:
+        if char not in ids and char not in RARE_BYTES:
             raise ValueError(f"{source}: '{char}' is missing, expected all 256 bytes of a byte-level BPE")
     for number, line in merges.items():
         first, _, second = line.partition(" ")
