@@ -232,7 +232,8 @@ def read_settings(metadata: dict[str, object], tied: bool, path: Path) -> LlamaC
     config = LlamaConfig(
         vocab_size=len(setting(metadata, "tokenizer.ggml.tokens", list, path)), hidden_size=hidden,
         max_position_embeddings=number("context_length"), intermediate_size=number("feed_forward_length"),
-        num_hidden_layers=number("block_count"), num_attention_heads=heads, num_key_value_heads=number("attention.head_count_kv", default=heads),
+        num_hidden_layers=number("block_count"), num_attention_heads=heads,
+        num_key_value_heads=number("attention.head_count_kv", default=heads),
         head_dim=number("attention.key_length", default=hidden // max(1, heads)), tie_word_embeddings=tied,
         rope_theta=int(theta) if theta.is_integer() else theta,
         rms_norm_eps=number("attention.layer_norm_rms_epsilon", float))
