@@ -178,20 +178,21 @@ def setting(metadata: dict[str, object], key: str, kind: type, path: Path, defau
 
 def dequantise(stored: Stored, data: mmap.mmap) -> Tensor:
     """The numbers of a tensor in fp32."""
+    def fp32(numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers.astype(np.float32))
+
+    def scales(start: int) -> Tensor:                                        # d or m, (blocks, 1)
+        return fp32(blocks[:, start:start + 2].copy().view("<f2"))
     name, _, size = FORMATS[stored.format]
     raw = np.frombuffer(data, dtype=np.uint8, count=stored.end - stored.begin, offset=stored.begin)
-    if name in ("F32", "F16"):
-        numbers = raw.view("<f4" if name == "F32" else "<f2").astype(np.float32)
+    blocks = raw.reshape(-1, size)
+    if name == "Q8_0":
+        numbers = scales(0) * fp32(blocks[:, 2:].view(np.int8))
+    elif name == "Q4_1":
+        numbers = scales(0) * fp32(np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1)) + scales(2)
     else:
-        blocks = raw.reshape(-1, size)
-        n_scales = 2 if name == "Q4_1" else 1
-        scales = blocks[:, :2 * n_scales].copy().view("<f2").astype(np.float32)          # (blocks, 1 or 2): d and m
-        q = blocks[:, 2 * n_scales:]
-        q = np.concatenate([q & 15, q >> 4], axis=1) if name == "Q4_1" else q.view(np.int8)
-        numbers = q.astype(np.float32) * scales[:, :1]
-        if name == "Q4_1":
-            numbers += scales[:, 1:]
-    return torch.from_numpy(numbers.reshape(stored.shape))
+        numbers = fp32(raw.view("<f4" if name == "F32" else "<f2"))
+    return numbers.view(stored.shape)
 
 
 NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
