@@ -87,8 +87,7 @@ def kind_of_tokenizer(directory: Path, settings: dict[str, dict]) -> tuple[str |
     if model_type is not None:
         if not isinstance(model_type, str) or model_type not in (*USUAL, *MORE_MODELS):
             raise ValueError(f"{directory / 'config.json'}: model_type is {model_type!r}, expected one of {', '.join(USUAL)}")
-        if model_type in USUAL:
-            said.append((model_type, f"config.json says model_type {model_type!r}"))
+        said += [(model_type, f"config.json says model_type {model_type!r}")] if model_type in USUAL else []
     for file in ("config.json", "tokenizer_config.json"):
         name = settings[file].get("tokenizer_class")
         plain = str(name or OF_ANY_KIND[0]).removesuffix("Fast")

@@ -10,7 +10,6 @@ from pathlib import Path
 import tiktoken
 
 from files.special_tokens import SpecialTokens, find_special_tokens, read_settings
-from files.text import shorten
 from files.vocabulary import CONTROL_TOKEN, Vocabulary, read_vocabulary
 
 # No pair is merged across these borders: clitics, words, numbers and punctuation, each with the space before it.
@@ -41,8 +40,7 @@ class Tokenizer:
         self.bos_id, self.eos_id = (own["cls"], own["sep"]) if self.framed else (None, own["eos"])
         self.eos_ids, self.mask_id = special.ends, own.get("mask")
         self.pad_id = own.get("pad", 0)                                      # GPT-2 has none; the authors pad with 0
-        told = repr((ids, list(vocabulary.ranks), self.added, special, self.words))
-        self.fingerprint = hashlib.sha256(told.encode("utf-8")).hexdigest()
+        self.fingerprint = hashlib.sha256(repr((ids, list(vocabulary.ranks), self.added, special, self.words)).encode()).hexdigest()
         self.truncated = 0
 
     @functools.cached_property
@@ -67,7 +65,7 @@ class Tokenizer:
             ids += [self.id_of_rank[rank] for rank in self.bpe.encode_ordinary(space + part)]
         if None in ids:                                                      # one of RARE_BYTES
             odd = next(char for char in text if None in [self.id_of_rank[rank] for rank in self.bpe.encode_ordinary(char)])
-            raise ValueError(f"text {shorten(text)} holds {odd!r}, which this tokenizer has no token for: take it out")
+            raise ValueError(f"text {text[:60]!r} holds {odd!r}, which this tokenizer has no token for: take it out")
         return ids
 
     def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:

@@ -73,8 +73,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     lora = parser.add_argument_group("LoRA; rank is also the size of an adapter's bottleneck and the length of a prefix")
     lora.add_argument("--rank", type=int)
     lora.add_argument("--alpha", type=float, help="the update is scaled by alpha / rank")
-    lora.add_argument("--targets", nargs="+", metavar="T", help=f"any of {' '.join(TARGETS)} (default q v); "
-                      "a family of more_models/ names its own")
+    lora.add_argument("--targets", nargs="+", metavar="T", help=f"{' '.join(TARGETS)}, or a family's own (default q v)")
     lora.add_argument("--dropout", type=float, help="on the input of A")
     lora.add_argument("--lora-init", choices=["gaussian", "kaiming"], help="start of A")
     lora.add_argument("--bias", choices=["none", "lora-only", "all"],
