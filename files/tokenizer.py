@@ -40,7 +40,7 @@ class Tokenizer:
         self.bos_id, self.eos_id = (own["cls"], own["sep"]) if self.framed else (None, own["eos"])
         self.eos_ids, self.mask_id = special.ends, own.get("mask")
         self.pad_id = own.get("pad", 0)                                      # GPT-2 has none; the authors pad with 0
-        self.fingerprint = hashlib.sha256(repr((ids, list(vocabulary.ranks), self.added, special, self.words)).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(repr((ids, *vocabulary.ranks, self.added, special, self.words)).encode()).hexdigest()
         self.truncated = 0
 
     @functools.cached_property
