@@ -3,20 +3,26 @@
     python -m experiments.e2e_small search --data-dir DIR        the learning rate of every method, by validation loss
     python -m experiments.e2e_small train                        with these rates: LoRA and full with three seeds, others one
     python -m experiments.e2e_small table                        what has ended, into results/e2e-small/
+    python -m experiments.e2e_small step                         a step of LoRA beside transformers + PEFT, with two threads
 
-Both parts run in portions: what is stopped goes on, what has ended is found. Every method sees the same 4,000 training samples,
-drawn once, and is chosen by its loss on the first 200 records of the validation set, a reference each. The search trains 150
-steps at each of five rates, a factor of 3 apart, around the middle of the method's; it never sees the test set, whose 630
-records are decoded at the end as the paper does. Left out: BitFit, for this model has no biases; a task head, for the output
-head is the token embedding.
+The first two run in portions: what is stopped goes on, what has ended is found. Every method sees the same 4,000 training
+samples, drawn once, and is chosen by its loss on the first 200 records of the validation set, a reference each. The search
+trains 150 steps at each of five rates, a factor of 3 apart, around the middle of the method's; it never sees the test set,
+whose 630 records are decoded at the end as the paper does. Frozen weights are in bf16 where the processor has it, which every
+run's config.json says. Left out: BitFit, for this model has no biases; a task head, for its output head is its embedding.
 """
 import argparse
+import json
 import math
 import random
+import statistics
 import sys
+import tempfile
 from pathlib import Path
 
 import data
+import train
+from experiments.bench_train import WARM_UP, Worker, draw_batches
 from experiments.kept_runs import from_folders, keep_lines, runs_of
 from experiments.smollm import model_folder
 from experiments.sweep import command_of, folder_of, machine, options_of, run_all
@@ -87,8 +93,8 @@ def best_rates(out: Path) -> dict[str, float]:
         if losses[rate] < math.inf:
             best[label] = rate
             print(f"{label}: lr {rate:g}; " + ", ".join(f"{rate:g} {loss:.3f}" for rate, loss in losses.items()))
-        if rate in (min(losses), max(losses)):
-            print(f"{label}: the best rate is the last at its end", file=sys.stderr)
+            if rate in (min(losses), max(losses)):
+                print(f"{label}: the best rate is the last at its end", file=sys.stderr)
     return best
 
 
@@ -113,9 +119,33 @@ def write_table(out: Path, results: Path) -> None:
     print("\n".join(lines[:-len(commands) - 3]))
 
 
+def measure_step(data_dir: Path, rounds: int = 20) -> list[str]:
+    """A table: the median time of a LoRA step on 8 real samples, and the peak memory; ours and transformers + PEFT in turn."""
+    folder, lines = str(model_folder()), ["| | precision | a step | peak memory |", "|---|---|---|---|"]
+    arguments = ["--model", folder, "--task", "e2e", "--data-dir", str(data_dir), "--limit-train", "2000", "--limit-eval", "1"]
+    _, task, _, _ = train.prepare(train.parse_arguments(arguments), seed=0)
+    batches = draw_batches(task.train_lengths, 8, rounds + WARM_UP)
+    with tempfile.TemporaryDirectory() as scratch:
+        samples = Path(scratch) / "samples.json"
+        samples.write_text(json.dumps([[task.train[index] for index in batch] for batch in batches]), encoding="utf-8")
+        job = {"folder": folder, "task": "e2e", "data_dir": str(data_dir), "batch": 8, "rounds": rounds, "threads": 2,
+               "samples": str(samples), "scratch": scratch, "modules": ["q_proj", "v_proj"]}
+        for precision in ("fp32", "bf16"):
+            options = ["--precision", precision, "--limit-train", "2000", "--limit-eval", "1"]
+            workers = {way: Worker(job | {"way": way, "precision": precision, "options": options}) for way in ("ours", "peer")}
+            for number in range(len(batches)):
+                for worker in workers.values():
+                    worker.step(number)
+            for way, worker in workers.items():
+                worker.end()
+                lines.append(f"| {'ours' if way == 'ours' else 'transformers + PEFT'} | {precision} | "
+                             f"{statistics.median(worker.times()):.2f} s | {worker.rounds[-1]['peak_mib']:,.0f} MiB |")
+    return [*lines, "", machine()]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="experiments.e2e_small", description="Every method on SmolLM2-135M and real E2E.")
-    parser.add_argument("part", choices=["search", "train", "table"])
+    parser.add_argument("part", choices=["search", "train", "table", "step"])
     parser.add_argument("--data-dir", help="folder with e2e/ (default: $LORA_DATA, else downloaded into a cache folder)")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, of one thread each (default 2)")
     parser.add_argument("--out-dir", type=Path, default=Path("runs/e2e-small"))
@@ -124,7 +154,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.part == "table":
         write_table(options.out_dir, options.results)
         return 0
-    write_data(data.fetch_task("e2e", options.data_dir), options.out_dir)
+    data_dir = data.fetch_task("e2e", options.data_dir)
+    if options.part == "step":
+        print("\n".join(measure_step(data_dir)))
+        return 0
+    write_data(data_dir, options.out_dir)
     plans = [search_plan(options.out_dir)] if options.part == "search" else train_plans(options.out_dir)
     return 1 if run_all(plans, options.out_dir, options.jobs) else 0
 
