@@ -24,7 +24,7 @@ import data
 import train
 from experiments.bench_train import WARM_UP, Worker, draw_batches
 from experiments.kept_runs import from_folders, keep_lines, runs_of
-from experiments.smollm import model_folder
+from experiments.smollm import NAME, model_folder
 from experiments.sweep import command_of, folder_of, machine, options_of, run_all
 from experiments.tables import cost_table, text_table
 from files import cli
@@ -63,7 +63,7 @@ def write_data(data_dir: Path, out: Path) -> None:
 
 def make_plan(part: str, rows: dict[str, str], seeds: list[int], out: Path) -> dict:
     """As sweep.make_plan, of rows of our own: label -> options."""
-    common = f"--model {model_folder()} {COMMON} --data-dir {out / 'data' / part}"
+    common = f"--model {NAME} {COMMON} --data-dir {out / 'data' / part}"
     options = {label: options_of(common, row) for label, row in rows.items()}
     return {"experiment": f"e2e-small, {part}", "setting": f"seeds {' '.join(map(str, seeds))}", "seeds": seeds,
             "rows": [{"label": label, "command": command_of(row), "folder": folder_of(row)} for label, row in options.items()],
@@ -158,6 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.part == "step":
         print("\n".join(measure_step(data_dir)))
         return 0
+    model_folder()                                                           # made once, before the processes that load it
     write_data(data_dir, options.out_dir)
     plans = [search_plan(options.out_dir)] if options.part == "search" else train_plans(options.out_dir)
     return 1 if run_all(plans, options.out_dir, options.jobs) else 0

@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out-dir", type=Path, default=Path("runs/smollm"))
     options = parser.parse_args(arguments)
     data_dir = data.fetch_task("e2e", options.data_dir)
-    common = f"--model {model_folder()} {TASK} --data-dir {data_dir}"
+    model_folder()
+    common = f"--model {NAME} {TASK} --data-dir {data_dir}"
     runs = {"frozen base": run(f"{common} --eval-only", options.out_dir / "base"),
             "LoRA": run(f"{common} {LORA}", options.out_dir / "lora")}
     print(f"\nThe first 100 records of E2E's test set (SmolLM2-135M, beam 4)\n{'':13s}"

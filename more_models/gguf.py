@@ -132,11 +132,11 @@ def read_header(path: Path) -> tuple[dict[str, object], dict[str, Stored], mmap.
 def read_entry(reader: Reader) -> tuple[int, str, int, tuple[int, ...]]:
     """Offset, name, format and shape of a tensor. Raises ValueError for a format that is not known here, by its name."""
     name = reader.string("a tensor's name")
-    n_dims = reader.number(4, f"the dimensions of '{name[:60]}'")
+    n_dims = reader.number(4, f"the dimensions of {shorten(name)}")
     if not 1 <= n_dims <= 4:
         raise ValueError(f"{reader.path}: tensor {shorten(name)} has {n_dims} dimensions, expected 1 to 4: {DAMAGED}")
-    shape = tuple(reader.number(10, f"the shape of '{name[:60]}'") for _ in range(n_dims))[::-1]
-    kind, offset = reader.number(4, f"the format of '{name[:60]}'"), reader.number(10, f"the offset of '{name[:60]}'")
+    shape = tuple(reader.number(10, f"the shape of {shorten(name)}") for _ in range(n_dims))[::-1]
+    kind, offset = (reader.number(code, f"the place of {shorten(name)}") for code in (4, 10))
     if kind not in FORMATS:
         known = ", ".join(format_name for format_name, _, _ in FORMATS.values())
         raise ValueError(f"{reader.path}: tensor {shorten(name)} is stored as {OTHER_FORMATS.get(kind, f'type {kind}')}, this "
@@ -170,7 +170,7 @@ def setting(metadata: dict[str, object], key: str, kind: type, path: Path, defau
     value = metadata.get(key, default)
     if type(value) is not kind:
         found = "is missing" if value is None else f"is {str(value)[:60]!r}"
-        raise ValueError(f"{path}: {key} {found}, expected a value of type {kind.__name__}: {DAMAGED}")
+        raise ValueError(f"{path}: {key} {found}, expected a value of type {kind.__name__}")
     return value
 
 

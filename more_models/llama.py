@@ -90,7 +90,7 @@ class LlamaAttention(nn.Module):
         self.k_proj, self.v_proj = Linear(C, n_shared * D), Linear(C, n_shared * D)
 
     def qkv(self, x: Tensor) -> list[Tensor]:
-        """3 x (..., H, D), not turned; a key-value head stands once for each head that it serves."""
+        """3 x (..., H, D), not turned, as at position 0; a key-value head stands once for each head that it serves."""
         query, *shared = (part(x).unflatten(-1, (-1, self.head_dim)) for part in (self.q_proj, self.k_proj, self.v_proj))
         return [query, *(part[..., None, :].expand(*part.shape[:-1], self.group, -1).flatten(-3, -2) for part in shared)]
 
