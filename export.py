@@ -80,7 +80,7 @@ def merged_config(model: nn.Module, source_directory: Path, task: str | None, fo
     content = read_json(source_directory / "config.json")
     content |= {"dtype": "float32", "torch_dtype": "float32", "model_type": model.config.family}     # dtype: from 4.56 on
     if model.head is None:
-        return content | {"architectures": [f"{type(model).__name__}LMHeadModel"]}       # transformers' names
+        return content | {"architectures": [getattr(model, "architecture", f"{type(model).__name__}LMHeadModel")]}
     numbers, names = [str(index) for index in range(model.config.num_labels)], content.get("id2label")
     if form or task in GLUE_TASKS:
         labels = form["labels"] if form else GLUE_TASKS[task].labels

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model import Dropout
 
-TARGETS = ("q", "k", "v", "o", "fc", "proj", "qkv")                          # Table 5 names q k v o
+TARGETS = ("q", "k", "v", "o", "fc", "proj", "qkv")                          # the paper's models'; Table 5 names q k v o
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,8 @@ class LoRASettings:
     bias: str
 
     def __post_init__(self):
-        given, unknown = self.targets, [target for target in self.targets if target not in TARGETS]
+        given = self.targets
         for is_wrong, message in (
-                (unknown, f"unknown LoRA target '{''.join(unknown[:1])}'; expected any of {' '.join(TARGETS)}"),
                 (not given, f"no LoRA target was given; expected any of {' '.join(TARGETS)}"),
                 (len(set(given)) < len(given), f"LoRA targets {' '.join(given)} name one twice; give each once"),
                 ("qkv" in given and {"q", "k", "v"} & set(given), "LoRA target qkv is q, k and v together; give it or them"),
@@ -110,8 +109,8 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]
              init: str = "kaiming", seed: int = 0, bias: str = "none") -> nn.Module:
     """Put an update of rank `rank` on every target of every block; freeze all but the updates and the task head.
 
-    targets: any of q k v o (attention) fc proj (MLP); qkv is one update for the whole of GPT-2's c_attn. alpha: the
-    update is scaled by alpha / rank. dropout: on the input of A only. init: start of A, "kaiming" as in the authors'
+    targets: of the model's own, q k v o (attention) fc proj (MLP); qkv is one update for the whole of GPT-2's c_attn. alpha:
+    the update is scaled by alpha / rank. dropout: on the input of A only. init: start of A, "kaiming" as in the authors'
     code or "gaussian" as in the paper; drawn anew for each layer from `seed`. bias: which biases of the base train too:
     none, those of the layers with an update ("lora-only"), or all. Returns the model, changed in place.
     Raises ValueError for settings that make no sense, RuntimeError if the model has LoRA or another method already.
@@ -121,13 +120,13 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]
         raise RuntimeError(f"the model has {'LoRA' if model.method == 'lora' else 'another method'} already: load the base "
                            "again to start another adapter")
     known = model.config.targets
-    if not known.keys() >= set(settings.targets):
-        raise ValueError(f"LoRA target qkv is GPT-2's c_attn; on this base expected any of {' '.join(known)}")
+    if unknown := [target for target in settings.targets if target not in known]:
+        raise ValueError(f"unknown LoRA target '{unknown[0]}'; expected any of {' '.join(known)}")
     generator = torch.Generator().manual_seed(seed)
     model.fingerprints = base_fingerprints(model)
     for block in model.get_submodule(model.config.blocks):
         by_path: dict[str, dict[str, slice]] = {}
-        for target in sorted(settings.targets, key=TARGETS.index):
+        for target in sorted(settings.targets, key=list(known).index):
             by_path.setdefault(known[target].path, {})[target] = known[target].rows
         for path, rows in by_path.items():
             parent, _, child = path.rpartition(".")

@@ -35,7 +35,7 @@ def read_loralib(path: Path, config, targets: tuple[str, ...] | None) -> Adapter
     ranks = {A.shape[0] for found in updates.values() for A, _ in found.values()}
     if len(ranks) > 1:
         raise ValueError(f"{path}: has updates of ranks {', '.join(map(str, sorted(ranks)))}, expected one rank")
-    found = tuple(target for target in TARGETS if any(target in layer for layer in updates.values()))
+    found = tuple(target for target in config.targets if any(target in layer for layer in updates.values()))
     check_complete(updates, found, config, str(path))
     is_fused = config.targets["q"].path == config.targets["v"].path
     if is_fused and targets is None and {"q", "v"} <= set(found) and "k" not in found:
@@ -65,7 +65,7 @@ def loralib_tensors(adapter: Adapter) -> dict[str, Tensor]:
     """The state dict of loralib's layers. Give them lora_alpha = adapter.alpha, which it does not hold."""
     tensors = {}
     for layer, updates in adapter.updates.items():
-        in_order = [updates[target] for target in TARGETS if target in updates]
+        in_order = [updates[target] for target in sorted(updates, key=(*TARGETS, *updates).index)]
         tensors[f"{layer}.lora_A"] = torch.cat([A for A, _ in in_order])
         tensors[f"{layer}.lora_B"] = torch.cat([B for _, B in in_order])
     return tensors | adapter.others

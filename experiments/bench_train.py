@@ -121,8 +121,9 @@ class Peer:
         self.is_gpt2 = job["task"] == "e2e"
         if self.is_gpt2:
             model = transformers.AutoModelForCausalLM.from_pretrained(job["folder"])
-            lora = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=32, lora_dropout=0.1, target_modules=["c_attn"],
-                                   fan_in_fan_out=True)
+            modules = job.get("modules", ["c_attn"])
+            lora = peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=32, lora_dropout=0.1, target_modules=modules,
+                                   fan_in_fan_out=modules == ["c_attn"])
         else:
             model = transformers.AutoModelForSequenceClassification.from_pretrained(job["folder"], num_labels=2)
             lora = peft.LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=8, target_modules=["query", "value"])

@@ -278,7 +278,7 @@ def kill_many(count: int, processes: int, seed: int) -> Iterator[Kill]:
 # ---------------------------------------------------------------- the tests of faults
 
 TESTS = {"test_faults.py": "runs", "test_fuzz.py": "damaged files", "test_download.py": "downloads", "test_data.py": "data",
-         "test_model.py": "weights", "test_adapter_files.py": "adapters"}
+         "test_model.py": "weights", "test_gguf.py": "weights", "test_adapter_files.py": "adapters"}
 ABOUT_FAULTS = re.compile("broken|damaged|refused|refuse|pickle|outside|missing|unknown|range|truncation|fit|never_guessed")
 
 

@@ -102,9 +102,7 @@ def cost_cells(target: str) -> list[str]:
     found = results("costs.json").get(target)
     if found is None:
         raise ValueError(f"results/costs.json has no {target}: run python -m experiments.costs {target}")
-    time = duration(found["seconds"])
-    if target == "glue-small":                                               # hours: from the steps of a minute of each task
-        time = f"{time} (computed)"
+    time = duration(found["seconds"]) + " (computed)" * found.get("computed", False)
     if target == "pretrain-toy":                                             # measured over its first steps only
         printed = (ROOT / "results" / "output" / "pretrain-toy.txt").read_text(encoding="utf-8")
         time = f"{duration(whole_seconds(printed))} (computed)"

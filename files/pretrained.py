@@ -7,6 +7,7 @@ layer whose weight may stand for the token embedding, the first of its tensors),
 and required (settings under which it computes what the files mean).
 Left out: reading the bytes (weights.py), and names that must be downloaded (download.py).
 """
+import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from files.bases import MORE_MODELS
 from files.head import fit_head
 from files.model_config import BertFields
 from files.published import find_model
@@ -48,8 +50,11 @@ def read_config(directory: Path, families: dict[str, type], num_labels: int | No
     if "model_type" not in content and "type_vocab_size" in content and OLDEST in families:
         print(f"{directory / 'config.json'}: no model_type; taken for a {OLDEST}, as there was no other yet", file=sys.stderr)
         kind = OLDEST
+    if isinstance(kind, str) and kind in MORE_MODELS:                        # a file of our own, which adds its family
+        importlib.import_module(f"more_models.{kind}")
     if not isinstance(kind, str) or kind not in families:
         raise ValueError(f"{directory / 'config.json'}: model_type is {kind!r}, expected one of {', '.join(families)}")
+    content = getattr(families[kind], "plain_settings", dict)(content)
     for key, value in families[kind].required.items():
         if content.get(key, value) != value:
             raise ValueError(f"{directory / 'config.json'}: {key} is {content[key]!r}, this model computes {value!r} only")
@@ -87,13 +92,15 @@ def check_config(config, source: Path) -> None:
         name, value = field.name, getattr(config, field.name)
         if name.endswith(("_pdrop", "_prob", "_epsilon", "_eps", "_range")):
             fits, expected = type(value) in (int, float) and 0 <= value < 1, "a number from 0 to below 1"
-        elif value is None and name == "n_inner":
+        elif value is None and name == "n_inner" or type(value) is field.type is bool:
             continue
         else:
             least, most = 0 if name.endswith("_token_id") else 1, LIMITS.get(name, 10_000_000)
             fits, expected = type(value) is int and least <= value <= most, f"a whole number from {least} to {most:,}"
         if not fits:
             raise ValueError(f"{source}: {name} is {str(value)[:60]!r}, expected {expected}")
+    for problem in getattr(config, "problems", ()):
+        raise ValueError(f"{source}: {problem}")
     if config.hidden_size % config.num_heads:
         raise ValueError(f"{source}: {config.num_heads} heads cannot share {config.hidden_size} numbers evenly")
     if not getattr(config, "pad_token_id", 0) < config.vocab_size or config.longest_input < 1:

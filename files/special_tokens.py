@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from files.bases import MORE_MODELS
 from files.text import read_json
 from files.vocabulary import Vocabulary, token_of
 
@@ -84,9 +85,9 @@ def kind_of_tokenizer(directory: Path, settings: dict[str, dict]) -> tuple[str |
     """"gpt2", "roberta" or None, and what says so. Raises ValueError for another kind, and where two files differ."""
     model_type, said = settings["config.json"].get("model_type"), []
     if model_type is not None:
-        if not isinstance(model_type, str) or model_type not in USUAL:
+        if not isinstance(model_type, str) or model_type not in (*USUAL, *MORE_MODELS):
             raise ValueError(f"{directory / 'config.json'}: model_type is {model_type!r}, expected one of {', '.join(USUAL)}")
-        said.append((model_type, f"config.json says model_type {model_type!r}"))
+        said += [(model_type, f"config.json says model_type {model_type!r}")] if model_type in USUAL else []
     for file in ("config.json", "tokenizer_config.json"):
         name = settings[file].get("tokenizer_class")
         plain = str(name or OF_ANY_KIND[0]).removesuffix("Fast")

@@ -16,6 +16,8 @@ from files.wordpiece import is_wordpiece, read_wordpiece
 
 # No pair is merged across these borders: clitics, words, numbers and punctuation, each with the space before it.
 WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+# Or every digit is a word of its own, without the space before it.
+WORDS_AND_DIGITS = WORDS.replace(r" ?\p{N}+", r"\p{N}").replace(r"(?!\S)", r"(?![^\s\p{N}])")
 
 
 class ByteLevelBPE(Tokenizer):
@@ -28,7 +30,8 @@ class ByteLevelBPE(Tokenizer):
     def __init__(self, vocabulary: Vocabulary, special: SpecialTokens):
         ids, own = vocabulary.ids, special.ids
         self.ranks = {piece: rank for rank, piece in enumerate(vocabulary.ranks.values())}
-        self.id_of_rank = [ids[token] for token in vocabulary.ranks]
+        self.id_of_rank = [ids.get(token) for token in vocabulary.ranks]
+        self.words = WORDS_AND_DIGITS if vocabulary.whole and vocabulary.whole.digits_apart else WORDS
         self.bytes_of_id = {ids[token]: text for token in ids if (text := vocabulary.bytes_of(token))}
         # what was added is found in texts, but for the model's own control tokens
         self.added = {token: ids[token] for token in vocabulary.added if ids[token] not in own.values()}
@@ -38,12 +41,12 @@ class ByteLevelBPE(Tokenizer):
             self.start, self.between, self.end = (self.bos_id,), (self.eos_id, self.eos_id), (self.eos_id,)
         self.eos_ids, self.mask_id = special.ends, own.get("mask")
         self.pad_id = own.get("pad", 0)                                      # GPT-2 has none; the authors pad with 0
-        self.fingerprint = hashlib.sha256(repr((ids, list(vocabulary.ranks), self.added, special)).encode("utf-8")).hexdigest()
+        self.fingerprint = hashlib.sha256(repr((ids, *vocabulary.ranks, self.added, special, self.words)).encode()).hexdigest()
 
     @functools.cached_property
     def bpe(self):
         """Made at the first text: not needed where all data is found tokenised (cache.py)."""
-        return tiktoken.Encoding("byte-level BPE", pat_str=WORDS, mergeable_ranks=self.ranks, special_tokens={})
+        return tiktoken.Encoding("byte-level BPE", pat_str=self.words, mergeable_ranks=self.ranks, special_tokens={})
 
     @functools.cached_property
     def at_added(self) -> re.Pattern:
@@ -60,6 +63,9 @@ class ByteLevelBPE(Tokenizer):
                 continue
             space = " " if self.prefix_space and part and not part.startswith(" ") else ""
             ids += [self.id_of_rank[rank] for rank in self.bpe.encode_ordinary(space + part)]
+        if None in ids:                                                      # one of RARE_BYTES
+            odd = next(char for char in text if None in [self.id_of_rank[rank] for rank in self.bpe.encode_ordinary(char)])
+            raise ValueError(f"text {text[:60]!r} holds {odd!r}, which this tokenizer has no token for: take it out")
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -8,16 +8,19 @@ from pathlib import Path
 
 from files.text import read_json
 
+DIGITS_APART = {"type": "Digits", "individual_digits": True}
+
 
 @dataclass
 class TokenizerJson:
     """ids: token -> id. merges: "a b" each. added: entries with id, content, special and rules. prefix_space: whether a text
-    gets a space before it. frame: the first and the last token of RoBERTa's frame, or ()."""
+    gets a space before it. frame: the first and the last token of RoBERTa's frame, or (). digits_apart: each is a piece."""
     ids: dict[str, int]
     merges: list[str]
     added: list[dict]
     prefix_space: bool
     frame: tuple[str, ...]
+    digits_apart: bool
 
 
 def read_tokenizer_json(path: Path) -> TokenizerJson:
@@ -27,7 +30,7 @@ def read_tokenizer_json(path: Path) -> TokenizerJson:
         before = check_byte_level_bpe(content, path)
         return TokenizerJson({**content["model"]["vocab"]}, joined(content["model"]["merges"]),
                              content.get("added_tokens") or [], before.get("add_prefix_space", True),
-                             frame_of(content.get("post_processor") or {}, path))
+                             frame_of(content.get("post_processor") or {}, path), before["digits_apart"])
     except (KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
         raise ValueError(f"{path}: not as the tokenizers library writes it ({type(error).__name__}: {error}); fetch the file "
                          "again") from None
@@ -50,12 +53,12 @@ def check_byte_level_bpe(content: dict, path: Path) -> dict:
     if normalizer and normalizer.get("normalizers") != []:
         raise ValueError(f"{path}: its normalizer {kind_of(normalizer)} may change texts, which is not supported: GPT-2 and "
                          "RoBERTa have none")
-    if len(before.get("pretokenizers", ())) == 1:
-        before = before["pretokenizers"][0]
-    if before.get("type") != "ByteLevel" or not before.get("use_regex", True):
+    *others, last = before.get("pretokenizers") or [before]
+    digits_apart = others == [DIGITS_APART] and not last.get("add_prefix_space", True)
+    if last.get("type") != "ByteLevel" or not last.get("use_regex", True) or (others and not digits_apart):
         raise ValueError(f"{path}: its pre_tokenizer is {kind_of(before)}, expected ByteLevel alone, which cuts texts "
-                         "as GPT-2 does")
-    return before
+                         "as GPT-2 does, or after Digits, each apart")
+    return last | {"digits_apart": digits_apart}
 
 
 def kind_of(part: dict) -> str:

@@ -15,6 +15,8 @@ from files.tokenizer_json import TokenizerJson, read_tokenizer_json
 
 # The form of a token that is no text, where no file says what it is; fairseq filled RoBERTa's vocabulary up with madeupwords.
 CONTROL_TOKEN = re.compile(r"<.+>|\[.+\]|madeupword\d{4}")
+# What a vocabulary may leave out: control characters, and bytes of no character that there is.
+RARE_BYTES = {*range(9), 11, 12, *range(14, 32), 0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100)}
 RULES = ("single_word", "lstrip", "rstrip")                                  # by which added tokens may be looked for in texts
 LISTS_OF_SPECIAL = ("additional_special_tokens", "extra_special_tokens")     # in tokenizer_config.json, by transformers 4 and 5
 
@@ -91,7 +93,7 @@ def rank_tokens(ids: dict[str, int], merges: dict[int, str], source: Path, place
     training could not have made."""
     ranks = {char: bytes([byte]) for char, byte in byte_alphabet().items()}
     for char in ranks:
-        if char not in ids:
+        if char not in ids and ranks[char][0] not in RARE_BYTES:
             raise ValueError(f"{source}: '{char}' is missing, expected all 256 bytes of a byte-level BPE")
     for number, line in merges.items():
         first, _, second = line.partition(" ")

@@ -15,6 +15,7 @@ from methods.prefix import Prefix, add_prefix
 METHODS = ("lora", "full", "last-layers", "bitfit", "adapter-h", "adapter-l", "prefix", "head")
 WITH_RANK = ("lora", "adapter-h", "adapter-l", "prefix")                     # rank: also a bottleneck's or prefix's size
 ADDERS = {"adapter-h": add_adapter_h, "adapter-l": add_adapter_l, "prefix": add_prefix}
+NEEDS = {"head": "task head", "bitfit": "biases"}                           # which a model may lack
 LAST_LAYERS = 2
 
 
@@ -40,8 +41,8 @@ def apply_method(model: nn.Module, method: str, rank: int = 8, alpha: float = 8.
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains(model, name))
     if not trained_parameters(model):
-        raise ValueError(f"method '{method}' trains nothing on {type(model).__name__}, which has no task head; choose "
-                         f"one of {' '.join(name for name in METHODS if name != method)}")
+        raise ValueError(f"method '{method}' trains nothing on {type(model).__name__}, which has no {NEEDS[method]}; choose "
+                         f"one of {' '.join(name for name in METHODS if name not in NEEDS)}")
 
 
 def trains(model: nn.Module, name: str) -> bool:

@@ -12,7 +12,7 @@ from adapters.base import check_base, own_base
 from adapters.folder import check_own, read_folder, write_folder
 from adapters.saving import check_adapter, complete_head, copy_adapter, copy_tensors, put_adapter, read_adapter, save_adapter
 from files.weights import check_finite
-from lora import TARGETS, lora_settings
+from lora import lora_settings
 from methods.apply import METHODS, WITH_RANK, apply_method, is_of_head, rank_of, trained_parameters
 
 
@@ -102,7 +102,7 @@ def copy_trained(model: nn.Module, adapter: Adapter) -> None:
 def shown(value: float | str | tuple[str, ...] | None) -> str:
     """A setting as the command line takes it."""
     if isinstance(value, tuple):
-        return " ".join(sorted(value, key=TARGETS.index))
+        return " ".join(sorted(value))
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 

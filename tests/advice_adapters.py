@@ -60,9 +60,9 @@ def _(world):
     return lambda: apply_method(model, "bitfit"), lambda: lambda: apply_method(base(), "bitfit")
 
 
-@advises("methods/apply.py", "which has no task head; choose one of")
+@advises("methods/apply.py", "which has no {NEEDS[method]}; choose one of")
 def _(world):
-    return lambda: apply_method(base(), "head"), lambda: lambda: apply_method(base(), "bitfit")
+    return lambda: apply_method(base(), "head"), lambda: lambda: apply_method(base(), "last-layers")
 
 
 def trained_by(world, method, **options):

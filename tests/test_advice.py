@@ -23,9 +23,9 @@ from files import text
 from tests.advice import CASES, ROOT, TOY, World, adapted, base, edited_tensors
 from tests.advice_adapters import MERGING
 
-for cases in ("files", "adapters", "commands"):
+for cases in ("files", "adapters", "commands", "more_models"):
     importlib.import_module(f"tests.advice_{cases}")                         # registers them
-FOLDERS = ("training", "methods", "adapters", "generation", "metrics", "files", "speed")
+FOLDERS = ("more_models", "training", "methods", "adapters", "generation", "metrics", "files", "speed")
 ELSEWHERE = {                                                                # (file, words) -> where the fault is made
     ("files/cli.py", "lower the batch size or the beam size, or take a smaller model"): "tests/test_faults.py",
     ("metrics/meteor_resources.py", "pip install --force-reinstall --no-deps"): "tests/metrics/test_meteor.py",

@@ -374,7 +374,7 @@ def test_a_shard_index_cannot_point_outside_its_folder(tmp_path):
         W.read_weights(tmp_path)
 
 
-@pytest.mark.parametrize("change, message", [({"model_type": "llama"}, "model_type is 'llama'"),
+@pytest.mark.parametrize("change, message", [({"model_type": "mamba"}, "model_type is 'mamba'"),
                                              ({"activation_function": "relu"}, "activation_function is 'relu'"),
                                              ({"tie_word_embeddings": False}, "tie_word_embeddings is False")])
 def test_a_config_that_would_compute_something_else_is_refused(tmp_path, change, message):

@@ -65,7 +65,7 @@ def add_lora(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("LoRA; rank is also an adapter's bottleneck, a prefix's length")
     group.add_argument("--rank", type=int, metavar="R")
     group.add_argument("--alpha", type=float, metavar="X", help="the update is scaled by alpha / rank")
-    group.add_argument("--targets", nargs="+", metavar="T", help=f"any of {' '.join(TARGETS)} (default q v)")
+    group.add_argument("--targets", nargs="+", metavar="T", help=f"{' '.join(TARGETS)}, or a family's own (default q v)")
     group.add_argument("--dropout", type=float, metavar="P", help="on the input of A")
     group.add_argument("--lora-init", choices=["gaussian", "kaiming"], help="start of A")
     group.add_argument("--bias", choices=["none", "lora-only", "all"], help="biases that train too (default none)")

@@ -196,9 +196,9 @@ class GenerationTask:
         depends_on = (self.source.file(split), data.__file__, sources.__file__, __file__)
         samples, _ = kept_samples(build, depends_on, self.tokenizer.fingerprint, (*self.source.settings, split, limit))
         for row, (ids, _) in enumerate(samples):
-            if len(ids) > self.config.n_positions:
+            if len(ids) > self.config.longest_input:
                 raise ValueError(f"{self.settings.task} {split} sample {row + 1} has {len(ids)} tokens, the model takes "
-                                 f"{self.config.n_positions}: shorten its text or take a model with more positions")
+                                 f"{self.config.longest_input}: shorten its text or take a model with more positions")
         return samples
 
     def summed_loss(self, model: GPT2, samples: list, smoothing: float) -> tuple[Tensor, int]:
@@ -208,7 +208,8 @@ class GenerationTask:
         targets = torch.cat([data.targets_of(*sample) for sample in samples]).to(device)     # (N,), -100 where there is none
         wanted = (targets >= 0).nonzero().squeeze(1)                         # (M,)
         hidden_states = model.hidden_states(input_ids, attend, round_up(wanted, multiple))   # (M, C), or a few rows more
-        return target_loss(hidden_states, model.transformer.wte.weight, targets[wanted], smoothing), len(wanted)
+        output = model.lm_head.weight if hasattr(model, "lm_head") else next(model.parameters())      # tied: the embedding
+        return target_loss(hidden_states, output, targets[wanted], smoothing), len(wanted)
 
     def loss(self, model: GPT2, indices: Sequence[int]) -> Tensor:
         """Smoothed loss of the training samples `indices`, summed over their target tokens."""

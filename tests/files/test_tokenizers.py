@@ -218,7 +218,7 @@ CONTRADICTIONS = [
      "config.json says model_type 'gpt2', tokenizer_config.json says tokenizer_class 'RobertaTokenizerFast'"),
     ("gpt2", "config.json", {"tokenizer_class": "BertTokenizer"},
      "config.json: tokenizer_class is 'BertTokenizer', expected one of"),
-    ("gpt2", "config.json", {"model_type": "llama"}, "model_type is 'llama', expected one of gpt2, roberta"),
+    ("gpt2", "config.json", {"model_type": "mamba"}, "model_type is 'mamba', expected one of gpt2, roberta"),
     ("gpt2", "tokenizer_config.json", {"eos_token": "a"},
      r"config.json says eos_token_id \d+ \('<\|endoftext\|>'\), tokenizer_config.json says eos_token 'a', id \d+: make the"),
     ("gpt2", "special_tokens_map.json", {"eos_token": {"content": "a"}},

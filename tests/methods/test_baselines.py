@@ -401,7 +401,7 @@ def test_starting_from_what_does_not_fit_is_refused(tmp_path):
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="unknown method 'magic'; expected one of lora full"):
         B.apply_method(make_base("gpt2"), "magic")
-    with pytest.raises(ValueError, match="no task head; choose one of lora full last-layers bitfit"):
+    with pytest.raises(ValueError, match="no task head; choose one of lora full last-layers adapter-h"):
         B.apply_method(make_base("gpt2"), "head")
     with pytest.raises(ValueError, match="rank is 0"):
         B.apply_method(make_base("gpt2"), "adapter-h", rank=0)
