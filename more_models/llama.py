@@ -132,7 +132,7 @@ class Llama(nn.Module):
     architecture = "LlamaForCausalLM"                                        # transformers' name
     ignored = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|lm_head\.weight")
     required = {"hidden_act": "silu", "rope_scaling": None, "rope_parameters": None, "attention_bias": False, "mlp_bias": False,
-                "pretraining_tp": 1}
+                "pretraining_tp": 1, "rope_interleaved": False}
     method, fingerprints, known_as = None, None, ()                          # as in GPT-2
 
     def __init__(self, config: LlamaConfig):
