@@ -48,6 +48,18 @@ def test_the_tour_says_what_is_so(at_the_toy, repository, monkeypatch, capsys):
     assert re.search(r"values in the text +\d+ % -> \d+ % +of 4 records", text)
 
 
+def test_the_second_half_runs_a_change_of_the_readers_own(at_the_toy, monkeypatch, capsys):
+    monkeypatch.setattr(tour, "COUNTED", 2)
+    assert tour.main(["--steps", "10", "--rank", "1", "--targets", "k", "fc", "--lr", "1e-9"]) == 0
+    text, errors = capsys.readouterr()
+    assert not errors and max(map(len, text.splitlines())) <= 80 and "9. Your change: rank, targets, lr" in text
+    rows = {line[4:24].strip(): line[24:].split() for line in text.splitlines() if line.startswith("    ")}
+    assert rows["trained"] == ["8,192", f"{4 * (2 * 128 + 5 * 128):,}"] and rows["alpha / r"] == ["8", "32"]
+    assert float(rows["|update| / |W|"][0]) > 0.05 and rows["|update| / |W|"][1] == "0.000"
+    assert float(rows["loss, last tenth"][0]) < float(rows["loss, last tenth"][1])
+    assert all(advice[:30] in text for advice in tour.LOOK_AT.values())
+
+
 def test_its_training_lowers_the_loss_and_leaves_the_base_alone(at_the_toy, toy_data, repository, capsys):
     model, tokenizer = load_pretrained(tour.BASE), load_tokenizer(tour.BASE)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
