@@ -14,7 +14,7 @@ speed of every step, of which metrics.json holds the mean.
 import json
 from pathlib import Path
 
-from files.text import read_json
+from files.text import read_json, write_json
 from files.writing import written_whole
 
 
@@ -50,6 +50,21 @@ def from_folders(plans: list[dict], runs_dir: Path) -> dict[str, dict]:
                                    "config": read_json(config) if config.exists() else None,
                                    "log": read_log(path.parent / "log.jsonl")}
     return runs
+
+
+def to_folders(lines: dict[str, dict], runs_dir: Path) -> None:
+    """The way back: where a kept run has no folder, write what is kept of it there, so that its experiment goes on from it on
+    another machine. The run's weights and texts are not kept."""
+    for place, line in lines.items():
+        folder = runs_dir / place
+        if not any(folder.parent.rglob(f"{folder.name}/metrics.json")):
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "log.jsonl", "w", encoding="utf-8") as log:
+                log.writelines(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in
+                               zip(line["log"]["step"], line["log"]["loss"], strict=True))
+            if line["config"] is not None:
+                write_json(line["config"], folder / "config.json")
+            write_json(line["metrics"], folder / "metrics.json")             # last: it says that the run is finished
 
 
 def read_log(path: Path) -> dict[str, list]:

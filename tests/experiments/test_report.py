@@ -125,6 +125,19 @@ def test_a_line_is_what_the_run_left(kept):
     assert places == sorted(places) and len(set(places)) == len(places) == 7 * 2 + 1 + 5 * 2 + 7 * 2
 
 
+def test_kept_runs_go_back_into_folders_which_others_go_on_from(kept, tmp_path):
+    """And what is there is left as it is."""
+    results, _ = kept
+    lines, plans = (kept_runs.read_lines(results / f"{name}.jsonl") for name in ("runs", "plans"))
+    there = next(place for place in lines if place.endswith("seed1"))
+    (tmp_path / there).mkdir(parents=True)
+    write_json({"seconds": 77.0}, tmp_path / there / "metrics.json")
+    kept_runs.to_folders(lines, tmp_path)
+    found = kept_runs.from_folders(list(plans.values()), tmp_path)
+    assert found.pop(there)["metrics"] == {"seconds": 77.0}
+    assert found == {place: line for place, line in lines.items() if place != there}
+
+
 def test_new_runs_replace_their_own_lines_and_no_other(kept, tmp_path):
     results, runs = tmp_path / "results", tmp_path / "runs"
     shutil.copytree(kept[0], results)
