@@ -52,8 +52,9 @@ def test_the_mixed_grid_goes_on_where_it_stopped_and_every_point_has_a_bank_of_i
         banks.append(len(self.bank.adapters) - 1)                            # the base stands among them
         return ways_of(self, *arguments)
     monkeypatch.setattr(bench_mixed.Competitors, "ways", ways)
-    command = ["mixed", "--data-dir", str(toy_data), "--tokenizers", str(repository / "toy"), "--json", str(tmp_path / "m.json"),
-               "--adapters", "8", "2", "4", "--batches", "3", "--ways", "merged", "mixed", "--rounds", "2", "--seconds", "0"]
+    command = ["mixed", "--data-dir", str(toy_data), "--tokenizers", str(repository / "toy"), "--json",
+               str(tmp_path / "m.json"), "--adapters", "8", "2", "4", "--batches", "3", "--ways", "merged", "mixed", "--rounds",
+               "2", "--seconds", "0"]
     with pytest.raises(KeyboardInterrupt):
         bench.main(command)
     first = read_json(tmp_path / "m.json")["points"]
