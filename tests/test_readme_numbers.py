@@ -293,21 +293,29 @@ def copied(points: list[dict]) -> list[tuple]:
 
 
 def test_every_point_of_the_grid_of_mixed_batches_is_measured_and_stands_in_results():
+    stats = pytest.importorskip("scipy.stats")
     found, text = kept_json("bench/mixed-grid.json"), FLAT["many-tasks"]
     points = found["points"]
     assert copied(points) == [] and len({bench_mixed.place(point) for point in points}) == len(points) == 96
-    assert f"({len(points)} points, {found['rounds']} rounds each" in text
+    assert f"({len(points)} points, {found['rounds']} rounds each," in text
 
     def medians(key, **where):
         return statistics.median(point[key][0] for point in points if where.items() <= point.items())
+
+    def growth(key, batch):
+        """The 95 % interval of 128 adapters less 2, paired by model, section and population."""
+        small, large = ({bench_mixed.place(point | {"adapters": 0}): point[key][0] for point in points
+                         if (point["adapters"], point["batch"]) == (bank, batch)} for bank in (2, 128))
+        interval = stats.ttest_1samp([large[place] - small[place] for place in small], 0).confidence_interval()
+        return f"{interval.low:+.2f} to {interval.high:+.2f}"
     rows = table(PAGES["many-tasks"], "adapters in the bank")
-    assert rows == [[str(bank), *(f"{medians(key, adapters=bank, batch=batch):.3f}" for key in (
+    assert rows == [[str(bank), *(f"{medians(key, adapters=bank, batch=batch):.2f}" for key in (
         "mixed_by_merged", "peft_by_mixed") for batch in (1, 8))] for bank in (2, 8, 32, 128)]
-    for batch in (1, 8):
-        of = [point["mixed_by_merged"][0] for point in points if point["batch"] == batch]
-        more = medians("mixed_by_merged", adapters=128, batch=batch) - medians("mixed_by_merged", adapters=2, batch=batch)
-        assert f"from {min(of):.2f} to {max(of):.2f} at batch {batch}" in text and f"{more:+.3f} at batch {batch}" in text
-        assert abs(more) < statistics.stdev(of)                              # what the sentence on the bank's size says
+    one, eight, peft_one, peft_eight = (growth(key, batch) for key in ("mixed_by_merged", "peft_by_mixed") for batch in (1, 8))
+    assert f"mixed by merged grows by {one} at batch 1 and by {eight} at batch 8" in text
+    assert f"PEFT by mixed by {peft_one} and {peft_eight}: PEFT's own time" in text
+    alone = medians("peft_by_mixed", adapters=2, batch=1, model="gpt2", section="decode")
+    assert f"where GPT-2 decodes ({alone:.2f} with two)" in text and alone < 1
 
 
 def test_the_file_of_requests_stands_in_results():
@@ -351,6 +359,11 @@ def test_what_demo_and_tour_print_is_what_they_printed():
     before, after, *accuracies = (re.search(rf"{label} +0(\.\d+)", kept("output/demo.txt"))[1] for label in labels)
     assert f"BLEU from {100 * float(before):.0f} to {100 * float(after):.0f}" in FLAT["README"]
     assert f"BLEU {before} → {after}, accuracy {accuracies[0]} → {accuracies[1]}" in README
+
+
+def test_every_benchmark_names_its_machine_and_date():
+    rows = table(kept("README.md"), "run on")
+    assert len(rows) > 10 and not [row[0] for row in rows if not re.search(r"\d cores.*, 2026-\d\d-\d\d$", row[3])]
 
 
 def test_the_waiting_times_stand_in_results():
