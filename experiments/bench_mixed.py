@@ -334,7 +334,7 @@ def plot(figures: dict, path: Path) -> None:
             label, colour, marker = plots.WAYS[way]
             axis.plot([point[x] for point in chosen],
                       [point["milliseconds"][way] / point["milliseconds"]["merged"] for point in chosen], label=label,
-                      color=colour, marker=marker, linestyle="none", alpha=0.6)
+                      color=colour, marker=marker, linestyle="--" if way == "merged" else "none", alpha=0.6)
         axis.set(xscale="log", yscale="log", title=f"{shape[0]}, {shape[1]}, batch {shape[2]}", xlabel=xs[x])
         plots.plain_ticks(axis.xaxis, sorted({point[x] for point in chosen}))
         plots.plain_ticks(axis.yaxis, [0.8, 1, 1.2, 1.5, 2, 3, 4, 6, 8])
