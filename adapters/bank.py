@@ -7,7 +7,7 @@ uses its own:
 
 W x is one product for all rows. The rest is two thin batched products per layer, over A and B gathered once per batch;
 lower ranks are filled up with zeros. A row that is to stay the bare base has zeros for both, and a layer that no row's
-adapter touches does nothing. So a batch costs the same whether the bank holds ten adapters or a thousand.
+adapter touches does nothing. So a batch's work depends on its rows and not on what else the bank holds (docs/many-tasks.md).
 
     bank = AdapterBank(load_pretrained("roberta-base"))
     bank.add("mrpc", "runs/mrpc/adapter")

@@ -1,8 +1,10 @@
 """The cost of a batch whose rows use different adapters, against merged weights, PEFT, and one batch per task.
 
-    python -m experiments.bench mixed --json results/bench/mixed.json --plot FILE.png --data-dir DIR --tokenizers DIR
-    python -m experiments.bench mixed --models roberta-base --batches 8 --adapters 8 --rounds 5 ...      # two minutes
+    python -m experiments.bench mixed --data-dir DIR --tokenizers DIR --json FILE.json --plot FILE.png     # 96 points, 20 min
+    python -m experiments.bench mixed --models roberta-base --batches 8 --adapters 8 ...                   # a minute
 
+Every point is measured, with a bank that holds as many adapters as the point says, and written to --json at once: the same
+command again, after an interruption, goes on where it stopped.
 Models have the real configuration and random weights; adapters have the paper's settings (q and v, rank 8 on RoBERTa,
 4 on GPT-2), which cost the same as trained ones; lengths are those of MRPC pairs and E2E samples. Each round runs every
 way once, in turn, so that all see the same noise; a ratio is the median over rounds of one way's time by another's in
@@ -26,6 +28,7 @@ from adapters import AdapterBank, load_adapter, save_adapter
 from adapters.bank import BankAdapter, bank_adapter_of
 from adapters.saving import read_adapter
 from data import encode_e2e, read_e2e, read_glue
+from experiments.bench_train import machine
 from files.text import read_json, write_json
 from files.tokenizer import load_tokenizer
 from files.weights import read_safetensors, write_safetensors
@@ -58,28 +61,36 @@ def population(kind: str, batch: int, adapters: int) -> list[int]:
 # ---------------------------------------------------------------- the competitors
 
 class Competitors:
-    """One base in every form that is compared, with `count` adapters."""
+    """One base in every form that is compared; `hold` says how many adapters the bank and PEFT's model have."""
 
-    def __init__(self, name: str, count: int, with_peft: bool):
+    def __init__(self, name: str, with_peft: bool):
         self.name, (build, config, rank) = name, MODELS[name]
         base = build(config()).eval()
         init_weights(base, seed=0)
         self.bank = AdapterBank(base)
         self.is_gpt2 = isinstance(base, GPT2)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_one(base, rank, folder)
-            first = bank_adapter_of(base, read_adapter(folder, base.config))
-            self.single = load_adapter(self.fresh(base), folder).eval()
-            self.merged = merge(load_adapter(self.fresh(base), folder).eval())
-            for model in (base, self.single, self.merged):
-                lay_out_for_decoding(model)                                  # as generate() does
-            self.peft = peft_model(base, folder, count) if with_peft else None
-        generator = torch.Generator().manual_seed(1)
-        for index in range(count):                                           # the first is what single and merged have
-            updates = first.updates if index == 0 else {
-                target: tuple(torch.empty_like(matrix).normal_(0, 0.02, generator=generator) for matrix in pair)
-                for target, pair in first.updates.items()}
-            self.bank.add(str(index), BankAdapter("mrpc", updates, first.head))
+        self.folder = tempfile.TemporaryDirectory()                          # PEFT reads its adapters there
+        self.save_one(base, rank, self.folder.name)
+        self.first = bank_adapter_of(base, read_adapter(self.folder.name, base.config))
+        self.single = load_adapter(self.fresh(base), self.folder.name).eval()
+        self.merged = merge(load_adapter(self.fresh(base), self.folder.name).eval())
+        for model in (base, self.single, self.merged):
+            lay_out_for_decoding(model)                                      # as generate() does
+        self.bank.add("0", self.first)                                       # the one that single and merged have
+        self.peft = peft_model(base, self.folder.name) if with_peft else None
+        self.held, self.generator = 1, torch.Generator().manual_seed(1)
+
+    def hold(self, count: int) -> None:
+        """Add adapters until there are `count`, which is not less than there were."""
+        for index in range(self.held, count):
+            updates = {target: tuple(torch.empty_like(matrix).normal_(0, 0.02, generator=self.generator) for matrix in pair)
+                       for target, pair in self.first.updates.items()}
+            self.bank.add(str(index), BankAdapter("mrpc", updates, self.first.head))
+            if self.peft:
+                self.peft.load_adapter(self.folder.name, f"a{index}")
+        self.held = count
+        if self.peft:
+            self.peft.eval()                                                 # what was added comes in training mode
 
     def fresh(self, base):
         """Another model with the base's numbers in memory of its own, so that merging does not touch the others."""
@@ -164,8 +175,8 @@ def own_cache(model: GPT2, rows: int, past: int) -> BeamCache:
     return cache
 
 
-def peft_model(base, folder: str, count: int):
-    """The same base in transformers, with `count` adapters of the same shape in PEFT.
+def peft_model(base, folder: str):
+    """The same base in transformers, with the folder's adapter in PEFT.
 
     PEFT's mixed batches take no head of their own per row (of RoBERTa's kind), so all its rows share the base's.
     """
@@ -183,10 +194,7 @@ def peft_model(base, folder: str, count: int):
     write_safetensors({name: tensor.clone() for name, tensor in tensors.items() if ".lora_" in name},
                       Path(folder) / "adapter_model.safetensors")
     write_json(config | {"modules_to_save": None, "task_type": None}, Path(folder) / "adapter_config.json")
-    model = peft.PeftModel.from_pretrained(reference, folder, adapter_name="a0")
-    for index in range(1, count):
-        model.load_adapter(folder, f"a{index}")
-    return model.eval()
+    return peft.PeftModel.from_pretrained(reference, folder, adapter_name="a0")
 
 
 def peft_run(model, section: str, names: list[str], batch: tuple) -> None:
@@ -254,32 +262,54 @@ def ratio(times: dict[str, list[float]], way: str, by: str) -> float | None:
     return statistics.median(a / b for a, b in zip(times[way], times[by], strict=False))   # per task has one round
 
 
+def place(point: dict) -> tuple:
+    """Which point of the grid this is."""
+    return tuple(point[key] for key in ("model", "adapters", "section", "batch", "population"))
+
+
+def begun(options: argparse.Namespace, figures: dict) -> dict:
+    """The figures with the points that --json holds already. Raises ValueError if these were measured in another way."""
+    if not options.json or not options.json.exists():
+        return figures
+    found = read_json(options.json)
+    for key, value in figures.items():
+        if key not in ("points", "machine") and found.get(key) != value:
+            raise ValueError(f"{options.json}: its points have {key} {found.get(key)}, not {value}; name another --json file")
+    return found
+
+
 def bench_mixed(options: argparse.Namespace) -> dict:
-    """Every point of the grid that the options name."""
+    """Every point of the grid that the options name, but for those that --json holds."""
     torch.set_num_threads(options.threads)
-    points = []
+    figures = begun(options, {
+        "machine": machine(options.threads), "rounds": options.rounds, "seconds": options.seconds, "ways": options.ways,
+        "threads": options.threads, "torch": torch.__version__,
+        "length": {"roberta-base": "MRPC dev pairs", "gpt2": "E2E test samples"}, "points": []})
+    measured = {place(point) for point in figures["points"]}
     print(f"{'model':13s}{'':9s}batch adapters population  {'merged':>9s}" + "".join(f"{way:>10s}" for way in WAYS[1:])
           + "   by merged (processor)  PEFT by mixed (processor)")
     for name in options.models:
-        competitors = Competitors(name, max(options.adapters), "peft" in options.ways)
-        for (section, size), batch in batches(options, name).items():
-            seen = {}                                                        # the same rows need no second measurement
-            for count, kind in itertools.product(options.adapters, options.populations):
-                names = population(kind, size, count)
-                if tuple(names) not in seen:
-                    ways = competitors.ways(section, names, batch)
-                    seen[tuple(names)] = measure({way: ways[way] for way in options.ways}, options.rounds, options.seconds)
-                times = seen[tuple(names)]
-                wall, processor = times["wall_ms"], times["processor_ms"]
-                point = {"model": name, "section": section, "batch": size, "adapters": count, "population": kind,
-                         "adapters_in_batch": len(set(names)), "milliseconds": {w: statistics.median(wall[w]) for w in wall},
-                         **{key: [ratio(t, *pair) for t in (wall, processor)] for key, pair in
-                            (("mixed_by_merged", ("mixed", "merged")), ("peft_by_mixed", ("peft", "mixed")),
-                             ("per_task_by_mixed", ("per task", "mixed")))}}
-                points.append(point)
-                print(line(point), flush=True)
-    return {"points": points, "rounds": options.rounds, "threads": options.threads, "torch": torch.__version__,
-            "length": {"roberta-base": "MRPC dev pairs", "gpt2": "E2E test samples"}}
+        inputs = batches(options, name)
+        wanted = [(name, count, *key, kind) for count in sorted(options.adapters)        # a bank grows from one to the next
+                  for key, kind in itertools.product(inputs, options.populations)]
+        missing = [point for point in wanted if point not in measured]
+        competitors = Competitors(name, "peft" in options.ways) if missing else None
+        for _, count, section, size, kind in missing:
+            competitors.hold(count)
+            names = population(kind, size, count)
+            ways = competitors.ways(section, names, inputs[section, size])
+            times = measure({way: ways[way] for way in options.ways}, options.rounds, options.seconds)
+            wall, processor = times["wall_ms"], times["processor_ms"]
+            figures["points"].append({
+                "model": name, "section": section, "batch": size, "adapters": count, "population": kind,
+                "adapters_in_batch": len(set(names)), "milliseconds": {w: statistics.median(wall[w]) for w in wall},
+                **{key: [ratio(t, *pair) for t in (wall, processor)] for key, pair in
+                   (("mixed_by_merged", ("mixed", "merged")), ("peft_by_mixed", ("peft", "mixed")),
+                    ("per_task_by_mixed", ("per task", "mixed")))}})
+            print(line(figures["points"][-1]), flush=True)
+            if options.json:
+                write_json(figures, options.json)
+    return figures
 
 
 def line(point: dict) -> str:
@@ -291,31 +321,30 @@ def line(point: dict) -> str:
 
 
 def plot(figures: dict, path: Path) -> None:
-    """Time by merged weights over how many different adapters a batch has, every measurement once; one panel per model,
-    section and batch size above 1, as one row has one adapter."""
+    """Time by merged weights, every point of more than one row as it was measured: above over how many adapters the bank
+    holds, below over how many different ones the batch has; one column per model, section and batch size."""
     from experiments import plots  # matplotlib: only where a picture is asked for
-    measured = {(point["model"], point["section"], point["batch"], point["milliseconds"]["mixed"]): point
-                for point in figures["points"] if point["batch"] > 1}        # points of equal rows are one measurement
-    shapes = list(dict.fromkeys(key[:3] for key in measured))
-    figure, axes = plots.new_figure(len(shapes), 1, 4.4, 4.2, sharey=True)
-    for axis, shape in zip(axes, shapes, strict=True):
-        chosen = sorted((point for key, point in measured.items() if key[:3] == shape), key=lambda p: p["adapters_in_batch"])
+    points = [point for point in figures["points"] if point["batch"] > 1]    # one row has one adapter
+    shapes = list(dict.fromkeys((point["model"], point["section"], point["batch"]) for point in points))
+    xs = {"adapters": "adapters in the bank", "adapters_in_batch": "different adapters in the batch"}
+    figure, axes = plots.new_figure(len(shapes), len(xs), 4.4, 3.8, sharey=True)
+    for axis, (x, shape) in zip(axes, itertools.product(xs, shapes), strict=True):
+        chosen = [point for point in points if (point["model"], point["section"], point["batch"]) == shape]
         for way in chosen[0]["milliseconds"]:
             label, colour, marker = plots.WAYS[way]
-            axis.plot([point["adapters_in_batch"] for point in chosen],
+            axis.plot([point[x] for point in chosen],
                       [point["milliseconds"][way] / point["milliseconds"]["merged"] for point in chosen], label=label,
-                      color=colour, marker=marker, linestyle="--" if way == "merged" else "none", alpha=0.8)
-        axis.set(xscale="log", yscale="log", title=f"{shape[0]}, {shape[1]}, batch {shape[2]}",
-                 xlabel="different adapters in the batch")
-        plots.plain_ticks(axis.xaxis, sorted({point["adapters_in_batch"] for point in chosen}))
+                      color=colour, marker=marker, linestyle="--" if way == "merged" else "none", alpha=0.6)
+        axis.set(xscale="log", yscale="log", title=f"{shape[0]}, {shape[1]}, batch {shape[2]}", xlabel=xs[x])
+        plots.plain_ticks(axis.xaxis, sorted({point[x] for point in chosen}))
         plots.plain_ticks(axis.yaxis, [0.8, 1, 1.2, 1.5, 2, 3, 4, 6, 8])
-    axes[0].set_ylabel("time, merged weights = 1")
+    for axis in axes[::len(shapes)]:
+        axis.set_ylabel("time, merged weights = 1")
     axes[0].set_ylim(0.75, 1.1 * max(max(point["milliseconds"].values()) / point["milliseconds"]["merged"]
-                                     for point in measured.values()))
+                                     for point in points))
     plots.one_legend(figure, axes, 3 if len(shapes) < 4 else len(plots.WAYS))
-    held = max(point["adapters"] for point in measured.values())
-    figure.suptitle(f"Rows with different adapters in one batch, {held} in the bank; random weights, fp32, "
-                    f"{figures['threads']} threads", fontsize=13)
+    figure.suptitle(f"Rows with different adapters in one batch: {len(points)} points, each measured with its bank; random "
+                    f"weights, fp32, {figures['threads']} threads", fontsize=13)
     plots.save_figure(figure, path)
     print(f"wrote {path}")
 
@@ -325,12 +354,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizers", required=True, type=Path, help="folder with roberta-base/ and gpt2/ tokenizer files")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--sections", nargs="+", default=["forward", "decode"], choices=["forward", "decode"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--adapters", nargs="+", type=int, default=[2, 8, 32, 128], help="held by the bank")
     parser.add_argument("--populations", nargs="+", default=list(POPULATIONS), choices=POPULATIONS)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.3, help="repeat a short call within a round for about this long")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.2, help="repeat a short call within a round for about this long")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, which goes on from what it holds")
     parser.add_argument("--plot", type=Path, help="draw them into this picture")

@@ -1,5 +1,6 @@
-"""What the paper claims, held against what was run: "seen", "not seen", "cannot be told" or "cannot be tested here", with the
-figure. The command stands in the section of the page that has the experiment's table.
+"""What the paper claims, held against what was run: "seen", "not seen", "cannot be told", "cannot be tested here" or, where the
+two sides had rates that nobody searched, no verdict at all, with the figure. The command stands in the section of the page that
+has the experiment's table.
 
 A claim that one way of training is not below another is one about a difference of means, and is judged by its confidence
 interval: 95 %, Student's, of the differences of the same seeds. It is seen where the whole interval lies above -MARGIN, not
@@ -86,6 +87,9 @@ def lora_and_the_others(runs: dict, labels: tuple[str, ...]) -> tuple[str, str]:
     return not_below({f"{lora} less {label}": (runs[lora], runs[label]) for label in others})
 
 
+OF_SCORES = (first_not_below_second, lora_and_the_others)
+RATES_BY_HAND = {"methods", "mini"}                                          # no method is judged by another's scores there
+NO_VERDICT = "no verdict: learning rates by hand"
 WITH_FULL = {"methods": ("LoRA", "full"), "mini": ("LoRA", "full"), "glue-small": ("LoRA", "full")}
 CLAIMS = (  # claim, experiment -> the rows that it needs, judge
     ("LoRA is not below full fine-tuning (Tables 2, 3)", WITH_FULL, first_not_below_second),
@@ -144,7 +148,11 @@ def claims_table(plans: list[dict], kept: dict[str, dict], results: Path) -> lis
                     if len(found) > 1 and "memory_parts_bytes" in found[0]}
             if all(label in runs for label in labels):
                 tested = True
-                rows.append([claim, plan["setting"], *judge(runs, labels)])
+                verdict, figure = judge(runs, labels)
+                across_methods = not all(label.startswith("LoRA") for label in labels)
+                if judge in OF_SCORES and across_methods and plan["experiment"] in RATES_BY_HAND:
+                    verdict = NO_VERDICT
+                rows.append([claim, plan["setting"], verdict, figure])
         if not tested:
             rows.append([claim, "–", "cannot be tested here", "no experiment with two seeds or more is kept"])
     rows += [*subspace_rows(read_lines(results / "subspaces.jsonl")), latency_row(results / "latency.json")]

@@ -269,7 +269,7 @@ def measured_section(results: Path) -> list[str]:
     """The benchmarks' headlines, and their two figures drawn from their numbers."""
     lines, bench = [*measured_table(results), ""], results / "bench"
     for file, plot, caption in (("growth", bench_growth.plot, "time and memory of a LoRA step"),
-                                ("mixed-grid", bench_mixed.plot, "time of a batch over the different adapters in it")):
+                                ("mixed-grid", bench_mixed.plot, "time of a batch over the adapters in bank and batch")):
         if (bench / f"{file}.json").exists():
             plot(read_json(bench / f"{file}.json"), bench / f"{file}.png")
             lines += [f"![{caption}](bench/{file}.png)"]

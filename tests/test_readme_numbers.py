@@ -1,5 +1,6 @@
 """Every number of README.md and docs/: computed ones follow from the code, measured ones stand in results/."""
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 
 import train
-from experiments import published, readme
+from experiments import bench_mixed, published, readme
 from experiments.counts import formula_counts
 from files.bases import BASES, bases_table
 from model import BertConfig, GPT2Config, RobertaConfig
 from training.precision import LEAST_WIDTH
+from training.recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in readme.PAGES}
@@ -50,6 +52,30 @@ def test_the_parameter_counts_are_the_formulas():
     assert f"{formula_counts(RobertaConfig(), 'lora', 8)['head']:,}" in text
     lora, full = (formula_counts(configs[0], method, 4)["trainable"] for method in ("lora", "full"))
     assert f"r = 4 on q and v: {lora:,} instead of {full:,}" in README and f"formula's {lora:,}" in FLAT["paper-and-code"]
+    share = f"{100 * lora / full:.1f} %"
+    assert f"an adapter of GPT-2 medium has {share} of its numbers" in README and f"medium is {share} of the model" in text
+    assert f"0.35M (Table 3) | {lora:,}, as the paper's own" in text
+    found, apart = FLAT["questions"], formula_counts(RobertaConfig(), "lora", 8)
+    assert f"itself ({apart['head']:,} numbers for two labels beside {apart['trainable']:,})" in found
+    assert f"{12 * full / 1e9:.1f} GB against {12 * lora / 1e6:.1f} MB on GPT-2 medium (computed)" in found
+
+
+def test_the_recipes_that_the_page_quotes():
+    """Both columns of the table of deviations, where they are numbers of training/recipes.py."""
+    text = PAGES["paper-and-code"]
+    paper, repo = (recipe_for(GPT2Config(), "e2e", "lora", name) for name in ("paper", "repo"))
+    assert f"| {paper.dropout}, without saying where (Table 11) |" in text
+    assert f"| {paper.length_penalty} (Table 11) | {repo.length_penalty} (README) |" in text
+    assert f"| {paper.adam_epsilon:.0e}, no clipping: in both".replace("e-0", "e-") in text and paper.clip_norm == 0
+    updates = {method: math.ceil(2400 / recipe_for(GPT2Config(), "e2e", method, "paper").batch_size) for method in (
+        "full", "last-layers", "prefix", "lora", "bitfit", "adapter-h", "adapter-l")}
+    full, lora, adapter = updates["full"], updates["lora"], updates["adapter-h"]
+    assert list(updates.values()) == [full, full, full, lora, lora, adapter, adapter]
+    assert f"{full} updates for full, last layers and prefix, {lora} for LoRA and BitFit, and {adapter} for" in FLAT[
+        "paper-and-code"]
+    for name in ("paper", "repo"):
+        of = recipe_for(RobertaConfig(), "mrpc", "lora", name)
+        assert f"{of.weight_decay}, {of.clip_norm}, {of.adam_epsilon:.0e}: in both".replace("e-0", "e-") in text
 
 
 def test_the_bases_are_those_that_have_a_name_and_their_sizes_are_computed():
@@ -90,6 +116,7 @@ def test_the_runs_of_the_paper_are_computed_from_a_measured_step():
     hours, count, seconds = re.search(r"([\d.]+) h \(computed: ([\d,]+) steps of ([\d.]+) s, Xeon", README).groups()
     assert hours == f"{26_290 * float(seconds) / 3600:.1f}" and count == "26,290"
     assert f"gpt2-medium takes {steps['gpt2-medium']['peak_mib']:,.0f} MiB at batch 8" in FLAT["costs"]
+    assert f"at {100 * readme.A100 / 312e12:.0f} % of the 312 TFLOP/s in bf16 of an A100" in FLAT["costs"]
     assert shown["make e2e-lora"][2] == "1.3 GiB of weights (computed)"      # 354,823,168 x 4 bytes
 
 
@@ -143,8 +170,12 @@ def test_every_spread_and_similarity_stands_in_results_or_in_a_paper():
     assert len(spreads) > 40 and [spread for spread in spreads if spread not in found] == []
     q, v = re.search(r"φ = (\S+) for q, (\S+) for v", text).groups()
     assert f"φ(1, 1) of q {q}, φ(1, 1) of v {v}" in found
-    of_rank = dict(re.findall(r"^\| (r = \d+) \| [^|]+ \| (\d+\.\d ± \d+\.\d)", kept("README.md"), re.MULTILINE))
-    assert f"r = 1 has {of_rank['r = 1']}, r = 8 {of_rank['r = 8']} and r = 64 {of_rank['r = 64']}" in text
+    of = dict(re.findall(r"^\| ((?:r|lr) = \S+) \| [^|]+ \| (\d+\.\d ± \d+\.\d)", kept("README.md"), re.MULTILINE))
+    assert f"r = 1 has {of['r = 1']}, r = 8 {of['r = 8']} and r = 64 {of['r = 64']}" in text
+    assert f"{of['lr = 2e-4']} at 2e-4, {of['lr = 2e-2']} at 2e-2, {of['lr = 1e-1']} at 1e-1" in text
+    lora, full = (int(re.search(rf"^\| {label} \| ([\d,]+)", kept("README.md"), re.MULTILINE)[1].replace(",", ""))
+                  for label in ("LoRA", "full"))
+    assert f"at {100 * lora / full:.1f} % of its parameters" in text
     million = [f"{int(count.replace(',', '')) / 1e6:.1f}" for count in re.findall(
         r"tokens, ([\d,]+) parameters", kept("output/pretrain-mini.txt"))]
     assert f"a GPT-2 of {million[0]} and a RoBERTa of {million[1]} million" in text
@@ -154,15 +185,59 @@ def test_every_spread_and_similarity_stands_in_results_or_in_a_paper():
     assert f"The RoBERTa loses {float(held_out['roberta']):.2f} per" in text
 
 
+def test_each_mean_is_that_of_the_row_which_its_sentence_names():
+    """docs/paper-and-code.md on what of the paper was seen, from the tables of results/README.md."""
+    text, page = FLAT["paper-and-code"], kept("README.md")
+    of = {label: {"BLEU": bleu, "METEOR": meteor, "values": values} for label, _, bleu, _, meteor, *_, values in
+          table(page, "toy-e2e")}                                            # the first of its tables: the methods
+    assert f"On text LoRA has {of['LoRA']['BLEU']} BLEU and full fine-tuning {of['full']['BLEU']}" in text
+    for score, sentence in (("METEOR", "in METEOR it is lower"), ("values", "the values of the record that the text holds")):
+        assert f"{sentence} ({of['LoRA'][score]} against {of['full'][score]})" in text
+    pairs = {row[0]: row[1:] for row in table(page, "accuracy_mismatched")}
+    means = {label: float(cells[1].split()[0]) for label, cells in pairs.items() if "frozen" not in label}
+    assert f"the lowest of all trained methods on inference ({pairs['LoRA'][1]})" in text
+    assert min(means, key=means.get) == "LoRA"
+    assert f"above the frozen base ({pairs['frozen base, head'][2]}; LoRA {pairs['LoRA'][2]})" in text
+    targets = dict(re.findall(r"^\| ([qkvo ]+|fc proj) \| [^|]+ \| (\S+ ± \S+)", page, re.MULTILINE))
+    assert (f"q alone has {targets['q']} and k {targets['k']}, but v alone {targets['v']}, as good as q and v together "
+            f"({targets['q v']}) and all four ({targets['q k v o']}); the MLP, which the paper leaves out, has "
+            f"{targets['fc proj']} with a quarter more") in text
+    mini = {row[0]: row[2] for row in table(page, "mini-e2e")}
+    assert (f"r = 4 has {mini['LoRA']} and is above r = 1 ({mini['LoRA, r = 1']}), while r = 16 adds nothing "
+            f"({mini['LoRA, r = 16']})") in text and f"only full fine-tuning learned here ({mini['full']})" in text
+
+
 def test_the_scores_in_bf16_stand_in_results():
     rows = table(PAGES["speed"], "difference, seed by seed")
     assert [row[1:] for row in rows] == [row[1:] for row in table(kept("bench/bf16.md"), "bf16")] and len(rows) == 3
 
 
+def test_meteor_of_the_pairs_on_which_others_stumbled():
+    """NLTK's numbers are from the two issues, the original's are those of tests/metrics/test_meteor.py."""
+    source = (ROOT / "tests" / "metrics" / "test_meteor.py").read_text("utf-8")
+    first, second = re.findall(r" (0\.\d{4})\), +# (?:nltk issue 2655|evaluate 115)", source)
+    assert f"One pair of sentences has 0.6838 there and {first} in the original" in FLAT["questions"]
+    assert f"another 0.7398 and {second} (" in FLAT["questions"]
+
+
 # ---------------------------------------------------------------- times and memory
+
+def test_the_peaks_of_toy_pairs_are_those_of_the_runs():
+    runs = [json.loads(line)["metrics"] for line in kept("runs.jsonl").splitlines()]
+    peaks = {method: [run["peak_memory_bytes"] / 2**20 for run in runs if run.get("method") == method and (
+        run["task"], run["model"]) == ("mrpc", "toy/roberta")] for method in ("lora", "full")}
+    assert "was {:.0f} to {:.0f} MiB with LoRA and {:.0f} to {:.0f} with full fine-tuning".format(
+        *(of(found) for found in peaks.values() for of in (min, max))) in FLAT["questions"]
+    means = [statistics.mean(found) for found in peaks.values()]
+    assert all(max(found) - min(found) > abs(means[0] - means[1]) for found in peaks.values())     # as the sentence says
 
 def test_the_speed_of_a_step_stands_in_results():
     rows = table(PAGES["speed"], "times as fast")
+    for file, sentence in (("train", "multiplies matrices at {:.0f} to {:.0f} GFLOP/s"),
+                           ("train-amx", "plain bf16 product reached {:.0f} to {:.0f} GFLOP/s")):
+        rates = [point["limit_gflop_per_second"] for point in kept_json(f"bench/{file}.json")["points"]
+                 if file == "train" or point["precision"] == "bf16"]
+        assert sentence.format(min(rates), max(rates)) in FLAT["speed"]
     assert len(rows) == 3
     for name, ours, theirs, ratio, limit, memory in rows:
         row, peer = (re.search(rf"\| {name}, {who}, fp32 \|.*", kept("bench/train.md"))[0] for who in ("ours", r"HF \+ PEFT"))
@@ -192,6 +267,7 @@ def test_the_rule_of_auto_stands_on_what_was_measured():
     assert rows == [[str(a["hidden_size"]), *(cell for point in (a, b) for cell in (
         f"{point['fp32_ms']:.1f}, {point['bf16_ms']:.1f} ms", f"{point['fp32_by_bf16']:.2f}"))]
         for a, b in zip(with_amx, without, strict=True)]
+    assert f"from a hidden size of {LEAST_WIDTH} on" in FLAT["speed"] and f"hidden size of {LEAST_WIDTH} on" in FLAT["claims"]
     assert all((point["fp32_by_bf16"] > 1.05) == (point["hidden_size"] >= LEAST_WIDTH) for point in with_amx)
     assert all(point["fp32_by_bf16"] < 1 for point in without)
 
@@ -225,18 +301,40 @@ def test_the_mixed_batches_stand_in_results():
         assert [by_merged, by_mixed] == [f"{point['mixed_by_merged'][0]:.3f}", f"{point['peft_by_mixed'][0]:.2f}"], name
 
 
-def test_the_grid_of_mixed_batches_and_the_requests_stand_in_results():
-    """Points of equal rows are one measurement and count once."""
-    ratios, points, text = {1: {}, 8: {}}, kept_json("bench/mixed-grid.json")["points"], FLAT["many-tasks"]
-    for point in points:
-        measured = point["model"], point["section"], point["milliseconds"]["mixed"]
-        ratios[point["batch"]][measured] = point["mixed_by_merged"][0], point["peft_by_mixed"][0]
-    (by_merged, by_mixed), (by_merged_8, by_mixed_8) = (zip(*found.values(), strict=True) for found in ratios.values())
-    median = statistics.median
-    assert f"median {median(by_merged):.3f} at batch 1 and {median(by_merged_8):.3f} at batch 8" in text
-    assert f"PEFT by mixed {median(by_mixed):.2f} and {median(by_mixed_8):.2f}" in text
-    assert f"from {min(by_merged_8):.2f} to {max(by_merged_8):.2f} at batch 8" in text
-    assert f"({len(by_merged) + len(by_merged_8)} of its {len(points)} points were measured)" in text
+def copied(points: list[dict]) -> list[tuple]:
+    """Those that have the times of a point before them: nobody measures the same twice."""
+    times = [tuple(point["milliseconds"].values()) for point in points]
+    return [bench_mixed.place(point) for number, point in enumerate(points) if times[number] in times[:number]]
+
+
+def test_every_point_of_the_grid_of_mixed_batches_is_measured_and_stands_in_results():
+    stats = pytest.importorskip("scipy.stats")
+    found, text = kept_json("bench/mixed-grid.json"), FLAT["many-tasks"]
+    points = found["points"]
+    assert copied(points) == [] and len({bench_mixed.place(point) for point in points}) == len(points) == 96
+    assert f"({len(points)} points, {found['rounds']} rounds each," in text
+
+    def medians(key, **where):
+        return statistics.median(point[key][0] for point in points if where.items() <= point.items())
+
+    def growth(key, batch):
+        """The 95 % interval of 128 adapters less 2, paired by model, section and population."""
+        small, large = ({bench_mixed.place(point | {"adapters": 0}): point[key][0] for point in points
+                         if (point["adapters"], point["batch"]) == (bank, batch)} for bank in (2, 128))
+        interval = stats.ttest_1samp([large[place] - small[place] for place in small], 0).confidence_interval()
+        return f"{interval.low:+.2f} to {interval.high:+.2f}"
+    rows = table(PAGES["many-tasks"], "adapters in the bank")
+    assert rows == [[str(bank), *(f"{medians(key, adapters=bank, batch=batch):.2f}" for key in (
+        "mixed_by_merged", "peft_by_mixed") for batch in (1, 8))] for bank in (2, 8, 32, 128)]
+    one, eight, peft_one, peft_eight = (growth(key, batch) for key in ("mixed_by_merged", "peft_by_mixed") for batch in (1, 8))
+    assert f"mixed by merged grows by {one} at batch 1 and by {eight} at batch 8" in text
+    assert f"PEFT by mixed by {peft_one} and {peft_eight}: PEFT's own time" in text
+    alone = medians("peft_by_mixed", adapters=2, batch=1, model="gpt2", section="decode")
+    assert f"where GPT-2 decodes ({alone:.2f} with two)" in text and alone < 1
+
+
+def test_the_file_of_requests_stands_in_results():
+    text = FLAT["many-tasks"]
     found = kept_json("bench/requests.json")
     assert f"{found['requests']:,} requests for {found['adapters']} toy adapters" in text and found["different_answers"] == 0
     assert f"take {found['seconds']:.0f} s in one process and {found['seconds_apart']:.0f} s in" in text
@@ -267,10 +365,20 @@ def test_what_demo_and_tour_print_is_what_they_printed():
         for line in lines:
             beginning = line.removesuffix("...") if line.endswith(" ...") else None
             assert line in printed or beginning and any(longer.startswith(beginning) for longer in printed), line
+    trained, whole = re.findall(r"trainable: ([\d,]+) of ([\d,]+) parameters", kept("output/demo.txt"))[-1]
+    frozen = int(whole.replace(",", "")) - int(trained.replace(",", ""))
+    assert f"LoRA trains {trained} numbers beside the {frozen:,} frozen ones of a toy GPT-2" in FLAT["README"]
+    seconds = re.findall(r"training took (\d+) s", kept("output/demo.txt"))[-1]
+    assert f"in {seconds} s of training on two CPU cores" in FLAT["README"]
     labels = ("frozen base", "LoRA", r"frozen base \+ head", r"LoRA \+ head")
     before, after, *accuracies = (re.search(rf"{label} +0(\.\d+)", kept("output/demo.txt"))[1] for label in labels)
     assert f"BLEU from {100 * float(before):.0f} to {100 * float(after):.0f}" in FLAT["README"]
     assert f"BLEU {before} → {after}, accuracy {accuracies[0]} → {accuracies[1]}" in README
+
+
+def test_every_benchmark_names_its_machine_and_date():
+    rows = table(kept("README.md"), "run on")
+    assert len(rows) > 10 and not [row[0] for row in rows if not re.search(r"\d cores.*, 2026-\d\d-\d\d$", row[3])]
 
 
 def test_the_waiting_times_stand_in_results():

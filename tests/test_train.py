@@ -16,6 +16,7 @@ import lora
 import model as M
 import train
 from adapters import load_adapter
+from files import cli
 from files import weights as W
 from tests import plain
 from training import run_log, run_state, setup, sources, tasks
@@ -413,12 +414,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(run):
 
 # ---------------------------------------------------------------- bad input, through the command line
 
-def command(repository, *arguments, **environment):
-    """(exit status, stderr without the loader's reports) of the real command."""
-    import os
-    done = subprocess.run([sys.executable, "train.py", *map(str, arguments)], cwd=repository, capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, timeout=120)
-    return done.returncode, [line for line in done.stderr.splitlines() if not line.startswith("loaded ")]
+@pytest.fixture()
+def command(repository, monkeypatch, capsys):
+    """Runs `python train.py ARGUMENTS` in this process; returns its exit status and stderr without the loader's reports."""
+    def command(*arguments, **environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(repository)
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.run(train.main)
+        return ended.value.code, [line for line in capsys.readouterr().err.splitlines() if not line.startswith("loaded ")]
+    return command
 
 
 def closed_port():
@@ -473,19 +480,21 @@ def missing_model(repository, toy_data, tmp_path):
 
 @pytest.mark.parametrize("fault", [truncated_weights, wrong_weights, malformed_row, wrong_label, unknown_target, missing_data,
                                    missing_model], ids=lambda fault: fault.__name__)
-def test_bad_input_is_one_clear_line_and_status_1(repository, toy_data, tmp_path, fault):
+def test_bad_input_is_one_clear_line_and_status_1(command, repository, toy_data, tmp_path, fault):
     arguments, words = fault(repository, toy_data, tmp_path)
     home = tmp_path / "home"
-    status, lines = command(repository, *arguments, "--out-dir", tmp_path / "out", HF_HOME=str(home), XDG_CACHE_HOME=str(home),
+    status, lines = command(*arguments, "--out-dir", tmp_path / "out", HF_HOME=str(home), XDG_CACHE_HOME=str(home),
                             HF_ENDPOINT=f"http://127.0.0.1:{closed_port()}")
     assert status == 1
     assert len(lines) == 1 and lines[0].startswith("error: ") and "Traceback" not in lines[0]
     assert all(word in lines[0] for word in words), lines[0]
 
 
-def test_wrong_usage_is_status_2(repository):
-    assert command(repository, "--model", "toy/roberta", "--task", "nonsense")[0] == 2
-    assert command(repository, "--model", "toy/roberta", "--task", "mrpc", "--epochs", "0")[0] == 2
+def test_wrong_usage_is_status_2(command, repository):
+    assert command("--model", "toy/roberta", "--task", "mrpc", "--epochs", "0")[0] == 2
+    done = subprocess.run([sys.executable, "train.py", "--model", "toy/roberta", "--task", "nonsense"], cwd=repository,
+                          capture_output=True)                               # the file is the command
+    assert done.returncode == 2 and not done.stdout
 
 
 # ---------------------------------------------------------------- the step as a whole

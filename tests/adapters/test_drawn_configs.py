@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from test_lora import make_base, theirs, tokens
 
 from adapters import load_adapter
@@ -118,3 +119,6 @@ def test_drawn_adapters_of_peft_equal_peft_or_name_the_setting(tmp_path, capsys)
     with capsys.disabled():
         print(f"\nseed {SEED}, {COUNT} drawn: {', '.join(f'{what} {count}' for what, count in sorted(became.items()))}")
     assert became["equal"] > COUNT / 2
+    if (SEED, COUNT) == (19, 200):
+        page = " ".join((REPOSITORY / "docs" / "adapters.md").read_text(encoding="utf-8").split())
+        assert f"{became['equal']} gave PEFT's logits" in page and f"{COUNT - became['equal']} were refused" in page

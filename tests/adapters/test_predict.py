@@ -368,34 +368,50 @@ def test_many_adapters_answer_in_order_and_as_each_alone(repository, toy_data, t
 
 
 def interactive(repository, kind, chosen, *options):
-    """The process, its answers and reports as bytes through pipes."""
-    return subprocess.Popen(
-        [sys.executable, "predict.py", "--model", f"toy/{kind}", *chosen, "--interactive", "--precision", "fp32", *options],
-        cwd=repository, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={"PATH": "", "LC_ALL": "C", "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"})
+    return [f"{repository}/predict.py", "--model", f"{repository}/toy/{kind}", *chosen, "--interactive", "--precision", "fp32",
+            *options]
 
 
-def test_a_line_in_a_text_out(repository, adapters, toy_data):
+@pytest.fixture()
+def talk(repository, monkeypatch):
+    """Runs predict.py --interactive in this process on an input; returns its output, and how many lines of that stood there
+    whenever a line was read."""
+    def talk(text, *arguments):
+        out, written = io.BytesIO(), []
+
+        class Lines(io.BytesIO):
+            def readline(self):
+                written.append(out.getvalue().count(b"\n"))
+                return super().readline()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(Lines(text)))
+            patch.setattr(sys, "stdout", io.TextIOWrapper(out))
+            assert predict.main(interactive(repository, *arguments)[1:]) == 0
+            return out.getvalue().decode("utf-8"), written
+    return talk
+
+
+def test_a_line_in_a_text_out(repository, adapters, toy_data, talk, capsys):
     """Each line is answered before the next is sent, as decode.py would; the end of the input ends it, even inside a line."""
     mrs = list(dict.fromkeys(mr for mr, _ in data.read_e2e("test", toy_data)))[:3]
     model = load_adapter(M.load_pretrained(repository / "toy/gpt2"), adapters["e2e"])
     _, texts = decode_e2e(model, data.load_tokenizer(repository / "toy/gpt2"), [(mr, "") for mr in mrs], (0.9,), beam_size=3,
                           max_new_tokens=12)
-    process = interactive(repository, "gpt2", ["--adapter", f"e2e={adapters['e2e']}"], "--beam-size", "3",
-                          "--max-new-tokens", "12")
-    for mr, text in zip(mrs[:2], texts[0.9], strict=False):
-        process.stdin.write(mr.encode() + b"\n")
-        process.stdin.flush()
-        assert process.stdout.readline().decode("utf-8") == text + "\n"
-    out, said = process.communicate(b"name " * 600 + b"\n\xff\n" + mrs[2].encode())
-    assert out.decode("utf-8") == texts[0.9][2] + "\n" and process.returncode == 0
-    lines = [line for line in said.decode("utf-8").splitlines() if not line.startswith(("loaded ", "precision: "))]
+    capsys.readouterr()
+    out, written = talk("\n".join([*mrs[:2], "name " * 600, ""]).encode() + b"\xff\n" + mrs[2].encode(), "gpt2",
+                        ["--adapter", f"e2e={adapters['e2e']}"], "--beam-size", "3", "--max-new-tokens", "12")
+    assert out == "".join(text + "\n" for text in texts[0.9]) and written == [0, 1, 2, 2, 2, 3]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("loaded ", "precision: "))]
     assert lines[0] == "e2e: type a text; Ctrl-D or Ctrl-C ends" and len(lines) == 3
     assert "refused: the text has" in lines[1] and lines[2].startswith("refused: ") and "utf-8" in lines[2]
 
 
 def test_a_pair_with_a_tab_in_a_label_out_and_ctrl_c_ends_it(repository, adapters):
-    process = interactive(repository, "roberta", ["--adapter", f"mrpc={adapters['mrpc']}"])
+    """A process of its own, its answers and reports as bytes through pipes."""
+    process = subprocess.Popen(
+        [sys.executable, *interactive(repository, "roberta", ["--adapter", f"mrpc={adapters['mrpc']}"])], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={"PATH": "", "LC_ALL": "C", "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"})
     model = load_adapter(M.load_pretrained(repository / "toy/roberta", num_labels=2), adapters["mrpc"])
     process.stdin.write("only one\nZoë is here.\tIt is Zoë.\r\n".encode())
     process.stdin.flush()
@@ -411,13 +427,12 @@ def test_a_pair_with_a_tab_in_a_label_out_and_ctrl_c_ends_it(repository, adapter
     assert lines == ["mrpc: type two texts with a tab between; Ctrl-D or Ctrl-C ends", "refused: 1 texts; mrpc takes 2"]
 
 
-def test_the_bare_gpt2_goes_on_with_plain_text(repository):
-    process = interactive(repository, "gpt2", [], "--beam-size", "2", "--max-new-tokens", "6")
-    out, said = process.communicate(b"\n\xef\xbb\xbfThe Winter Otter\n")
+def test_the_bare_gpt2_goes_on_with_plain_text(repository, talk, capsys):
+    out, _ = talk(b"\n\xef\xbb\xbfThe Winter Otter\n", "gpt2", [], "--beam-size", "2", "--max-new-tokens", "6")
+    said = capsys.readouterr().err
     model, tokenizer = M.load_pretrained(repository / "toy/gpt2"), data.load_tokenizer(repository / "toy/gpt2")
     ids, = generate(model, [tokenizer.encode("The Winter Otter")], 2, max_new_tokens=6, eos_ids=end_tokens(tokenizer))
-    assert out.decode("utf-8") == clean(tokenizer.decode(ids)) + "\n" and process.returncode == 0
-    assert "refused: the text has 0 tokens" in said.decode("utf-8")
+    assert out == clean(tokenizer.decode(ids)) + "\n" and "refused: the text has 0 tokens" in said
 
 
 @pytest.mark.parametrize("method", ["lora", "head"])

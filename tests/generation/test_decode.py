@@ -37,7 +37,8 @@ def small_model() -> GPT2:
 
 @cache
 def real_configuration() -> GPT2:
-    model = GPT2(GPT2Config())
+    """GPT-2 with its real width and vocabulary, and 3 of its 12 blocks: a search sees the logits and the cache alone."""
+    model = GPT2(GPT2Config(n_layer=3))
     init_weights(model, seed=1)
     return model.eval()
 

@@ -16,7 +16,7 @@ from conftest import SHARED
 
 import data
 import eval_metrics as E
-from metrics import meteor_resources, texts
+from metrics import meteor, meteor_resources, texts
 
 OWN = Path(__file__).parent / "data" / "nlg"
 SETS = {"own": OWN, **{path.parent.name: path.parent for path in sorted((SHARED / "reference").glob("*/scores.json"))}}
@@ -30,10 +30,20 @@ def empty_cache(tmp_path_factory):
         yield
 
 
+def select_from(texts_of_all_sets: list[str]) -> None:
+    """In this process METEOR's table is looked through for the texts of all sets at once, and each set selects from that."""
+    near = meteor.paraphrases_near(texts_of_all_sets)
+    meteor.paraphrases_near = lambda references: near
+
+
 @pytest.fixture(scope="module")
 def evaluations(empty_cache) -> dict:
     """Both variants of every set, computed in two processes."""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+    known = {text for folder in SETS.values() for segment in json.loads(
+        (folder / "scores.json").read_text(encoding="utf-8"))["segments"] for text in segment["ptb_refs"]}
+    normalised = sorted({" ".join(meteor.normalize(text)) for text in known})
+    meteor.paraphrases_near(normalised)                                      # keeps it on disk, where both processes find it
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), select_from, (normalised,)) as pool:
         pairs = {name: texts.read_pair(folder / "refs.txt", folder / "hyp.txt") for name, folder in SETS.items()}
         tasks = {name: (pool.submit(E.evaluate, *pair), pool.submit(E.evaluate, *pair, PERL, "perl"))
                  for name, pair in pairs.items()}

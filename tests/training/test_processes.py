@@ -6,18 +6,23 @@ import sys
 
 import pytest
 
+import train
 from files import weights as W
 
 
-def run(repository, toy_data, out, processes, *options):
-    """torchrun train.py on the toy RoBERTa in fp32, without dropout; returns (status, stdout, stderr)."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0",
-                "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"] if processes > 1 else []
-    done = subprocess.run([sys.executable, *launcher, "train.py", "--model", "toy/roberta", "--task", "mrpc", "--data-dir",
-                           str(toy_data), "--out-dir", str(out), "--limit-train", "61", "--limit-eval", "12", "--batch-size",
-                           "8", "--lr", "0.003", "--dropout", "0", "--model-dropout", "0", "--precision", "fp32",
-                           *options], cwd=repository,
-                          capture_output=True, text=True, timeout=170, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def arguments(repository, toy_data, out, *options):
+    """train.py's, for the toy RoBERTa in fp32, without dropout."""
+    return ["--model", str(repository / "toy" / "roberta"), "--task", "mrpc", "--data-dir", str(toy_data), "--out-dir",
+            str(out), "--limit-train", "61", "--limit-eval", "12", "--batch-size", "8", "--lr", "0.003", "--dropout", "0",
+            "--model-dropout", "0", "--precision", "fp32", *options]
+
+
+def run_two(repository, *given):
+    """torchrun train.py in two processes; returns (status, stdout, stderr)."""
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+                           "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "train.py",
+                           *arguments(repository, *given)], cwd=repository, capture_output=True, text=True, timeout=170,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
     return done.returncode, done.stdout, done.stderr
 
 
@@ -29,8 +34,8 @@ def result(out):
 
 def test_two_processes_give_the_losses_of_one(repository, toy_data, tmp_path):
     """Two epochs; the last batch of each has one sample, so that one process has none."""
-    assert run(repository, toy_data, tmp_path / "one", 1, "--epochs", "2", "--batch-size", "3")[0] == 0
-    status, stdout, stderr = run(repository, toy_data, tmp_path / "two", 2, "--epochs", "2", "--batch-size", "3")
+    assert train.main(arguments(repository, toy_data, tmp_path / "one", "--epochs", "2", "--batch-size", "3")) == 0
+    status, stdout, stderr = run_two(repository, toy_data, tmp_path / "two", "--epochs", "2", "--batch-size", "3")
     assert status == 0, stderr
     (one, one_log), (two, two_log) = result(tmp_path / "one"), result(tmp_path / "two")
     assert stdout.count("run folder: ") == 1 == stderr.count("loaded ")
@@ -45,7 +50,7 @@ def test_two_processes_give_the_losses_of_one(repository, toy_data, tmp_path):
 
 def test_an_error_in_the_first_process_ends_both(repository, toy_data, tmp_path):
     """The run folder is taken: only the first process can know, and the second must not wait for it."""
-    assert run(repository, toy_data, tmp_path, 1, "--max-steps", "1")[0] == 0
+    assert train.main(arguments(repository, toy_data, tmp_path, "--max-steps", "1")) == 0
     next(tmp_path.rglob("metrics.json")).unlink()                            # an unfinished one
-    status, _, stderr = run(repository, toy_data, tmp_path, 2, "--max-steps", "1")
+    status, _, stderr = run_two(repository, toy_data, tmp_path, "--max-steps", "1")
     assert status != 0 and "error: " in stderr and "holds an unfinished run: give --resume" in stderr
