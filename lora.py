@@ -200,10 +200,10 @@ def base_fingerprints(model: nn.Module) -> dict[str, str]:
     if model.fingerprints is not None:
         return model.fingerprints
     digests = {dtype: hashlib.sha256() for dtype in (torch.float32, torch.bfloat16, torch.float16)}
-    for name, parameter in sorted(model.named_parameters()):
-        for dtype, digest in digests.items() if is_base(model, name) else ():
+    for name, parameter in sorted(pair for pair in model.named_parameters() if is_base(model, pair[0])):
+        numbers = parameter.detach().flatten()[::max(1, parameter.numel() // 256)].float()
+        numbers = [] if parameter.is_meta else [numbers.cpu()]               # a meta tensor has none
+        for dtype, digest in digests.items():
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
-            if not parameter.is_meta:                                        # a meta tensor has no numbers
-                numbers = parameter.detach().flatten()[::max(1, parameter.numel() // 256)]
-                digest.update(numbers.float().to(dtype).float().cpu().contiguous().numpy().tobytes())
+            digest.update(b"".join(part.to(dtype).float().contiguous().numpy().tobytes() for part in numbers))
     return {str(dtype).removeprefix("torch."): digest.hexdigest()[:16] for dtype, digest in digests.items()}

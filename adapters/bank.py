@@ -35,6 +35,7 @@ from adapters.saving import alpha_for, copy_tensors, read_adapter
 from generation import generate
 from lora import base_fingerprints, lora_layers
 from speed.packed import TOKENS_AT_A_TIME, pack
+from speed.transfer import to_host
 
 BASE = "base"                                                                # adapter 0: no update, the base's own head
 
@@ -62,10 +63,11 @@ def bank_adapter_of(model: nn.Module, adapter: Adapter, alpha: float | None = No
     scale, updates = alpha_for(adapter, alpha) / adapter.rank, {}
     for target in adapter.targets:
         pairs = [adapter.updates[layer_name(config, index, target)][target] for index in range(config.num_layers)]
-        A, B = (torch.stack(matrices).to(device) for matrices in zip(*pairs, strict=True))
+        A, B = (torch.stack(matrices) for matrices in zip(*pairs, strict=True))
         updates[target] = A, (scale * B.mT).contiguous()
         if not all(matrix.isfinite().all() for matrix in updates[target]):
             raise ValueError(f"the update of target '{target}' holds NaN or infinity; expected finite numbers")
+        updates[target] = tuple(matrix.to(device) for matrix in updates[target])
     head = None
     if model.head:
         with torch.device("meta"):
@@ -104,6 +106,7 @@ class AdapterBank:
             if isinstance(adapter, (str, Path)):
                 adapter = read_adapter(adapter, self.model.config)
             if isinstance(adapter, Adapter):
+                self.model.fingerprints = base_fingerprints(self.model)      # taken once, not for every adapter
                 adapter = bank_adapter_of(self.model, adapter, alpha)
         except ValueError as error:
             raise ValueError(f"adapter '{name}': {error} ({self.held()})") from None
@@ -168,12 +171,15 @@ class AdapterBank:
         adapters = self.choose(names, len(sequences))
         if not all(map(len, sequences)):
             raise ValueError("a sequence has no token, expected at least one in each: leave it out")
-        order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
+        embedding = next(self.model.parameters())
+        order, device = sorted(range(len(sequences)), key=lambda row: -len(sequences[row])), embedding.device
+        if device.type != "cpu":                                             # there padding makes them alike: by adapter
+            order.sort(key=list(map(id, adapters)).__getitem__)
         adapters, sequences = [adapters[row] for row in order], [sequences[row] for row in order]
-        embedding, lengths = next(self.model.parameters()), [len(sequence) for sequence in sequences]
         multiple = TOKENS_AT_A_TIME if embedding.dtype == torch.bfloat16 else 1
-        ids, attend = pack(sequences, self.model.causal, embedding.device, multiple)             # (N,)
-        first = (torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)).to(embedding.device)
+        ids, attend = pack(sequences, self.model.causal, device, multiple)                       # (N,)
+        lengths = attend.lengths[:len(sequences)]
+        ids, first = attend.send(device, ids, attend.starts[:len(sequences)])
         try:
             self.route(adapters, lengths)
             hidden = self.model.hidden_states(ids, attend, first if self.model.head else slice(None))
@@ -182,7 +188,8 @@ class AdapterBank:
         if self.model.head:
             found = classify(adapters, hidden)                               # (B, C) -> B times (L,)
         else:
-            found = self.model.logits(hidden[:sum(lengths)]).split(lengths)  # (N, C) -> (N, V) -> B times (T, V)
+            found = self.model.logits(hidden[:sum(lengths)]).split(lengths)  # (N, C) -> (N, V) -> B times (T or more, V)
+            found = [logits[:len(sequence)] for logits, sequence in zip(found, sequences, strict=True)]
         in_order = dict(zip(order, found, strict=True))
         return [in_order[row] for row in range(len(order))]
 
@@ -192,6 +199,7 @@ class AdapterBank:
         GPT-2: (B, T, V), zeros at padding. RoBERTa: B tensors, each as long as the row's task has labels.
         Raises ValueError also for padding elsewhere, and for a row without a token."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        input_ids, mask = to_host(input_ids, mask)
         if (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError("attention_mask has a 0 before a 1: a bank takes padding on the right only")
         if (empty := ~mask.bool().any(dim=1)).any():
@@ -245,7 +253,9 @@ def classify(adapters: Sequence[BankAdapter], first: Tensor) -> list[Tensor]:
     logits: list[Tensor] = [first] * len(adapters)
     for adapter in dict.fromkeys(adapters):
         places = [place for place, other in enumerate(adapters) if other is adapter]
-        for place, values in zip(places, adapter.head(first[places]), strict=True):      # (n, C) -> (n, L)
+        together = places[-1] - places[0] == len(places) - 1                 # a slice needs no indices on the device
+        of_adapter = first[places[0]:places[-1] + 1] if together else first[places]
+        for place, values in zip(places, adapter.head(of_adapter), strict=True):         # (n, C) -> (n, L)
             logits[place] = values
     return logits
 
@@ -254,6 +264,8 @@ def pad_and_stack(matrices: Sequence[Tensor | None], dtype: torch.dtype) -> Tens
     """(I, r, d) of every row -> (I, B, R, d), R the highest r, zeros where a row has no matrix or a lower rank."""
     if len(matrices) == 1:
         return matrices[0][:, None].to(dtype)
+    if len({matrix is not None and matrix.shape for matrix in matrices}) == 1:
+        return torch.stack([matrix.to(dtype) for matrix in matrices], dim=1)             # one kernel
     largest = max((matrix for matrix in matrices if matrix is not None), key=lambda matrix: matrix.shape[1])
     blocks, rank, d = largest.shape
     stacked = largest.new_zeros(blocks, len(matrices), rank, d, dtype=dtype)
@@ -268,9 +280,9 @@ def add_updates(updates: list[tuple[slice, Tensor, Tensor]], lengths: list[int] 
     """A forward hook: h (B, T, d_out) of a layer with input x (B, T, d_in) gets each row's own B A x. Rows that stand end
     to end, (N, d), are taken one by one, without what fills N up; after the last attention one token of each may be left."""
     (x,), n_rows = inputs, len(updates[0][1])
-    if lengths is None or n_rows == 1 or len(x) == n_rows:
-        if lengths is not None:
-            x, h = (x[None], h[None]) if n_rows == 1 else (x[:, None], h[:, None])       # all as one row, or one token each
+    if lengths is None or n_rows == 1 or len(x) == n_rows or x.device.type != "cpu":     # there all rows are padded alike
+        if lengths is not None:                                              # all as one row, one token each, or (B, T, d)
+            x, h = (x[None], h[None]) if n_rows == 1 else (y.unflatten(0, (n_rows, -1)) for y in (x, h))
         for rows, A, B in updates:
             h[..., rows].add_((x @ A.mT) @ B)                                # (B, T, d_in) -> (B, T, R) -> (B, T, d_out)
         return

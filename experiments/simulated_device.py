@@ -148,7 +148,7 @@ def dispatch(function, args: tuple, kwargs: dict):
 
 
 def refuse_mixture(packet, args: tuple, tensors: list[Tensor]) -> None:
-    """As CUDA does: a single number may come from the processor's memory, and an index. Raises RuntimeError for other tensors."""
+    """As CUDA does: a single number may come from the processor's memory, and an index; RuntimeError for other tensors."""
     indices = [index for index in args[1] if index is not None] if packet in INDEXING else []
     strangers = [tensor for tensor in tensors if not isinstance(tensor, SimulatedTensor) and tensor.dim() > 0
                  and not any(tensor is index for index in indices)]

@@ -20,7 +20,7 @@ from speed.attention import attention
 from speed.transfer import to_device
 
 TOKENS_AT_A_TIME = 32
-PADDED_TO = 8                                                                # a multiple of it: what a GPU's kernels are made for
+PADDED_TO = 8                                                                # to a multiple of it: a GPU has fast kernels for t
 
 
 class Packed:

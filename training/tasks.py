@@ -195,7 +195,8 @@ class GenerationTask:
         device, multiple = next(model.parameters()).device, tokens_at_a_time(model)
         input_ids, attend = pack([ids[:-1] for ids, _ in samples], model.causal, device, multiple)       # (N,)
         targets = [data.targets_of(*sample) for sample in samples]           # -100 where there is none
-        wanted = torch.cat([start + (own >= 0).nonzero().squeeze(1) for start, own in zip(attend.starts, targets, strict=False)])
+        wanted = torch.cat([start + (own >= 0).nonzero().squeeze(1) for start, own in
+                            zip(attend.starts, targets, strict=False)])              # (M,): where they stand in N
         targets = torch.cat([own[own >= 0] for own in targets])              # (M,)
         input_ids, wanted, targets = attend.send(device, input_ids, round_up(wanted, multiple), targets)
         hidden_states = model.hidden_states(input_ids, attend, wanted)       # (M, C), or a few rows more
