@@ -229,22 +229,28 @@ class AdapterBank:
             adapters = []                                                    # the weights hold it
         elif adapters:
             self.unmerge()
-        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, updates, lengths))
-                      for layer, updates in self.gather(adapters).items()]
+        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_update, update, lengths))
+                      for layer, update in self.gather(adapters).items()]
 
-    def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, list[tuple[slice, Tensor, Tensor]]]:
-        """What a batch adds, by layer name: for each target on the layer the rows of its output, A (B, R, d_in) and
-        B (B, R, d_out), in the format of the base's weights. R is the highest rank of the rows' adapters. If all rows have
-        the same adapter, B is 1: nothing is copied, the product is shared."""
+    def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[slice, Tensor, Tensor]]:
+        """What a batch adds, by layer name: the rows of the layer's output, A (B, R, d_in) and B (B, R, d_out), in the format of
+        the base's weights. R is the highest rank of the rows' adapters, of several targets on one layer together. If all rows
+        have the same adapter, B is 1: the product is shared."""
         if len(set(adapters)) == 1:
             adapters = adapters[:1]
-        config, dtype, layers = self.model.config, next(self.model.parameters()).dtype, {}
+        config, dtype, found = self.model.config, next(self.model.parameters()).dtype, {}
         for name, target in config.targets.items():
             pairs = [adapter.updates.get(name) for adapter in adapters]
             if any(pairs):
                 A, B = (pad_and_stack([pair and pair[part] for pair in pairs], dtype) for part in (0, 1))
-                for index in range(config.num_layers):
-                    layers.setdefault(layer_name(config, index, name), []).append((target.rows, A[index], B[index]))
+                found.setdefault(target.path, []).append((name, A, B))       # (I, B, R, d)
+        layers = {}
+        for of_layer in found.values():
+            name, A, B = of_layer[0]
+            rows = config.targets[name].rows
+            if len(of_layer) > 1:                                            # q and v of a fused layer: one product for both
+                rows, A, B = side_by_side(of_layer, config.targets)
+            layers |= {layer_name(config, index, name): (rows, A[index], B[index]) for index in range(config.num_layers)}
         return layers
 
 
@@ -275,18 +281,29 @@ def pad_and_stack(matrices: Sequence[Tensor | None], dtype: torch.dtype) -> Tens
     return stacked
 
 
-def add_updates(updates: list[tuple[slice, Tensor, Tensor]], lengths: list[int] | None, layer: nn.Module,
-                inputs: tuple[Tensor], h: Tensor) -> None:
+def side_by_side(of_layer: list[tuple[str, Tensor, Tensor]], targets: dict) -> tuple[slice, Tensor, Tensor]:
+    """Targets of one layer, A and B (I, B, r, d) each, as one: their ranks add up, and each B is zero outside of its rows."""
+    d_out, rank = targets[of_layer[0][0]].shape[0], 0
+    A = torch.cat([A for _, A, _ in of_layer], dim=2)                        # (I, B, R, d_in)
+    together = A.new_zeros(*A.shape[:3], d_out)
+    for name, _, B in of_layer:
+        together[:, :, rank:rank + B.shape[2], targets[name].rows] = B
+        rank += B.shape[2]
+    return slice(None), A, together
+
+
+def add_update(update: tuple[slice, Tensor, Tensor], lengths: list[int] | None, layer: nn.Module, inputs: tuple[Tensor],
+               h: Tensor) -> None:
     """A forward hook: h (B, T, d_out) of a layer with input x (B, T, d_in) gets each row's own B A x. Rows that stand end
     to end, (N, d), are taken one by one, without what fills N up; after the last attention one token of each may be left."""
-    (x,), n_rows = inputs, len(updates[0][1])
-    if lengths is None or n_rows == 1 or len(x) == n_rows or x.device.type != "cpu":     # there all rows are padded alike
-        if lengths is not None:                                              # all as one row, one token each, or (B, T, d)
-            x, h = (x[None], h[None]) if n_rows == 1 else (y.unflatten(0, (n_rows, -1)) for y in (x, h))
-        for rows, A, B in updates:
-            h[..., rows].add_((x @ A.mT) @ B)                                # (B, T, d_in) -> (B, T, R) -> (B, T, d_out)
+    (x,), (rows, A, B) = inputs, update
+    if len(A) == 1:                                                          # all as one row
+        x, h = x.reshape(1, -1, x.shape[-1]), h.view(1, -1, h.shape[-1])
+    elif lengths is not None and (len(x) == len(A) or x.device.type != "cpu"):           # one token each, or padded alike
+        x, h = x.unflatten(0, (len(A), -1)), h.unflatten(0, (len(A), -1))
+    if x.dim() == 3:
+        h[..., rows].baddbmm_(x @ A.mT, B)                                   # (B, T, d_in) -> (B, T, R) -> (B, T, d_out)
         return
     N = sum(lengths)
     for row, (tokens, out) in enumerate(zip(x[:N].split(lengths), h[:N].split(lengths), strict=True)):
-        for rows, A, B in updates:
-            out[:, rows].addmm_(tokens @ A[row].T, B[row])                   # (t, d_in) -> (t, R) -> (t, d_out)
+        out[:, rows].addmm_(tokens @ A[row].T, B[row])                       # (t, d_in) -> (t, R) -> (t, d_out)

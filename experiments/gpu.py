@@ -67,7 +67,7 @@ def recipe_times(figures: dict) -> list[dict]:
     rows = []
     for target, (model, steps, texts) in RECIPES.items():
         for point in trained:
-            if (point["model"], point["way"]) == (model, "ours"):
+            if (point.get("model"), point.get("way")) == (model, "ours"):
                 a_text = [p["seconds_per_text"] for p in searched if p["model"] == model and p["way"].startswith("ours")]
                 if texts and not a_text:
                     continue

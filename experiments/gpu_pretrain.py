@@ -1,8 +1,8 @@
 """A small GPT-2 pretrained on a GPU for a given time, and then E2E on it by LoRA and in full: the last section of gpu.py.
 
-The texts (GLUE's training files) and the tokenizer are those of pretrain_mini.py; the loss is over the whole
-vocabulary, which a GPU has time for, and the learning rate falls with the time that is left. The base stays in OUT/mini-gpt2, in
-fp16 and in files of at most MOST_BYTES: the embedding alone fills one, hence the width. Left out: a RoBERTa.
+The texts (GLUE's training files) and the tokenizer are those of pretrain_mini.py; the loss is over the whole vocabulary,
+which a GPU has time for, and the learning rate falls with the time that is left. The base stays in OUT/mini-gpt2, in fp16 and
+in files of at most MOST_BYTES: the embedding alone fills one, hence the width. Left out: a RoBERTa.
 """
 import random
 import shutil

@@ -142,9 +142,8 @@ def dispatch(function, args: tuple, kwargs: dict):
         kwargs = kwargs | {"device": torch.device("cpu")}
     out = function(*inner(args), **inner(kwargs))
     if to != NAME or packet is ATEN.copy_ and not isinstance(args[0], SimulatedTensor):
-        return out.clone() if packet is ATEN._to_copy else out               # no copy here is a view of the device's memory
-    wrapped = tree_map_only(Tensor, SimulatedTensor, out.clone() if packet is ATEN._to_copy else out)
-    return return_and_correct_aliasing(function, args, kwargs, wrapped)
+        return out
+    return return_and_correct_aliasing(function, args, kwargs, tree_map_only(Tensor, SimulatedTensor, out))
 
 
 def refuse_mixture(packet, args: tuple, tensors: list[Tensor]) -> None:
@@ -197,18 +196,26 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | Non
     """F.scaled_dot_product_attention, (B, H, T, D) over (B, H, S, D), as a GPU has it: one kernel each way."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         SimulatedTensor.counts.add("kernels", "mask of truth values", 3)
-    return Attention.apply(query, key, value, attn_mask, {"dropout_p": dropout_p, "is_causal": is_causal} | options)
+    refuse_mixture("attention", (), [tensor for tensor in (query, key, value, attn_mask) if tensor is not None])
+    SimulatedTensor.counts.add("kernels", "attention")
+    options |= {"dropout_p": dropout_p, "is_causal": is_causal}
+    if torch.is_grad_enabled():
+        return Attention.apply(query, key, value, attn_mask, options)
+    return SimulatedTensor(forward(*inner((query, key, value, attn_mask)), options))
+
+
+def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict) -> Tensor:
+    """In memory (B, T, H, D), as a GPU has it."""
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, **options)
+    return out.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 class Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict) -> Tensor:
-        refuse_mixture("attention", (), [tensor for tensor in (query, key, value, mask) if tensor is not None])
-        SimulatedTensor.counts.add("kernels", "attention")
         with torch.enable_grad():
             ctx.leaves = [tensor.inner.detach().requires_grad_() for tensor in (query, key, value)]
-            out = F.scaled_dot_product_attention(*ctx.leaves, attn_mask=inner(mask), **options)
-            ctx.out = out.transpose(1, 2).contiguous().transpose(1, 2)       # in memory (B, T, H, D), as on a GPU
+            ctx.out = forward(*ctx.leaves, inner(mask), options)
         return SimulatedTensor(ctx.out.detach())
 
     @staticmethod
