@@ -233,9 +233,9 @@ class AdapterBank:
                       for layer, update in self.gather(adapters).items()]
 
     def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[slice, Tensor, Tensor]]:
-        """What a batch adds, by layer name: the rows of the layer's output, A (B, R, d_in) and B (B, R, d_out), in the format of
-        the base's weights. R is the highest rank of the rows' adapters, of several targets on one layer together. If all rows
-        have the same adapter, B is 1: the product is shared."""
+        """What a batch adds, by layer name: the rows of the layer's output, A (B, R, d_in) and B (B, R, d_out), in the format
+        of the base's weights. R is the highest rank of the rows' adapters, of several targets on one layer together. If all
+        rows have the same adapter, B is 1: the product is shared."""
         if len(set(adapters)) == 1:
             adapters = adapters[:1]
         config, dtype, found = self.model.config, next(self.model.parameters()).dtype, {}

@@ -69,8 +69,9 @@ def loss_of(model: nn.Module, sequences: Sequence[list[int]] = SEQUENCES) -> tor
 
 def training(device: str, make: Callable[[], nn.Module], method: str) -> float:
     """Loss and gradients of one batch: the largest difference, as a share of the largest number."""
-    model = with_numbers_in_B(apply_method(make(), method, rank=3, alpha=7, seed=0)).train()
-    there = copy.deepcopy(model).to(device)
+    model = make()
+    apply_method(model, method, rank=3, alpha=7)
+    there = copy.deepcopy(with_numbers_in_B(model).train()).to(device)
     found = []
     for each in (model, there):
         loss = loss_of(each)

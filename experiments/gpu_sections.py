@@ -178,7 +178,6 @@ def steps(context: Context, name: str, precision: str, end: float) -> Iterator[d
            "device": context.device, "precision": precision,
            "options": ["--device", context.device, "--limit-train", "2000", "--limit-eval", "1", "--precision",
                        "fp32" if precision == "fp16" else precision]}
-    torch.set_float32_matmul_precision("high")
     ways, memory = {}, {}
     for way, build in {"ours": Halved if precision == "fp16" else Ours, **({"peer": Peer} if has_peers() else {})}.items():
         before, _ = context.allocated(), context.peak_since()
@@ -366,6 +365,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)
+    torch.set_float32_matmul_precision("high")                               # TF32, ours and the peers'
     points = []
     with tempfile.TemporaryDirectory() as scratch:
         for point in SECTIONS[options.section](Context(options, Path(scratch))):
