@@ -20,7 +20,7 @@ Left out: time, memory, autocast.
 """
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -71,6 +71,8 @@ class SimulatedTensor(Tensor):
                 return attention(*args, **(kwargs or {}))
             if function is Tensor.tolist:
                 return args[0].cpu().tolist()
+            if function is Tensor.untyped_storage:                           # where training/memory.py counts bytes
+                return args[0].inner.untyped_storage()
             return function(*args, **(kwargs or {}))
 
     @classmethod
@@ -140,10 +142,12 @@ def dispatch(function, args: tuple, kwargs: dict):
     count(function, args, kwargs, to)
     if asked is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
-    out = function(*inner(args), **inner(kwargs))
+    with torch.inference_mode(args[0].is_inference()) if is_view(function) and here else nullcontext():      # as what it shows
+        out = function(*inner(args), **inner(kwargs))
+        wrapped = out if to != NAME else tree_map_only(Tensor, SimulatedTensor, out)
     if to != NAME or packet is ATEN.copy_ and not isinstance(args[0], SimulatedTensor):
         return out
-    return return_and_correct_aliasing(function, args, kwargs, tree_map_only(Tensor, SimulatedTensor, out))
+    return return_and_correct_aliasing(function, args, kwargs, wrapped)
 
 
 def refuse_mixture(packet, args: tuple, tensors: list[Tensor]) -> None:

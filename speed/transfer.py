@@ -29,7 +29,8 @@ def widest_first(tensors: Sequence[Tensor]) -> list[int]:
 
 def together(tensors: Sequence[Tensor]) -> Tensor:
     """The bytes of all, (N,)."""
-    return torch.cat([tensors[index].contiguous().view(-1).view(torch.uint8) for index in widest_first(tensors)])
+    in_order = [tensors[index].contiguous() for index in widest_first(tensors)]
+    return torch.cat([tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8) for tensor in in_order])
 
 
 def apart(copied: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
