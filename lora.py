@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model import Dropout
+from speed.update import add_to
 
 TARGETS = ("q", "k", "v", "o", "fc", "proj", "qkv")                          # the paper's models'; Table 5 names q k v o
 
@@ -81,7 +82,7 @@ class LoRALinear(nn.Module):
             x = self.dropout(x)
             for target, rows in self.targets.items():
                 A, B = self.lora_A[target].to(x.dtype), self.lora_B[target].to(x.dtype)
-                h[:, rows].add_(self.scale * (x @ A.T) @ B.T)                # + (alpha / r) B A x
+                h = add_to(h, rows, (x @ A.T) @ B.T, self.scale)             # h[:, rows] += (alpha / r) B A x
         return h.view(*shape, -1)                                            # (N, d_out) -> (..., d_out)
 
     def rows_of_weight(self, target: str) -> Tensor:
@@ -199,10 +200,9 @@ def base_fingerprints(model: nn.Module) -> dict[str, str]:
     if model.fingerprints is not None:
         return model.fingerprints
     digests = {dtype: hashlib.sha256() for dtype in (torch.float32, torch.bfloat16, torch.float16)}
-    for name, parameter in sorted(model.named_parameters()):
-        for dtype, digest in digests.items() if is_base(model, name) else ():
+    for name, parameter in sorted(pair for pair in model.named_parameters() if is_base(model, pair[0])):
+        numbers = [] if parameter.is_meta else [parameter.detach().flatten()[::max(1, parameter.numel() // 256)].float().cpu()]
+        for dtype, digest in digests.items():
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
-            if not parameter.is_meta:                                        # a meta tensor has no numbers
-                numbers = parameter.detach().flatten()[::max(1, parameter.numel() // 256)]
-                digest.update(numbers.float().to(dtype).float().cpu().contiguous().numpy().tobytes())
+            digest.update(b"".join(part.to(dtype).float().contiguous().numpy().tobytes() for part in numbers))
     return {str(dtype).removeprefix("torch."): digest.hexdigest()[:16] for dtype, digest in digests.items()}

@@ -43,6 +43,7 @@ from data import GLUE_TASKS
 from files import cli
 from files.published import fetch_model
 from files.tokenizer import load_tokenizer
+from lora import base_fingerprints
 from model import load_pretrained
 from training.precision import choose_precision, format_of_run, hold_frozen_in, named_precision
 from training.processes import DEVICE_HELP, resolve_device
@@ -147,7 +148,9 @@ def alpha_of(name: str, path: str, model: torch.nn.Module, given: float | None) 
 def load_bank(directory: Path, adapters: list[tuple[str, str]], alpha: float | None, device: str,
               precision: str) -> AdapterBank:
     """The base on its device, with its adapters, in the format asked for, which is said on stderr."""
-    model = load_pretrained(directory).requires_grad_(False).to(device)
+    model = load_pretrained(directory).requires_grad_(False)
+    model.fingerprints = base_fingerprints(model)                            # before its numbers are on another device
+    model.to(device)
     formats = {format_of_run(path) for _, path in adapters} - {None}
     precision, why = choose_precision(precision, model, device, formats.pop() if len(formats) == 1 else None)
     bank = AdapterBank(model)

@@ -36,6 +36,7 @@ class Predictor:
             indices = by_length[start:start + self.batch_size]
             batch = [requests[index] for index in indices]
             logits = self.bank.logits_of([request.adapter for request in batch], [request.ids for request in batch])
+            logits = torch.cat(logits).cpu().split([len(values) for values in logits])   # one copy for all answers
             for index, request, values in zip(indices, batch, logits, strict=True):
                 answers[index] = named(self.reader.forms[request.adapter], values)
         return [answers[index] for index in range(len(requests))]

@@ -35,6 +35,7 @@ from adapters.saving import alpha_for, complete_head, copy_tensors, read_adapter
 from generation import generate
 from lora import base_fingerprints, lora_layers
 from speed.packed import TOKENS_AT_A_TIME, pack
+from speed.transfer import to_host
 
 BASE = "base"                                                                # adapter 0: no update, the base's own head
 
@@ -63,10 +64,11 @@ def bank_adapter_of(model: nn.Module, adapter: Adapter, alpha: float | None = No
     scale, updates = alpha_for(adapter, alpha) / adapter.rank, {}
     for target in adapter.targets:
         pairs = [adapter.updates[layer_name(config, index, target)][target] for index in range(config.num_layers)]
-        A, B = (torch.stack(matrices).to(device) for matrices in zip(*pairs, strict=True))
+        A, B = (torch.stack(matrices) for matrices in zip(*pairs, strict=True))
         updates[target] = A, (scale * B.mT).contiguous()
         if not all(matrix.isfinite().all() for matrix in updates[target]):
             raise ValueError(f"the update of target '{target}' holds NaN or infinity; expected finite numbers")
+        updates[target] = tuple(matrix.to(device) for matrix in updates[target])
     head = None
     if model.head:
         with torch.device("meta"):
@@ -106,6 +108,7 @@ class AdapterBank:
             if isinstance(adapter, (str, Path)):
                 adapter = read_adapter(adapter, self.model.config)
             if isinstance(adapter, Adapter):
+                self.model.fingerprints = base_fingerprints(self.model)      # taken once, not for every adapter
                 adapter = bank_adapter_of(self.model, adapter, alpha)
         except ValueError as error:
             raise ValueError(f"adapter '{name}': {error} ({self.held()})") from None
@@ -170,12 +173,15 @@ class AdapterBank:
         adapters = self.choose(names, len(sequences))
         if not all(map(len, sequences)):
             raise ValueError("a sequence has no token, expected at least one in each: leave it out")
-        order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
+        embedding = next(self.model.parameters())
+        order, device = sorted(range(len(sequences)), key=lambda row: -len(sequences[row])), embedding.device
+        if device.type != "cpu":                                             # there padding makes them alike: by adapter
+            order.sort(key=list(map(id, adapters)).__getitem__)
         adapters, sequences = [adapters[row] for row in order], [sequences[row] for row in order]
-        embedding, lengths = next(self.model.parameters()), [len(sequence) for sequence in sequences]
         multiple = TOKENS_AT_A_TIME if embedding.dtype == torch.bfloat16 else 1
-        ids, attend = pack(sequences, self.model.causal, embedding.device, multiple)             # (N,)
-        first = (torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)).to(embedding.device)
+        ids, attend = pack(sequences, self.model.causal, device, multiple)                       # (N,)
+        lengths = attend.lengths[:len(sequences)]
+        ids, first = attend.send(device, ids, attend.starts[:len(sequences)])
         try:
             self.route(adapters, lengths)
             hidden = self.model.hidden_states(ids, attend, first if self.model.head else slice(None))
@@ -184,7 +190,8 @@ class AdapterBank:
         if self.model.head:
             found = classify(adapters, hidden)                               # (B, C) -> B times (L,)
         else:
-            found = self.model.logits(hidden[:sum(lengths)]).split(lengths)  # (N, C) -> (N, V) -> B times (T, V)
+            found = self.model.logits(hidden[:sum(lengths)]).split(lengths)  # (N, C) -> (N, V) -> B times (T or more, V)
+            found = [logits[:len(sequence)] for logits, sequence in zip(found, sequences, strict=True)]
         in_order = dict(zip(order, found, strict=True))
         return [in_order[row] for row in range(len(order))]
 
@@ -194,6 +201,7 @@ class AdapterBank:
         GPT-2: (B, T, V), zeros at padding. RoBERTa: B tensors, each as long as the row's task has labels.
         Raises ValueError also for padding elsewhere, and for a row without a token."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        input_ids, mask = to_host(input_ids, mask)
         if (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError("attention_mask has a 0 before a 1: a bank takes padding on the right only")
         if (empty := ~mask.bool().any(dim=1)).any():
@@ -223,22 +231,28 @@ class AdapterBank:
             adapters = []                                                    # the weights hold it
         elif adapters:
             self.unmerge()
-        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, updates, lengths))
-                      for layer, updates in self.gather(adapters).items()]
+        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_update, update, lengths))
+                      for layer, update in self.gather(adapters).items()]
 
-    def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, list[tuple[slice, Tensor, Tensor]]]:
-        """What a batch adds, by layer name: for each target on the layer the rows of its output, A (B, R, d_in) and
-        B (B, R, d_out), in the format of the base's weights. R is the highest rank of the rows' adapters. If all rows have
-        the same adapter, B is 1: nothing is copied, the product is shared."""
+    def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[slice, Tensor, Tensor]]:
+        """What a batch adds, by layer name: the rows of the layer's output, A (B, R, d_in) and B (B, R, d_out), in the format
+        of the base's weights. R is the highest rank of the rows' adapters, of several targets on one layer together. If all
+        rows have the same adapter, B is 1: the product is shared."""
         if len(set(adapters)) == 1:
             adapters = adapters[:1]
-        config, dtype, layers = self.model.config, next(self.model.parameters()).dtype, {}
+        config, dtype, found = self.model.config, next(self.model.parameters()).dtype, {}
         for name, target in config.targets.items():
             pairs = [adapter.updates.get(name) for adapter in adapters]
             if any(pairs):
                 A, B = (pad_and_stack([pair and pair[part] for pair in pairs], dtype) for part in (0, 1))
-                for index in range(config.num_layers):
-                    layers.setdefault(layer_name(config, index, name), []).append((target.rows, A[index], B[index]))
+                found.setdefault(target.path, []).append((name, A, B))       # (I, B, R, d)
+        layers = {}
+        for of_layer in found.values():
+            name, A, B = of_layer[0]
+            rows = config.targets[name].rows
+            if len(of_layer) > 1:                                            # q and v of a fused layer: one product for both
+                rows, A, B = side_by_side(of_layer, config.targets)
+            layers |= {layer_name(config, index, name): (rows, A[index], B[index]) for index in range(config.num_layers)}
         return layers
 
 
@@ -247,7 +261,9 @@ def classify(adapters: Sequence[BankAdapter], first: Tensor) -> list[Tensor]:
     logits: list[Tensor] = [first] * len(adapters)
     for adapter in dict.fromkeys(adapters):
         places = [place for place, other in enumerate(adapters) if other is adapter]
-        for place, values in zip(places, adapter.head(first[places]), strict=True):      # (n, C) -> (n, L)
+        together = places[-1] - places[0] == len(places) - 1                 # a slice needs no indices on the device
+        of_adapter = first[places[0]:places[-1] + 1] if together else first[places]
+        for place, values in zip(places, adapter.head(of_adapter), strict=True):         # (n, C) -> (n, L)
             logits[place] = values
     return logits
 
@@ -256,6 +272,8 @@ def pad_and_stack(matrices: Sequence[Tensor | None], dtype: torch.dtype) -> Tens
     """(I, r, d) of every row -> (I, B, R, d), R the highest r, zeros where a row has no matrix or a lower rank."""
     if len(matrices) == 1:
         return matrices[0][:, None].to(dtype)
+    if len({matrix is not None and matrix.shape for matrix in matrices}) == 1:
+        return torch.stack([matrix.to(dtype) for matrix in matrices], dim=1)             # one kernel
     largest = max((matrix for matrix in matrices if matrix is not None), key=lambda matrix: matrix.shape[1])
     blocks, rank, d = largest.shape
     stacked = largest.new_zeros(blocks, len(matrices), rank, d, dtype=dtype)
@@ -265,18 +283,29 @@ def pad_and_stack(matrices: Sequence[Tensor | None], dtype: torch.dtype) -> Tens
     return stacked
 
 
-def add_updates(updates: list[tuple[slice, Tensor, Tensor]], lengths: list[int] | None, layer: nn.Module,
-                inputs: tuple[Tensor], h: Tensor) -> None:
+def side_by_side(of_layer: list[tuple[str, Tensor, Tensor]], targets: dict) -> tuple[slice, Tensor, Tensor]:
+    """Targets of one layer, A and B (I, B, r, d) each, as one: their ranks add up, and each B is zero outside of its rows."""
+    d_out, rank = targets[of_layer[0][0]].shape[0], 0
+    A = torch.cat([A for _, A, _ in of_layer], dim=2)                        # (I, B, R, d_in)
+    together = A.new_zeros(*A.shape[:3], d_out)
+    for name, _, B in of_layer:
+        together[:, :, rank:rank + B.shape[2], targets[name].rows] = B
+        rank += B.shape[2]
+    return slice(None), A, together
+
+
+def add_update(update: tuple[slice, Tensor, Tensor], lengths: list[int] | None, layer: nn.Module, inputs: tuple[Tensor],
+               h: Tensor) -> None:
     """A forward hook: h (B, T, d_out) of a layer with input x (B, T, d_in) gets each row's own B A x. Rows that stand end
     to end, (N, d), are taken one by one, without what fills N up; after the last attention one token of each may be left."""
-    (x,), n_rows = inputs, len(updates[0][1])
-    if lengths is None or n_rows == 1 or len(x) == n_rows:
-        if lengths is not None:
-            x, h = (x[None], h[None]) if n_rows == 1 else (x[:, None], h[:, None])       # all as one row, or one token each
-        for rows, A, B in updates:
-            h[..., rows].add_((x @ A.mT) @ B)                                # (B, T, d_in) -> (B, T, R) -> (B, T, d_out)
+    (x,), (rows, A, B) = inputs, update
+    if len(A) == 1:                                                          # all as one row
+        x, h = x.reshape(1, -1, x.shape[-1]), h.view(1, -1, h.shape[-1])
+    elif lengths is not None and (len(x) == len(A) or x.device.type != "cpu"):           # one token each, or padded alike
+        x, h = x.unflatten(0, (len(A), -1)), h.unflatten(0, (len(A), -1))
+    if x.dim() == 3:
+        h[..., rows].baddbmm_(x @ A.mT, B)                                   # (B, T, d_in) -> (B, T, R) -> (B, T, d_out)
         return
     N = sum(lengths)
     for row, (tokens, out) in enumerate(zip(x[:N].split(lengths), h[:N].split(lengths), strict=True)):
-        for rows, A, B in updates:
-            out[:, rows].addmm_(tokens @ A[row].T, B[row])                   # (t, d_in) -> (t, R) -> (t, d_out)
+        out[:, rows].addmm_(tokens @ A[row].T, B[row])                       # (t, d_in) -> (t, R) -> (t, d_out)

@@ -9,6 +9,7 @@
     python -m experiments.bench bf16                                      # the toy tasks' scores in fp32 and bf16
     python -m experiments.bench formats                                   # from which hidden size on bf16 is faster
     python -m experiments.bench flat --data-dir toy/data                  # the memory of 1,000 steps, both formats
+    python -m experiments.bench launches --data-dir DIR --tokenizers DIR  # kernels and waits on a device (bench_launches.py)
     python -m experiments.bench requests                                  # predict.py, 100 adapters, 10,000 requests
 
 Weights are random with the real configuration, which costs the same as trained ones; the texts are real. Needs the
@@ -23,7 +24,16 @@ from pathlib import Path
 import torch
 
 from data import encode_e2e, read_e2e
-from experiments import bench_bf16, bench_formats, bench_growth, bench_mixed, bench_requests, bench_start, bench_train
+from experiments import (
+    bench_bf16,
+    bench_formats,
+    bench_growth,
+    bench_launches,
+    bench_mixed,
+    bench_requests,
+    bench_start,
+    bench_train,
+)
 from experiments.tables import markdown
 from files import cli
 from files.tokenizer import load_tokenizer
@@ -142,7 +152,7 @@ def table_of_all(figures: dict) -> str:
 
 
 TABLES = {"train": bench_train.table, "start": bench_start.table, "bf16": bench_bf16.table, "formats": bench_formats.table,
-          "all": table_of_all}
+          "launches": bench_launches.table, "all": table_of_all}
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -168,6 +178,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     bench_requests.add_options(sections.add_parser("requests", help="many toy adapters answer a long file of requests: "
                                                    "order, memory, and the answers of one process per adapter"))
     bench_train.add_options(sections.add_parser("train", help="a LoRA training step, against transformers + PEFT"))
+    bench_launches.add_options(sections.add_parser("launches", help="kernels and waits of a step, on a simulated device"))
     bench_start.add_options(sections.add_parser("start", help="help text, first step, reading of the data"))
     bench_growth.add_options(sections.add_parser("growth", help="a step's time and memory over batch, length and rank"),
                              sections.add_parser("flat", help="the memory of a long run"))
@@ -179,7 +190,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> dict:
     """One section: its figures, written where the options say."""
     sections = {"all": bench_all, "decode": bench_decode, "mixed": bench_mixed.bench_mixed,
-                "requests": bench_requests.bench_requests,
+                "requests": bench_requests.bench_requests, "launches": bench_launches.bench_launches,
                 "train": bench_train.bench_train, "start": bench_start.bench_start, "growth": bench_growth.bench_growth,
                 "flat": bench_growth.bench_flat, "bf16": bench_bf16.bench_bf16, "formats": bench_formats.bench_formats}
     figures = sections[options.section](options)

@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -42,16 +43,20 @@ MODELS = {                                                                   # c
     "gpt2": (GPT2Config(), "e2e", 8),
     "gpt2-medium": (GPT2Config(n_embd=1024, n_layer=24, n_head=16), "e2e", 8),
     "roberta-base": (RobertaConfig(), "mrpc", 16),
+    "roberta-large": (RobertaConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+                      "mrpc", 16),
 }
+BY_DEFAULT = ["gpt2", "gpt2-medium", "roberta-base"]
 LIMIT_SIZE = 2048                                                            # of the square matrix product
 WARM_UP = 2                                                                  # rounds that are not counted
 
 
 # ---------------------------------------------------------------- models and batches
 
-def write_model(name: str, tokenizers: Path, folder: Path) -> None:
-    """A Hugging Face folder with the model's real configuration, random weights, and its tokenizer."""
-    config, kind = MODELS[name][0], "gpt2" if name.startswith("gpt2") else "roberta"
+def write_model(name: str, tokenizers: Path, folder: Path, **narrower: int) -> None:
+    """A Hugging Face folder with the model's real configuration, random weights, and its tokenizer. narrower: fields of the
+    configuration in place of the real ones."""
+    config, kind = replace(MODELS[name][0], **narrower), "gpt2" if name.startswith("gpt2") else "roberta"
     model = (GPT2 if kind == "gpt2" else RobertaClassifier)(config)
     init_weights(model, seed=0)
     folder.mkdir(parents=True)
@@ -97,7 +102,7 @@ class Ours:
         model, task, settings, _ = train.prepare(options, seed=0)
         apply_method(model, settings.method, seed=0, **settings.of_method())
         hold_frozen_in(model, choose_precision(settings.precision, model, settings.device)[0])
-        self.trainer = train.Trainer(model.to(settings.device), task, settings, 0, Path(job["scratch"]),
+        self.trainer = train.Trainer(model.to(job.get("device") or settings.device), task, settings, 0, Path(job["scratch"]),
                                      run_state.Interruptions())
         if "length" in job:                                                  # samples of one length instead of the real ones
             task.train = [(list(range(100, 100 + job["length"])), job["length"] // 2)] * job["batch"]
@@ -109,7 +114,7 @@ class Ours:
 
 
 class Peer:
-    """The same with transformers' model, PEFT's LoRA and torch's AdamW; `precision` bf16 is autocast."""
+    """The same with transformers' model, PEFT's LoRA and torch's AdamW; `precision` bf16 or fp16 is autocast."""
 
     def __init__(self, job: dict):
         import peft
@@ -117,7 +122,9 @@ class Peer:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         torch.manual_seed(0)
-        self.device, self.autocast = resolve_device("auto"), job["precision"] == "bf16"
+        self.device = job.get("device") or resolve_device("auto")
+        self.autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(job["precision"])
+        self.scaler = torch.amp.GradScaler(self.device, enabled=job["precision"] == "fp16")
         self.is_gpt2 = job["task"] == "e2e"
         if self.is_gpt2:
             model = transformers.AutoModelForCausalLM.from_pretrained(job["folder"])
@@ -149,12 +156,14 @@ class Peer:
     def step(self, number: int) -> float:
         self.optimizer.zero_grad()
         batch = {name: tensor.to(self.device) for name, tensor in self.batches[number].items()}
-        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(torch.device(self.device).type, dtype=self.autocast) if self.autocast else nullcontext():
             loss = self.model(**batch).loss
-        loss.backward()
+        self.scaler.scale(loss).backward()                                   # does nothing but for fp16
         if not self.is_gpt2:
+            self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return loss.item()
 
 
@@ -285,7 +294,7 @@ def machine(threads: int) -> dict:
 
 def bench_train(options: argparse.Namespace) -> dict:
     torch.set_num_threads(options.threads)
-    models = options.models or (["gpt2", "roberta-base"] if options.quick else list(MODELS))
+    models = options.models or (["gpt2", "roberta-base"] if options.quick else BY_DEFAULT)
     options.rounds = options.rounds or (3 if options.quick else 7)
     figures = {"machine": machine(options.threads), "rounds": options.rounds, "points": []}
     for name in models:

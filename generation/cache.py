@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from model import attention as plain_attention
 from speed.attention import attention
+from speed.packed import PADDED_TO
+from speed.transfer import to_device
 
 
 class RowCache:
@@ -48,46 +50,64 @@ class RowCache:
 class BeamCache:
     """K tokens per row, (B, K), one of each beam; before them the prompts, (B, P), padded on the right.
     A beam sees the slots of its ancestors, however these have branched. New keys and values go where no beam looks, into
-    padding or what only ended beams have seen, else at the end; none is ever moved for the sake of an order."""
+    padding or what only ended beams have seen, else at the end; none is ever moved for the sake of an order. Which slot is
+    whose is known to the processor, in whose memory `visible` stays; on another device it never waits for an answer."""
 
-    def __init__(self, lengths: Tensor, capacity: int):
+    def __init__(self, lengths: Tensor, capacity: int, device: torch.device | str = "cpu"):
         """lengths: (B,), tokens of every prompt. capacity: the most positions that a row will need."""
-        self.longest, self.causal, self.attention = int(lengths.max()), True, attention
-        self.positions = torch.arange(self.longest, device=lengths.device)[None]                 # (1, P)
-        self.visible = (self.positions < lengths[:, None])[:, None]          # (B, K, S): beam k's ancestors
-        self.slots, self.capacity = self.positions.expand(len(lengths), -1), capacity            # (B, T): where new ones go
-        self.layers: deque[Tensor] = deque()                                 # keys and values, (2, B, H, capacity, D)
+        self.device, self.longest, self.causal, self.attention = torch.device(device), int(lengths.max()), True, attention
+        self.step = 1 if self.device.type == "cpu" else PADDED_TO            # S is a multiple of it
+        self.capacity = -(-capacity // self.step) * self.step
+        positions = torch.arange(self.longest)[None]                         # (1, P)
+        self.visible = (positions < lengths[:, None])[:, None]               # (B, K, S): beam k's ancestors
+        self.positions, self.slots = to_device(self.device, positions, positions.expand(len(lengths), -1))
+        self.mask, self.layers = None, deque()       # (B, 1, K, S); of each layer keys and values, (2, B, H, capacity, D)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
-        """(B, T, H, D) each, kept in `slots` -> (B, T, H, D)."""
+        """(B, T, H, D) each, kept in `slots` (B, T) -> (B, T, H, D)."""
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))                     # -> (B, H, T, D)
-        B, H, _, D = key.shape
-        kept = key.new_empty(2, B, H, self.capacity, D) if self.causal else self.layers.popleft()
+        kept = self.room_for(key) if self.causal else self.layers.popleft()
         for part, new in zip(kept, (key, value), strict=True):
             part.scatter_(2, self.slots[:, None, :, None].expand_as(new), new)                   # (B, T) -> (B, H, T, D)
         self.layers.append(kept)
-        seen = kept[:, :, :, :self.visible.shape[2]]                         # (2, B, H, S, D)
-        return self.attention(query, *seen, None if self.causal else self.visible[:, None], self.causal, p).transpose(1, 2)
+        seen = kept[:, :, :, :self.longest if self.causal else self.mask.shape[-1]]              # (2, B, H, S, D)
+        if self.mask is not None and self.device.type != "cpu":
+            self.mask = self.to_add(query.dtype)
+        return self.attention(query, *seen, self.mask, self.causal, p).transpose(1, 2)
+
+    def room_for(self, key: Tensor) -> Tensor:
+        """What holds a layer's keys and values. A row may leave some unused, and 0 * NaN is NaN: on a CPU `go_on` zeroes those
+        that come into sight, which is cheaper than all; elsewhere that would be a kernel for each layer and step."""
+        B, H, _, D = key.shape
+        make = key.new_empty if self.device.type == "cpu" else key.new_zeros
+        return make(2, B, H, self.capacity, D)
+
+    def to_add(self, dtype: torch.dtype) -> Tensor:
+        """The mask as numbers to add to the scores, made for the first layer: a GPU would make it anew for each."""
+        return self.mask if self.mask.dtype == dtype else torch.zeros_like(self.mask, dtype=dtype).masked_fill_(~self.mask,
+                                                                                                              -torch.inf)
 
     def go_on(self, parents: Tensor) -> None:
-        """The next call has K tokens for each row, token k of row b after what beam parents[b, k] of it has."""
+        """The next call has K tokens for each row, token k of row b after what beam parents[b, k] of it has; parents lie in
+        the processor's memory."""
         B, K = parents.shape
-        visible = self.visible[torch.arange(B, device=parents.device)[:, None], parents]         # (B, K, S)
+        visible = self.visible[torch.arange(B)[:, None], parents]                                # (B, K, S)
         free = ~visible.any(dim=1)                                                               # (B, K, S) -> (B, S)
         if free.sum(dim=1).min() < K:
             visible, free = F.pad(visible, (0, K)), F.pad(free, (0, K), value=True)              # (.., S) -> (.., S + K)
-            for kept in self.layers:                                         # a row may leave some unused: 0 * NaN is NaN
+            for kept in self.layers if self.device.type == "cpu" else ():
                 kept[:, :, :, visible.shape[2] - K:visible.shape[2]] = 0
-        self.slots = free.byte().argsort(dim=1, descending=True, stable=True)[:, :K]             # (B, K): the first free ones
-        self.visible = visible.scatter(2, self.slots[..., None], True)
-        self.positions = self.visible.sum(dim=2) - 1                         # (B, K): behind all ancestors
-        self.causal, self.longest = False, self.longest + 1
+        slots = free.byte().argsort(dim=1, descending=True, stable=True)[:, :K]                  # (B, K): the first free ones
+        self.visible = visible.scatter(2, slots[..., None], True)
+        mask = F.pad(self.visible, (0, -self.visible.shape[2] % self.step))[:, None]
+        self.positions, self.slots, self.mask = to_device(self.device, self.visible.sum(dim=2) - 1, slots, mask)
+        self.causal, self.longest = False, self.longest + 1                  # positions: (B, K), behind all ancestors
 
     def keep(self, rows: list[int]) -> None:
         """Keep these rows, in ascending order; they move up in place, which takes the memory of one layer."""
         first = next((new for new, old in enumerate(rows) if new != old), len(rows))             # that moves
-        S = self.visible.shape[2]
+        S, (moving,) = self.visible.shape[2], to_device(self.device, torch.tensor(rows[first:], dtype=torch.long))
         for kept in self.layers:
-            kept[:, first:len(rows), :, :S] = kept[:, rows[first:], :, :S]
+            kept[:, first:len(rows), :, :S] = kept[:, moving, :, :S]
         self.layers = deque(kept[:, :len(rows)] for kept in self.layers)
         self.visible = self.visible[rows]

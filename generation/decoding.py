@@ -13,6 +13,7 @@ from generation.search import GPT2_END_TOKENS, Hypothesis, Settings, search_clas
 from speed.linear import lay_out_for_decoding
 
 CACHE_BYTES = 2**30                                                          # for keys, values and logits of a batch
+CACHE_SHARE = 0.5                                                            # of a GPU's free memory, in its place
 
 
 def generate(model: nn.Module, prompts: Sequence[Sequence[int]], beam_size: int = 10, length_penalty: float = 0.9,
@@ -24,7 +25,7 @@ def generate(model: nn.Module, prompts: Sequence[Sequence[int]], beam_size: int 
 
     model: a causal one. eos_ids: any of them ends a text; one that the vocabulary lacks never occurs. search: see search.py;
     temperature, top_k, top_p and seed are for "sample". banned_ids: never chosen, for a model with more ids than its tokenizer
-    has text for (e2e.search_ids). batch_size: prompts at a time, None as many as CACHE_BYTES hold; it
+    has text for (e2e.search_ids). batch_size: prompts at a time, None as many as room_on has room for; it
     does not change the result. route: called with the indices of the prompts that are the batch's rows, before the model
     runs and whenever rows have left (the bank gives each row its adapter so).
     Raises ValueError for an empty or too long prompt, an unknown token id, and settings that make no sense.
@@ -92,8 +93,17 @@ def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], settings: 
 
 
 def fitting_batch(model: nn.Module, prompt_length: int, settings: Settings) -> int:
-    """How many prompts of at most this length a batch may hold: at least 1, and as many as CACHE_BYTES have room for."""
+    """How many prompts of at most this length a batch may hold: at least 1, and as many as room_on has room for."""
     config, itemsize = model.config, next(model.parameters()).element_size()
     positions = prompt_length + settings.beam_size * settings.max_new_tokens
     logits = 3 * settings.beam_size * config.vocab_size * 4                  # fp32, whatever the weights are
-    return max(1, CACHE_BYTES // (2 * config.num_layers * config.hidden_size * positions * itemsize + logits))
+    room = room_on(next(model.parameters()).device)
+    return max(1, room // (2 * config.num_layers * config.hidden_size * positions * itemsize + logits))
+
+
+def room_on(device: torch.device) -> int:
+    """Bytes for what a batch keeps: CACHE_BYTES, or on a GPU a share of what is free there."""
+    if device.type != "cuda":
+        return CACHE_BYTES
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)    # torch holds it, free for tensors
+    return int(CACHE_SHARE * (torch.cuda.mem_get_info(device)[0] + unused))

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from generation.beams import NEVER, Beams, ban_repeats, best_continuations
 from generation.sampling import draw, narrow, random_source
+from speed.transfer import to_device, to_host
 
 SEARCHES = ("authors", "hf", "greedy", "sample")
 GPT2_END_TOKENS = (50256, 628)                                               # <|endoftext|> and "\n\n"
@@ -73,8 +74,8 @@ class Search:
         self.settings, self.indices = settings, list(prompts)
         width = settings.beam_size if settings.search in ("authors", "hf") else 1
         self.beams = Beams(model, list(prompts.values()), width, settings.max_new_tokens)
-        self.eos_ids = torch.tensor(sorted(set(settings.eos_ids)), device=self.beams.tokens.device)
-        self.banned_ids = torch.tensor(settings.banned_ids, dtype=torch.long, device=self.beams.tokens.device)
+        self.eos_ids = torch.tensor(sorted(set(settings.eos_ids)))
+        (self.banned_ids,) = to_device(self.beams.device, torch.tensor(settings.banned_ids, dtype=torch.long))
         self.finished: list[list[Hypothesis]] = [[] for _ in prompts]        # of each row
 
     def run(self, results: list[list[Hypothesis]], bar: tqdm, route: Callable[[list[int]], None] | None) -> None:
@@ -117,7 +118,7 @@ class AuthorsSearch(Search):
     def step(self, logits: Tensor) -> list[bool]:
         beams, settings = self.beams, self.settings
         ban_repeats(logits, beams.tokens, settings.no_repeat_ngram_size)
-        scores = beams.log_probs[..., None] + F.log_softmax(logits, dim=-1)              # (B, K, V)
+        scores = beams.log_probs_there()[..., None] + F.log_softmax(logits, dim=-1)      # (B, K, V)
         log_probs, parents, tokens = best_continuations(scores, settings.beam_size)      # (B, K)
         ended = self.ends(tokens)
         self.set_aside(ended, log_probs, parents, tokens)
@@ -152,7 +153,7 @@ class HfSearch(Search):
         beams, settings, K = self.beams, self.settings, self.settings.beam_size
         scores = F.log_softmax(logits, dim=-1)                                           # (B, K, V)
         ban_repeats(scores, beams.history(), settings.no_repeat_ngram_size)
-        scores += beams.log_probs[..., None]
+        scores += beams.log_probs_there()[..., None]
         candidates = best_continuations(scores, max(2, 1 + len(self.eos_ids)) * K)
         log_probs, parents, tokens = candidates                              # (B, 2 K) or more
         ended = self.ends(tokens)
@@ -182,7 +183,8 @@ class OnePath(Search):
         beams = self.beams
         ban_repeats(logits, beams.history(), self.settings.no_repeat_ngram_size)
         tokens = self.draw(logits[:, 0]) if self.settings.search == "sample" else logits.argmax(dim=-1)      # (B, 1)
-        log_probs = beams.log_probs + F.log_softmax(logits, dim=-1)[:, 0].gather(-1, tokens)
+        tokens, of_tokens = to_host(tokens, F.log_softmax(logits, dim=-1)[:, 0].gather(-1, tokens))
+        log_probs = beams.log_probs + of_tokens
         ended, parents = self.ends(tokens), torch.zeros_like(tokens)
         self.set_aside(ended, log_probs, parents, tokens)
         beams.branch(parents, tokens, log_probs)
@@ -191,7 +193,7 @@ class OnePath(Search):
     def draw(self, logits: Tensor) -> Tensor:
         """A token (B, 1) for each row of logits (B, V), at random."""
         settings = self.settings
-        uniform = torch.tensor([[self.random[index].random()] for index in self.indices], device=logits.device)
+        (uniform,) = to_device(logits.device, torch.tensor([[self.random[index].random()] for index in self.indices]))
         return draw(*narrow(logits, settings.temperature, settings.top_k, settings.top_p), uniform)
 
 

@@ -49,7 +49,8 @@ def attention_with_prefix(attention, prefix_key: Tensor, prefix_value: Tensor, q
     if causal and mask is None:
         mask = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool, device=query.device).tril()      # S = T
     if mask is not None:
-        mask = F.pad(mask, (prefix_key.shape[1], 0), value=True)             # (.., S) -> (.., P + S): all see the prefix
+        seen = float(mask.dtype == torch.bool)                               # True, or 0 where it is added to the scores
+        mask = F.pad(mask, (prefix_key.shape[1], 0), value=seen)             # (.., S) -> (.., P + S): all see the prefix
     return attention(query, key, value, mask, False, p)
 
 

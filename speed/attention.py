@@ -13,8 +13,8 @@ QUERY_ROWS = 128                                                             # q
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, p: float) -> Tensor:
-    """Softmax attention, (B, H, T, D) over (B, H, S, D). mask: True where a query may look, or None; causal: without a mask,
-    at the past alone. p: dropout on the probabilities.
+    """Softmax attention, (B, H, T, D) over (B, H, S, D). mask: True where a query may look, or None (not on a CPU: also
+    numbers to add to the scores); causal: without a mask, at the past alone. p: dropout on the probabilities.
 
     torch's own is best on a GPU and without gradients. On a CPU with gradients and dropout it keeps all (T, S) scores and
     draws slowly; here QUERY_ROWS queries at a time see, if causal, only their past.

@@ -41,12 +41,13 @@ class TargetLoss(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden) if with_hidden else None
         d_weight = torch.zeros_like(weight) if with_weight else None
         total = hidden.new_zeros((), dtype=torch.float32)
+        at_a_time = SOFTMAX_ROWS if hidden.device.type == "cpu" else LOGIT_ROWS          # a GPU wants few kernels
         for start in range(0, len(hidden), LOGIT_ROWS):
             rows = slice(start, start + LOGIT_ROWS)
             logits = hidden[rows] @ weight.T                                 # (m or more, C) -> (m or more, V)
             logits[len(targets[rows]):] = 0                                  # no gradient comes from what fills the batch up
             total += torch.cat([losses(*few, smoothing, with_hidden or with_weight) for few in
-                                zip(logits[:len(targets[rows])].split(SOFTMAX_ROWS), targets[rows].split(SOFTMAX_ROWS),
+                                zip(logits[:len(targets[rows])].split(at_a_time), targets[rows].split(at_a_time),
                                     strict=True)]).sum()
             if with_hidden:
                 torch.mm(logits, weight, out=d_hidden[rows])                 # they are dloss/dlogits now

@@ -403,6 +403,34 @@ def _(world):
     return lambda: processes.resolve_device("cuda:99"), lambda: lambda: processes.resolve_device("cpu")
 
 
+def gpus(world, count: int, name: str = "NVIDIA A100", capability: tuple[int, int] = (8, 0)) -> None:
+    """As if torch had found so many."""
+    for function, answer in (("is_available", True), ("device_count", count), ("get_device_name", name),
+                             ("get_device_capability", capability)):
+        world.patch.setattr(torch.cuda, function, lambda *_, answer=answer: answer)
+
+
+@advises("training/processes.py", "lower --nproc-per-node to {gpus}, or give --device cpu")
+def _(world):
+    gpus(world, 1)
+    world.patch.setenv("LOCAL_RANK", "1")
+    world.patch.setenv("WORLD_SIZE", "2")
+
+    def fewer():
+        assert processes.resolve_device("cpu") == "cpu"
+        world.patch.setenv("LOCAL_RANK", "0")
+        assert processes.resolve_device("cuda") == "cuda:0"
+    return lambda: processes.resolve_device("auto"), fewer
+
+
+@advises("training/precision.py", "and only emulates it, slower than fp32: choose --precision fp32")
+def _(world):
+    gpus(world, 1, "Tesla T4", (7, 5))
+    frozen = base().requires_grad_(False)
+    return lambda: precision.choose_precision("bf16", frozen, "cuda:0"), lambda: lambda: precision.choose_precision(
+        "fp32", frozen, "cuda:0")
+
+
 @advises("training/processes.py", "torch finds no Apple GPU here; give --device cpu")
 def _(world):
     world.patch.setattr(torch.backends.mps, "is_available", lambda: False)

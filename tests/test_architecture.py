@@ -128,8 +128,8 @@ def test_the_ground_floor_stands_on_nothing_and_nothing_on_a_command(module):
 
 
 def test_lora_is_read_first():
-    """It needs torch and the model's own names, and no file format."""
-    assert imports_of(tree_of("lora")) <= {"torch", "model", *sys.stdlib_module_names}
+    """It needs torch, the model's own names and one line's fast form, and no file format."""
+    assert imports_of(tree_of("lora")) <= {"torch", "model", "speed.update", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("module", [module for module in CORE if room(module) in ("files", "metrics", "eval_metrics")])

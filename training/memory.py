@@ -1,6 +1,7 @@
 """How much memory a run takes: the peak of the process, and what autograd keeps for the backward pass.
 Left out: swap, and what other processes of the same run take.
 """
+import gc
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -33,6 +34,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 def forget_peak(device: str) -> None:
     """Let the peak count from now on: the next run of several in one process has its own."""
     if device.startswith("cuda"):
+        gc.collect()                                                         # what is left of the run before
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):                                                  # where this is not Linux, or not allowed
         Path("/proc/self/clear_refs").write_text("5")

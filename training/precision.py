@@ -7,7 +7,10 @@ updates. A method that trains weights of the base itself has nothing to gain her
 
 The rule of "auto" looks at the model and the kind of processor alone, never at a clock: the same every time. A narrow model
 spends its time between the products, so with AMX bf16 pays from a hidden size of LEAST_WIDTH on; AVX512-BF16 without AMX was
-slower than fp32 at every size (`python -m experiments.bench formats`, results/bench/formats.md). Left out: fp16.
+slower than fp32 at every size (`python -m experiments.bench formats`, results/bench/formats.md).
+
+On a GPU since Ampere, products of fp32 numbers are taken in TF32, with 11 bits of precision, where bf16 has 8 and fp32 24;
+NVIDIA_TF32_OVERRIDE=0 in the environment leaves them exact. Left out: fp16.
 """
 import argparse
 import os
@@ -34,17 +37,29 @@ def named_precision(name: str) -> str:
 
 
 def choose_precision(asked: str, model: nn.Module, device: str, of_the_run: str | None = None) -> tuple[str, str]:
-    """What the frozen weights of a model with its method applied are to be held in, "fp32" or "bf16", and why.
+    """What the frozen weights of a model with its method applied are to be held in, "fp32" or "bf16", and why; on a GPU that
+    has TF32, also switches that on, and says so.
 
     asked: auto, fp32 or bf16. auto: of_the_run, where a run is resumed or its adapter scored; else what $LORA_PRECISION names;
-    else the rule above. Raises ValueError for bf16 where weights of the base train.
+    else the rule above. Raises ValueError for bf16 where weights of the base train, and on a GPU that only emulates it.
     """
+    frozen_in, why = by_rule(asked, model, device, of_the_run)
+    if not device.startswith("cuda") or not multiplies_bf16_fast(device)[0]:
+        return frozen_in, why
+    torch.set_float32_matmul_precision("high")
+    return frozen_in, f"{why}; products of fp32 numbers as TF32"
+
+
+def by_rule(asked: str, model: nn.Module, device: str, of_the_run: str | None) -> tuple[str, str]:
+    """choose_precision, for every device alike."""
     trained_base = next((name for name, parameter in model.named_parameters()
                          if parameter.requires_grad and is_base(model, name)), "")
     if asked == "bf16" and trained_base:
         raise ValueError(f"--precision bf16, but this method trains '{trained_base}' of the base, whose small updates "
                          "bf16 would lose: choose --precision fp32, or a method that leaves the base frozen")
     fast, why = multiplies_bf16_fast(device)
+    if asked == "bf16" and device.startswith("cuda") and not fast:
+        raise ValueError(f"--precision bf16, but {why} and only emulates it, slower than fp32: choose --precision fp32")
     if asked != "auto":
         return asked, "asked for" if asked == "fp32" or fast else f"asked for; {why}, so fp32 would be faster"
     if trained_base:

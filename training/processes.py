@@ -6,8 +6,8 @@ The batch is the same as with one process. Each process computes the loss of its
 is divided by, so that the sum of the processes' gradients is the gradient of the batch: one sum per step, over a few
 hundred thousand numbers for LoRA. Without dropout the losses are those of one process up to rounding; with dropout each
 process draws for its own samples. The first process evaluates, decodes and writes; an error in one ends all, by torchrun.
-Left out: sharded weights or optimizer, and evaluation in parallel. gloo on CPUs, nccl on GPUs. With one process, none of
-this does anything.
+Left out: sharded weights or optimizer, and evaluation in parallel. nccl on GPUs where torch has it, else gloo. With one
+process, none of this does anything.
 """
 import os
 import sys
@@ -39,14 +39,20 @@ def is_first() -> bool:
 
 def resolve_device(asked: str) -> str:
     """Where this process computes: auto, cpu, cuda, cuda:N or mps. auto: a GPU where there is one, each process of several
-    its own; mps only if asked for. Raises ValueError for what this machine does not have."""
-    if asked == "auto":
-        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    its own (cuda, too); mps only if asked for. Raises ValueError for what this machine does not have."""
+    rank, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if asked == "auto" and not torch.cuda.is_available():
+        return "cpu"
+    if asked == "auto" or asked == "cuda" and gpus and world_size() > 1:
+        if rank >= gpus:
+            raise ValueError(f"process {rank + 1} of torchrun on this machine, which has {gpus} GPU{'s' * (gpus != 1)}: lower "
+                             f"--nproc-per-node to {gpus}, or give --device cpu")
+        return f"cuda:{rank}"
     kind, _, index = asked.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
         raise ValueError(f"--device is '{asked}', expected auto, cpu, cuda, cuda:N or mps")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {asked}: torch finds {torch.cuda.device_count() or 'no'} CUDA device here; give --device "
+    if kind == "cuda" and int(index or 0) >= gpus:
+        raise ValueError(f"--device {asked}: torch finds {gpus or 'no'} CUDA device here; give --device "
                          "cpu or install a torch that was built for your GPU and driver")
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps: torch finds no Apple GPU here; give --device cpu")
@@ -58,7 +64,9 @@ def start(device: str) -> None:
     if world_size() > 1 and not torch.distributed.is_initialized():
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
-        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+        own_gpu = device.startswith("cuda") and torch.distributed.is_nccl_available()
+        torch.distributed.init_process_group("nccl" if own_gpu else "gloo", timeout=PATIENCE,
+                                             device_id=torch.device(device) if own_gpu else None)
         if not is_first():
             sys.stdout = open(os.devnull, "w")
 

@@ -12,7 +12,7 @@ scored on. Batches stand end to end (speed/packed.py). Left out: the rows (sourc
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -47,11 +47,14 @@ def fingerprint(*content) -> str:
     return hashlib.sha256(repr(content).encode("utf-8")).hexdigest()[:16]
 
 
-def in_length_order(lengths: list[int]) -> Iterator[list[int]]:
+def in_length_order(lengths: list[int]) -> list[list[int]]:
     """Evaluation batches: every index once, longest first, so that too large a batch fails at once."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    for start in tqdm(range(0, len(order), EVAL_BATCH_SIZE), desc="evaluating", leave=False, disable=None):
-        yield order[start:start + EVAL_BATCH_SIZE]
+    return [order[start:start + EVAL_BATCH_SIZE] for start in range(0, len(order), EVAL_BATCH_SIZE)]
+
+
+def watched(batches: list[list[int]]) -> tqdm:
+    return tqdm(batches, desc="evaluating", leave=False, disable=None)
 
 
 def length_of(sample: tuple[list[int], float]) -> int:
@@ -102,9 +105,9 @@ class PairTask:
         """Logits (B, L) and labels (B,) of samples in the order of their lengths."""
         device, sequences = next(model.parameters()).device, [ids for ids, _ in samples]
         input_ids, attend = pack(sequences, model.causal, device, tokens_at_a_time(model))               # (N,)
-        firsts = torch.tensor([0, *itertools.accumulate(map(len, sequences[:-1]))], device=device)       # (B,), of <s>
-        labels = torch.tensor([label for _, label in samples], device=device,
-                              dtype=torch.float if self.glue.labels is None else torch.long)
+        firsts = attend.starts[:len(samples)]                                # (B,), of <s>
+        labels = torch.tensor([label for _, label in samples], dtype=torch.float if self.glue.labels is None else torch.long)
+        input_ids, firsts, labels = attend.send(device, input_ids, firsts, labels)
         return model.classifier(model.hidden_states(input_ids, attend, wanted=firsts)), labels
 
     def loss(self, model: RobertaClassifier, indices: Sequence[int]) -> Tensor:
@@ -124,14 +127,15 @@ class PairTask:
     @torch.inference_mode()
     def predict(self, model: RobertaClassifier, samples: list) -> tuple[list, float]:
         """The class (or score) of every sample in order, and the mean loss."""
-        predictions, loss = [0] * len(samples), 0.0
-        for indices in in_length_order([len(ids) for ids, _ in samples]):
+        batches = in_length_order([len(ids) for ids, _ in samples])
+        values, losses = [], []
+        for indices in watched(batches):
             logits, labels = self.logits_and_labels(model, [samples[index] for index in indices])
-            loss += self.loss_of(logits, labels).item() * len(indices)
-            values = logits.squeeze(-1) if self.glue.labels is None else logits.argmax(dim=-1)
-            for index, value in zip(indices, values.tolist(), strict=True):
-                predictions[index] = value
-        return predictions, loss / len(samples)
+            values.append(logits.squeeze(-1) if self.glue.labels is None else logits.argmax(dim=-1))
+            losses.append(self.loss_of(logits, labels))
+        in_order = dict(zip(itertools.chain(*batches), torch.cat(values).tolist(), strict=True))         # read once, at the end
+        loss = sum(loss * len(indices) for loss, indices in zip(torch.stack(losses).tolist(), batches, strict=True))
+        return [in_order[index] for index in range(len(samples))], loss / len(samples)
 
     def evaluate(self, model: RobertaClassifier) -> dict[str, float]:
         """The task's scores on the development set; MNLI's mismatched part apart, with its own names."""
@@ -205,11 +209,14 @@ class GenerationTask:
         """Loss of samples in the order of their lengths, summed over their target tokens, and the number of these."""
         device, multiple = next(model.parameters()).device, tokens_at_a_time(model)
         input_ids, attend = pack([ids[:-1] for ids, _ in samples], model.causal, device, multiple)       # (N,)
-        targets = torch.cat([data.targets_of(*sample) for sample in samples]).to(device)     # (N,), -100 where there is none
-        wanted = (targets >= 0).nonzero().squeeze(1)                         # (M,)
-        hidden_states = model.hidden_states(input_ids, attend, round_up(wanted, multiple))   # (M, C), or a few rows more
+        targets = [data.targets_of(*sample) for sample in samples]           # -100 where there is none
+        wanted = torch.cat([start + (own >= 0).nonzero().squeeze(1) for start, own in
+                            zip(attend.starts, targets, strict=False)])              # (M,): where they stand in N
+        targets = torch.cat([own[own >= 0] for own in targets])              # (M,)
+        input_ids, wanted, targets = attend.send(device, input_ids, round_up(wanted, multiple), targets)
+        hidden_states = model.hidden_states(input_ids, attend, wanted)       # (M, C), or a few rows more
         output = model.lm_head.weight if hasattr(model, "lm_head") else next(model.parameters())      # tied: the embedding
-        return target_loss(hidden_states, output, targets[wanted], smoothing), len(wanted)
+        return target_loss(hidden_states, output, targets, smoothing), len(targets)
 
     def loss(self, model: GPT2, indices: Sequence[int]) -> Tensor:
         """Smoothed loss of the training samples `indices`, summed over their target tokens."""
@@ -223,11 +230,12 @@ class GenerationTask:
     @torch.inference_mode()
     def evaluate(self, model: GPT2) -> dict[str, float]:
         """Loss per target token on the validation set, in nats, without label smoothing."""
-        total, count = 0.0, 0
-        for indices in in_length_order([len(ids) for ids, _ in self.valid]):
+        losses, count = [], 0
+        for indices in watched(in_length_order([len(ids) for ids, _ in self.valid])):
             loss, targets = self.summed_loss(model, [self.valid[index] for index in indices], smoothing=0.0)
-            total, count = total + loss.item(), count + targets
-        return {"loss": total / count}
+            losses.append(loss)
+            count += targets
+        return {"loss": sum(torch.stack(losses).tolist()) / count}           # read once, at the end
 
     def finish(self, model: GPT2, folder: Path) -> dict:
         """Decode the test set, write predictions.txt and references.txt, and score them."""
