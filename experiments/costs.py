@@ -19,7 +19,7 @@ from pathlib import Path
 from files import cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHOWN = ("demo", "tour", "counts", "recipes", "pretrain-mini", "pretrain-toy")           # what they print is worth keeping
+SHOWN = ("demo", "tour", "minilm", "counts", "recipes", "pretrain-mini", "pretrain-toy")    # what they print is kept
 
 
 def disk_mib(folder: Path) -> float:

@@ -355,6 +355,18 @@ def test_what_the_targets_take_is_what_they_took():
     assert f"take {together / 60:.0f} minutes together" in FLAT["costs"]
 
 
+def test_what_minilm_reaches_is_what_it_printed():
+    rows = [re.search(rf"^  {name} +([\d.]+) +([\d.]+) ", kept("output/minilm.txt"), re.MULTILINE).groups()
+            for name in (r"LoRA \+ head", r"frozen base \+ head", "the larger class")]
+    words = "accuracy {} and F1 {} on the development set, beside {} and {} for a head on the frozen base and {} and {} for"
+    assert words.format(*(cell for row in rows for cell in row)) in FLAT["README"]
+    assert "accuracy {}, F1 {} (measured)".format(*rows[0]) in README
+    costs = kept_json("costs.json")["minilm"]
+    minutes = [f"{costs[key] / 60:.0f}" for key in ("seconds", "processor_seconds")]
+    assert "(seed 0; {} min, {} of them of processor time,".format(*minutes) in FLAT["README"]
+    assert f"BERT of {BASES['minilm'].parameters} million parameters" in README
+
+
 def test_what_demo_and_tour_print_is_what_they_printed():
     """Every line of the two blocks; one that ends in ... is the beginning of a longer one."""
     blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", README.partition("## Two commands")[2], re.MULTILINE)

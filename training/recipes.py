@@ -69,6 +69,9 @@ METHOD_CHANGES = {
     ("roberta", "adapter-l"): {"source": OWN, "lr": 4e-4, "rank": 48},
     ("roberta", "prefix"): {"source": OWN, "lr": 1e-3, "rank": 16},
     ("roberta", "head"): {"source": OWN, "lr": 1e-3},
+    # The paper has no BERT. One as wide as BERT base takes RoBERTa's numbers; narrower ones, such as minilm (384), learn at
+    # higher rates, and these, LoRA's and on top of them the others', are for a few minutes on a CPU.
+    ("small bert", "lora"): {"source": f"{OWN} for a small BERT", "lr": 2e-3, "batch_size": 16, "epochs": 3, "max_length": 128},
     ("small bert", "full"): {"source": OWN, "lr": 1e-4},
     ("small bert", "last-layers"): {"source": OWN, "lr": 3e-4},
     ("small bert", "bitfit"): {"source": OWN, "lr": 2e-3},
@@ -77,15 +80,12 @@ METHOD_CHANGES = {
     ("small bert", "prefix"): {"source": OWN, "lr": 2e-3, "rank": 16},
     ("small bert", "head"): {"source": OWN, "lr": 2e-3},
 }
-# The paper has no BERT. One as wide as BERT base takes RoBERTa's numbers; narrower ones, such as minilm (384), learn at higher
-# rates, and these are for a few minutes on a CPU.
-BERT_BASE = 768
-SMALL_BERT = {"source": f"{OWN} for a small BERT", "lr": 2e-3, "batch_size": 16, "epochs": 3, "max_length": 128}
+BERT_BASE = 768                                                              # its width
 LARGE_ADAPTER = 37                                                           # the middle of 6 and 224 on a logarithmic scale
 
 
 def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, column: str, rank: int | None = None) -> Recipe:
-    """The recipe of a model, task and method in the column "paper" or "repo"; for a BERT, see SMALL_BERT.
+    """The recipe of a model, task and method in the column "paper" or "repo".
 
     rank: as given by the user; Lin adapters of GPT-2 have a recipe for small ones and one for large ones. A RoBERTa of 24
     layers or more takes the numbers of large, a smaller one those of base. Raises ValueError for a task that the model is
@@ -107,10 +107,10 @@ def recipe_for(config: GPT2Config | RobertaConfig, task: str, method: str, colum
     recipe = replace(recipe, **({"lora_init": "gaussian"} if column == "paper" else {"warmup_from": 0}))      # section 4.1
     kind = "gpt2" if config.causal else "roberta"
     if config.family == "bert" and config.hidden_size < BERT_BASE:
-        kind, recipe = "small bert", replace(recipe, **SMALL_BERT)
+        kind, recipe = "small bert", replace(recipe, **METHOD_CHANGES["small bert", "lora"])
     if (kind, method) == ("gpt2", "adapter-l") and (rank or 0) >= LARGE_ADAPTER:
         method = "adapter-l, large"
-    changes = dict(METHOD_CHANGES.get((kind, method), {}))
+    changes = {} if method == "lora" else dict(METHOD_CHANGES.get((kind, method), {}))
     if changes:
         changes["source"] = f"{changes['source']}; the rest: {recipe.source}"
     return replace(recipe, **changes)

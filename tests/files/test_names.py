@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from test_lora import CONFIGS, EVERY, make_base, tokens
+from test_lora import CONFIGS, EVERY, as_theirs, make_base, tokens
 
 import model as M
 from files.pretrained import file_name
@@ -144,7 +144,7 @@ def test_models_merged_by_peft_load(tmp_path, kind, form, request):
     from test_adapter_files import peft_model
     merged = peft_model(kind, target_modules=["c_attn", "c_fc"] if kind == "gpt2" else ["query", "dense"]).merge_and_unload()
     with torch.inference_mode():
-        expected = merged(input_ids=tokens(kind)).logits
+        expected = merged(**as_theirs(kind, tokens(kind))).logits
         assert (expected - make_base(kind)(tokens(kind))).abs().max() > 1e-2
     merged.save_pretrained(tmp_path, max_shard_size="20KB" if form == "safetensors" else "5GB")
     if form == "bin":
