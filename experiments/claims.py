@@ -82,7 +82,8 @@ def q_and_v(runs: dict, labels: tuple[str, ...]) -> tuple[str, str]:
     return not_below({f"q v less {label}": (runs["q v"], runs[label]) for label in attention})
 
 
-RATES_BY_HAND = {"methods", "mini"}                                          # no method is judged by another's scores there
+RATES_BY_HAND = {"methods", "mini"}                                          # there LoRA's scores are not held against others':
+OTHER_METHODS = {"full", "last two layers", "BitFit", "adapter-h", "adapter-l", "prefix"}
 NO_VERDICT = "no verdict: learning rates by hand"
 WITH_FULL = {"methods": ("LoRA", "full"), "mini": ("LoRA", "full")}
 CLAIMS = (  # claim, experiment -> the rows that it needs, judge
@@ -139,7 +140,8 @@ def claims_table(plans: list[dict], kept: dict[str, dict], results: Path) -> lis
             if all(label in runs for label in labels):
                 tested = True
                 verdict, figure = judge(runs, labels)
-                if judge is first_not_below_second and "full" in labels and plan["experiment"] in RATES_BY_HAND:
+                if judge not in (few_parameters, less_memory) and plan["experiment"] in RATES_BY_HAND and (
+                        OTHER_METHODS & set(labels)):
                     verdict = NO_VERDICT
                 rows.append([claim, plan["setting"], verdict, figure])
         if not tested:
