@@ -128,7 +128,7 @@ class LlamaLayer(nn.Module):
 
 class Llama(nn.Module):
     """Decoder-only language model; its output head is the token embedding if tie_word_embeddings says so."""
-    config_class, causal, prefix, head, tied = LlamaConfig, LlamaConfig.causal, "model.", None, "lm_head"
+    config_class, causal, prefix, tied, head, of_task, renamed = LlamaConfig, True, "model.", "lm_head", None, None, {}
     architecture = "LlamaForCausalLM"                                        # transformers' name
     ignored = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|lm_head\.weight")
     required = {"hidden_act": "silu", "rope_scaling": None, "rope_parameters": None, "attention_bias": False, "mlp_bias": False,
