@@ -267,15 +267,16 @@ def test_an_adapter_removed_while_rows_decode_serves_them_to_the_end(served_gpt2
 
 
 def test_a_batch_costs_by_its_own_adapters_not_by_the_bank(served):
-    """What is gathered for a batch: the highest rank of each target in it, and one copy where all rows agree."""
+    """What is gathered for a batch: the highest rank of each target in it, GPT-2's q, k and v side by side, and one copy where
+    all rows agree."""
     kind, bank, _ = served
     gathered = bank.gather([bank["one"], bank["base"], bank["three"]])
     assert Counter(name.rpartition(".")[2] for name in gathered) == (
         {"c_attn": 3} if kind == "gpt2" else {"query": 3, "key": 3, "value": 3})
-    updates = gathered["transformer.h.1.attn.c_attn" if kind == "gpt2" else f"{kind}.encoder.layer.1.attention.self.key"]
-    assert [A.shape for _, A, _ in updates] == ([(3, 1, 72), (3, 3, 72), (3, 1, 72)] if kind == "gpt2" else [(3, 3, 68)])
-    assert [B.shape[:2] for _, _, B in updates] == [A.shape[:2] for _, A, _ in updates]
-    assert all(A.shape[0] == 1 for updates in bank.gather([bank["most"]] * 9).values() for _, A, _ in updates)
+    rows, A, B = gathered["transformer.h.1.attn.c_attn" if kind == "gpt2" else f"{kind}.encoder.layer.1.attention.self.key"]
+    assert (rows, A.shape) == (slice(None), (3, 5, 72) if kind == "gpt2" else (3, 3, 68))        # ranks 1, 3 and 1
+    assert B.shape == ((3, 5, 3 * 72) if kind == "gpt2" else (3, 3, 68))
+    assert all(A.shape[0] == 1 for _, A, _ in bank.gather([bank["most"]] * 9).values())
     assert bank.gather([bank["base"]] * 4) == {}
 
 
