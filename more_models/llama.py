@@ -33,7 +33,7 @@ class LlamaConfig:
     attention_probs_dropout_prob: float = 0.0   # attention_dropout in the files
     tie_word_embeddings: bool = False
 
-    blocks, attention, sublayers, causal = "model.layers", "self_attn", ("self_attn", "mlp"), True
+    family, blocks, attention, sublayers, causal = "llama", "model.layers", "self_attn", ("self_attn", "mlp"), True
     num_layers, num_heads = property(lambda self: self.num_hidden_layers), property(lambda self: self.num_attention_heads)
     longest_input = property(lambda self: self.max_position_embeddings)
 
