@@ -182,6 +182,7 @@ def write_page(plans: list[dict], kept: dict[str, dict], folder: Path) -> None:
     for title, experiment, command, answer in PARTS:
         of = named(plans, experiment)
         if any(found for plan in of for found in runs_of(plan, kept).values()):
+            folder.mkdir(parents=True, exist_ok=True)
             lines += [f"## {title}", "", *wrapped(f"{how_many(of, kept)} `python -m experiments.{command} --data-dir D`"), "",
                       *answer(plans, kept, folder), ""]
     for title, name, answer in (("What is in an update?", "spectra", spectra_answer),

@@ -4,9 +4,9 @@ Only attention needs to know where a sequence ends. Ordered by length, the seque
 runs group by group; everything else sees N tokens. Plain form: model.Padded.
 
 In bf16 N is rounded up to a multiple of TOKENS_AT_A_TIME by filling tokens, a sequence of their own that nobody looks at:
-oneDNN compiles a kernel for every new N, in nearly every step, and keeps it in memory. At 32 the toy GPT-2 grew by 6.9 % from
-step 100 to 1,000, at 64 by 3.1 %. Left out: padding to few lengths within attention, which was no faster (seven lengths in a
-batch: 11 ms of processor time by groups, 13 padded).
+oneDNN compiles a kernel for every new N, in nearly every step, and keeps it in memory. At 32 a process with a small GPT-2 grew
+by 6.9 % from step 100 to 1,000, at 64 by 3.1 %. Left out: padding to few lengths within attention, which was no faster (seven
+lengths in a batch: 11 ms of processor time by groups, 13 padded).
 
 That is the CPU's way. A GPU computes padding faster than it starts the kernels of another group, so there all sequences are
 padded to one length and are one group; the rest stays as it is.
