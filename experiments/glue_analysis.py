@@ -14,7 +14,6 @@ Each run's numbers are a line of spectra.jsonl or forgetting.jsonl in the runs' 
 Left out: what a method adds as modules, which has no weight of the base to compare with.
 """
 import argparse
-import dataclasses
 import statistics
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data import GLUE_TASKS, fetch_task, load_tokenizer
+from data import GLUE_TASKS
 from experiments.glue_small import OTHER_SEEDS, run_part
 from experiments.kept_runs import finished, keep_lines, read_lines
 from experiments.subspace import base_weight
@@ -32,8 +31,8 @@ from files.text import read_json
 from lora import is_base, lora_layers, merge
 from methods import load_trained
 from model import load_pretrained
-from training.options import Settings
-from training.tasks import PairTask, make_task
+from training.command_line import parse_arguments
+from training.setup import prepare
 
 TUNED = ("LoRA", "full", "LoRA, all six")                                    # methods that change weights of the base
 LEADING, SIMILAR = 10, 0.6
@@ -42,15 +41,15 @@ RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 # ---------------------------------------------------------------- the runs
 
-def runs_of_comparison(out_dir: Path) -> dict[tuple[str, str, int], Path]:
-    """(task, method, seed) -> the folder, of the finished runs of glue_small.py."""
+def runs_of_comparison(out_dir: Path) -> dict[tuple[str, str, int], tuple[Path, str]]:
+    """(task, method, seed) -> the folder and the command, of the finished runs of glue_small.py."""
     found = {}
     for path in sorted((out_dir / "plans").glob("glue-small_*.json")):
         for row in (plan := read_json(path))["rows"]:
             for seed in row.get("seeds", plan["seeds"]):
                 metrics = finished(out_dir, row, seed)
                 if metrics is not None and (metrics.parent / "adapter").is_dir():
-                    found[plan["setting"].rpartition("-")[2], row["label"], seed] = metrics.parent
+                    found[plan["setting"].rpartition("-")[2], row["label"], seed] = metrics.parent, row["command"]
     return found
 
 
@@ -91,7 +90,7 @@ def spectra_of(base, tuned, targets: tuple[str, ...]) -> dict[str, dict]:
 def spectra(options: argparse.Namespace) -> int:
     """A line per run of seed 1 of the methods that change weights."""
     path = options.out_dir / "spectra.jsonl"
-    for (task, method, seed), folder in runs_of_comparison(options.out_dir).items():
+    for (task, method, seed), (folder, _) in runs_of_comparison(options.out_dir).items():
         place = f"{task}/{method}/seed{seed}"
         if method not in TUNED or seed != 1 or place in read_lines(path) or time.time() > options.until:
             continue
@@ -105,13 +104,6 @@ def spectra(options: argparse.Namespace) -> int:
 
 # ---------------------------------------------------------------- what is forgotten
 
-def task_of(folder: Path, model, data_dir: str) -> PairTask:
-    """The task of a run, with its settings."""
-    config = read_json(folder / "config.json")
-    settings = Settings(**{field.name: config[field.name] for field in dataclasses.fields(Settings)})
-    return make_task(settings, load_tokenizer(fetch_model(settings.model)), model.config, fetch_task(settings.task, data_dir))
-
-
 @torch.no_grad()
 def put_encoder(source, model) -> None:
     """Copy the base's tensors of one model into another; the head stays."""
@@ -124,15 +116,15 @@ def put_encoder(source, model) -> None:
 def forgetting(options: argparse.Namespace) -> int:
     """A line per run of LoRA or full and other task whose head was trained on the base with the same seed."""
     path, runs = options.out_dir / "forgetting.jsonl", runs_of_comparison(options.out_dir)
-    for (other, method, seed), head in runs.items():
+    for (other, method, seed), (head, command) in runs.items():
         learnt = [(task, way) for task, way, of in runs if of == seed and way in TUNED[:2] and task != other]
         todo = [pair for pair in learnt if f"{'/'.join(pair)}/seed{seed}/{other}" not in read_lines(path)]
         if method != "frozen base, head" or seed not in OTHER_SEEDS or not todo or time.time() > options.until:
             continue
-        model = tuned_model(head)
-        task = task_of(head, model, options.data_dir)
+        model, task, *_ = prepare(parse_arguments(command.split()), seed)
+        load_trained(model, head / "adapter")
         for learnt_task, way in todo:
-            put_encoder(tuned_model(runs[learnt_task, way, seed]), model)
+            put_encoder(tuned_model(runs[learnt_task, way, seed][0]), model)
             place = f"{learnt_task}/{way}/seed{seed}/{other}"
             after = task.evaluate(model.eval())[task.main_metric]
             before = read_json(head / "metrics.json")["scores"][task.main_metric]
