@@ -132,11 +132,11 @@ def read_wordpiece(directory: Path, settings: dict[str, dict]) -> WordPiece:
     if name is not None and str(name).removesuffix("Fast") not in CLASSES:
         raise ValueError(f"{directory / 'tokenizer_config.json'}: tokenizer_class is {name!r}, expected BertTokenizer")
     whole = read_json(whole_path) if whole_path.is_file() else None
-    vocab, normalizer, added = parts_of(whole, whole_path) if whole else ({}, {}, [])
+    vocab, normalizer, added = ({}, {}, []) if whole is None else parts_of(whole, whole_path)
     ids = read_vocab(path) if path.is_file() else dict(vocab)
     if not ids:
         raise FileNotFoundError(f"{path} is missing: put the tokenizer's vocab.txt there, or its tokenizer.json")
-    if whole and any(vocab.get(token) != number for token, number in ids.items()):
+    if whole is not None and any(vocab.get(token) != number for token, number in ids.items()):
         raise ValueError(f"{directory}: vocab.txt holds one tokenizer, tokenizer.json another: delete what is not this model's")
     chosen = {}
     for key, usual in SETTINGS.items():

@@ -309,12 +309,12 @@ def _(world):
         bases.BASES["minilm"], package=("a_package", "model"), sha256={"vocab.txt": hashlib.sha256(b"a").hexdigest()},
         sha256_in_package={"config.json": hashlib.sha256(b"{}").hexdigest()}))
     world.patch.syspath_prepend(str(world.folder))
-    importlib.invalidate_caches()
     for name in ("__init__.py", "model/vocab.txt", "model/config.json"):
         world.file(f"a_package/{name}", "b")
+    importlib.invalidate_caches()
     bases.find_in_package.cache_clear()
     return lambda: published.fetch_model("minilm", world.folder / "weights"), lambda: [
-        world.file(f"a_package/model/{name}", text) for name, text in content.items()] and None
+        world.file(f"a_package/model/{name}", known) for name, known in content.items()] and None
 
 
 @advises("files/pretrained.py", "or give its folder")

@@ -91,18 +91,13 @@ def test_token_types_come_out_of_the_ids(tmp_path):
     encoded = [theirs.backend_tokenizer.encode(*pair) for pair in pairs]     # transformers itself takes "" for no pair
     batch = [{"input_ids": row.ids, "attention_mask": row.attention_mask, "token_type_ids": row.type_ids} for row in encoded]
     for row, pair in zip(batch, pairs, strict=True):
-        assert row["input_ids"] == ours.encode(*pair)
-    longest, ids, mask, types = max(len(row["input_ids"]) for row in batch), [], [], []
-    for row in batch:
-        missing = longest - len(row["input_ids"])
-        ids, mask = [*ids, row["input_ids"] + [0] * missing], [*mask, row["attention_mask"] + [0] * missing]
-        types.append(row["token_type_ids"] + [0] * missing)
-    padded = embeddings.token_types(torch.tensor(ids), torch.arange(longest)[None])[..., 0].long()
-    real = torch.tensor(mask).bool()
-    assert torch.equal(padded[real], torch.tensor(types)[real]) and padded[real].any() and not padded[real].all()
-    packed = torch.tensor(sum((row["input_ids"] for row in batch), []))
-    positions = torch.cat([torch.arange(len(row["input_ids"])) for row in batch])
-    assert embeddings.token_types(packed, positions)[:, 0].long().tolist() == sum((row["token_type_ids"] for row in batch), [])
+        assert row.ids == ours.encode(*pair)
+    ids, types = (torch.nn.utils.rnn.pad_sequence([torch.tensor(getattr(row, name)) for row in batch], True, -1)
+                  for name in ("ids", "type_ids"))
+    padded, real = embeddings.token_types(ids, torch.arange(ids.shape[1])[None])[..., 0].long(), ids >= 0
+    assert torch.equal(padded[real], types[real]) and types[real].any() and not types[real].all() and not real.all()
+    packed, positions = ids[real], torch.cat([torch.arange(len(row.ids)) for row in batch])
+    assert embeddings.token_types(packed, positions)[:, 0].long().tolist() == types[real].tolist()
 
 
 def test_real_texts_equal_transformers(shared, tmp_path):
