@@ -190,4 +190,5 @@ def write_page(plans: list[dict], kept: dict[str, dict], folder: Path) -> None:
         if (folder / f"{name}.jsonl").exists():
             lines += [f"## {title}", "", f"`python -m experiments.glue_analysis {name} --data-dir D`", "", *answer(folder), ""]
     if len(lines) > before:
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "README.md").write_text("\n".join(lines).rstrip("\n") + "\n", encoding="utf-8", newline="\n")
