@@ -483,7 +483,7 @@ def test_a_run_that_starts_from_mnli_says_so_and_is_named_apart(run, capsys):
     started = run("mrpc", "lora", "--max-steps", "2", "--init-adapter", str(mnli / "adapter"), out="started")
     assert "its head has 3 labels, this task 2: dropped" in capsys.readouterr().out
     plain = run("mrpc", "lora", "--max-steps", "2", out="plain")
-    assert re.fullmatch(r"lora_r3_alpha7_qv_init[0-9a-f]{5}_lr0.003_steps2.*", started.parent.name)
+    assert re.fullmatch(r"lora_r3_alpha7_qv_init[0-9a-f]{5}_lr0.003_batch8_steps2.*", started.parent.name)
     assert plain.parent.name == re.sub("_init[^_]+", "", started.parent.name)
     config = json.loads((started / "config.json").read_text(encoding="utf-8"))
     assert config["init_adapter"] == str(mnli / "adapter")
