@@ -231,7 +231,7 @@ class AdapterBank:
             adapters = []                                                    # the weights hold it
         elif adapters:
             self.unmerge()
-        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_update, update, lengths))
+        self.hooks = [self.model.get_submodule(layer).register_forward_hook(partial(add_updates, update, lengths))
                       for layer, update in self.gather(adapters).items()]
 
     def gather(self, adapters: Sequence[BankAdapter]) -> dict[str, tuple[slice, Tensor, Tensor]]:
@@ -294,7 +294,7 @@ def side_by_side(of_layer: list[tuple[str, Tensor, Tensor]], targets: dict) -> t
     return slice(None), A, together
 
 
-def add_update(update: tuple[slice, Tensor, Tensor], lengths: list[int] | None, layer: nn.Module, inputs: tuple[Tensor],
+def add_updates(update: tuple[slice, Tensor, Tensor], lengths: list[int] | None, layer: nn.Module, inputs: tuple[Tensor],
                h: Tensor) -> None:
     """A forward hook: h (B, T, d_out) of a layer with input x (B, T, d_in) gets each row's own B A x. Rows that stand end
     to end, (N, d), are taken one by one, without what fills N up; after the last attention one token of each may be left."""

@@ -96,7 +96,8 @@ def table(points: list[dict]) -> list[str]:
 
 def page(figures: dict) -> str:
     """gpu.md."""
-    lines = ["# On a GPU", "", f"`{figures['command']}`, {figures['date']}. Random weights of real size; medians.", ""]
+    lines = ["# On a GPU", "", f"`{figures['command']}`, {figures['date']}. Random weights of "
+             f"{'toy' if '--quick' in figures['command'] else 'real'} size; medians.", ""]
     for name, section in figures.items():
         if isinstance(section, dict):
             lines += [f"## {name}", "", *table(section["points"])]
