@@ -19,7 +19,7 @@ gguf = pytest.importorskip("gguf")
 transformers = pytest.importorskip("transformers")
 
 RARE = [char for char, byte in byte_alphabet().items() if byte in (4, 6, 0xC0, 0xFF)]     # that SmolLM2's vocabulary lacks
-MERGES = ["a b", "Ġ ab", "ab c", "1 2", "t h"]
+MERGES = ["a b", "Ġ ab", "ab c", "1 2", "t h", "Ġ Ġ"]
 TOKENS = ["<|endoftext|>", "<|im_end|>", *(char for char in byte_alphabet() if char not in RARE), *(
     merge.replace(" ", "") for merge in MERGES), "[MR]"]
 C, HEADS, SHARED, INNER, BLOCKS = 64, 4, 2, 96, 2
@@ -120,7 +120,7 @@ def test_e2es_texts_are_cut_as_by_transformers(tmp_path, shared):
 
 def test_a_folder_is_complete_when_it_has_a_config(tmp_path):
     path = write_gguf(tmp_path / "a.gguf")
-    assert re.fullmatch(r"wrote \S+out: 20 tensors \(F16, F32, Q4_1, Q8_0\) as fp32, [\d,]+ parameters, 260 tokens",
+    assert re.fullmatch(r"wrote \S+out: 20 tensors \(F16, F32, Q4_1, Q8_0\) as fp32, [\d,]+ parameters, 261 tokens",
                         convert(path, tmp_path / "out"))
     with pytest.raises(ValueError, match="holds a model already: give another folder"):
         convert(path, tmp_path / "out")
@@ -144,7 +144,7 @@ CHANGES = {
     "a first token": (lambda w: w.add_bool("tokenizer.ggml.add_bos_token", True), "add_bos_token is true, which is not"),
     "no such end": (put("tokenizer.ggml.eos_token_id", 999), "is '999', expected an id"),
     "a string": (lambda w: w.add_string("general.alignment", "32"), "general.alignment is '32', expected a value of type int"),
-    "merges": (put("tokenizer.ggml.merges", [*MERGES, "x yz"]), "merge 6: 'yz' is neither"),
+    "merges": (put("tokenizer.ggml.merges", [*MERGES, "x yz"]), "merge 7: 'yz' is neither"),
     "shapes": (put("llama.feed_forward_length", 64), r"\(64, 96\), the metadata ask for"),
     "blocks": (put("llama.block_count", 3), "layers.2.*has shape None, the metadata ask"),
     "heads": (put("llama.attention.head_count_kv", 3), "3 key-value heads cannot serve 4"),

@@ -298,6 +298,7 @@ def with_tokenizer(tmp_path, repository):
 
 def test_a_killed_run_resumes_to_the_same_bits(with_tokenizer, toy_data, tmp_path):
     def start(arguments):
-        return faults.ForkedRun([*arguments, "--model", str(with_tokenizer), "--targets", "q", "v", "gate", "down"])
+        return faults.ForkedRun([*arguments, "--model", str(with_tokenizer), "--targets", "q", "v", "gate", "down", "--epochs",
+                                 "1", "--limit-eval", "2"])
     for kill in faults.kill_and_compare("e2e", "lora", toy_data, [0.6], 3, tmp_path / "runs", start):
         assert not kill.differences, kill
