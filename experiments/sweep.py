@@ -32,6 +32,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import torch
 
@@ -46,6 +47,7 @@ from toy import world
 
 TOY_DATA = Path("toy/data")
 LEFT = "left for another time"
+LONGEST_NAME = 240                                                           # of a folder, in bytes
 
 # ---------------------------------------------------------------- settings: what all rows on a base and task share
 
@@ -139,10 +141,11 @@ def command_of(options: dict[str, str]) -> str:
 
 
 def folder_of(options: dict[str, str]) -> str:
-    """A folder name of its own for every command."""
+    """A folder name of its own for every command, no longer than file systems take it."""
     shown = [f"{'' if name in ('task', 'method', 'model') else name}{value.replace(' ', '-')}"
              for name, value in options.items() if name != "data-dir"]
-    return re.sub(r"[^\w.=-]+", "-", "_".join(shown))
+    name = re.sub(r"[^\w.=-]+", "-", "_".join(shown))
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME - 9]}-{crc32(name.encode()):08x}"
 
 
 def method_rows(setting: str) -> dict[str, str]:

@@ -119,6 +119,7 @@ def prepare_folder(folder: Path, config: dict, resume: bool, overwrite: bool) ->
                 raise ValueError(f"{folder} was started with {name} = {earlier.get(name)}, not {value}: resume with the "
                                  f"same settings, or {instead(folder, earlier, config)}")
         if (folder / "metrics.json").exists():
+            forget_earlier_state(folder)                                     # of a run that was killed at its very end
             return
         if not resume:
             raise ValueError(f"{folder} holds an unfinished run: give --resume to go on with it, --overwrite to begin it anew, "

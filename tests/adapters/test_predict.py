@@ -201,8 +201,8 @@ def test_a_single_adapter_is_merged_and_answers_the_same(repository, adapters, t
     texts = ([[example.text, example.pair] for example in data.read_glue("mrpc", "dev", toy_data)[:8]] if kind == "roberta" else
              [mr for mr, _ in data.read_e2e("test", toy_data)][:3])
     lines, options = [{"adapter": name, "text": text} for text in texts], ["--max-new-tokens", "9", "--precision", "fp32"]
-    added, add_update = [], bank.add_update
-    monkeypatch.setattr(bank, "add_update", lambda *arguments: added.append(1) or add_update(*arguments))
+    added, add_updates = [], bank.add_updates
+    monkeypatch.setattr(bank, "add_updates", lambda *arguments: added.append(1) or add_updates(*arguments))
     _, merged = run(repository, adapters, kind, lines, tmp_path, *options, names=[name])
     assert not added
     again = adapters | {"again": adapters[name]}

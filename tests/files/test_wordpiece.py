@@ -88,8 +88,7 @@ def test_token_types_come_out_of_the_ids(tmp_path):
     with torch.no_grad():
         embeddings.token_type_embeddings.weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
     pairs = [("a b", "the ferry, c"), ("a", None), ("", ""), ("the the the", ""), ("c", "c b a - c")]
-    encoded = [theirs.backend_tokenizer.encode(*pair) for pair in pairs]     # transformers itself takes "" for no pair
-    batch = [{"input_ids": row.ids, "attention_mask": row.attention_mask, "token_type_ids": row.type_ids} for row in encoded]
+    batch = [theirs.backend_tokenizer.encode(*pair) for pair in pairs]
     for row, pair in zip(batch, pairs, strict=True):
         assert row.ids == ours.encode(*pair)
     ids, types = (torch.nn.utils.rnn.pad_sequence([torch.tensor(getattr(row, name)) for row in batch], True, -1)
