@@ -94,7 +94,7 @@ def targets_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> li
     plots.lines_over([{"title": "LoRA on q v, attention, MLP, all six", "x": "task", "y": "score (%), last epoch",
                        "ticks": list(tasks), "lines": lines}], folder / "targets.png")
     return [*wrapped("Equal parameters as far as whole ranks allow; the table counts them. Each had its own search."), "",
-            *score_table(tasks), "", *search_table(named(plans, "glue-small-targets-search"), kept, TARGETS),
+            *score_table(tasks), "", *search_table(named(plans, "glue-small-targets-search"), kept, TARGETS), "",
             "![attention, MLP, all](targets.png)"]
 
 

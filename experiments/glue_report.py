@@ -34,7 +34,7 @@ def task_of(plan: dict) -> str:
 def named(plans: list[dict], experiment: str) -> list[dict]:
     """The plans of an experiment, in the order of TASKS."""
     return sorted((plan for plan in plans if plan["experiment"] == experiment and plan["rows"]),
-                  key=lambda plan: (list(TASKS).index(task_of(plan)), plan["setting"]))
+                  key=lambda plan: (list(TASKS).index(task_of(plan)), len(plan["setting"]), plan["setting"]))
 
 
 def how_many(plans: list[dict], kept: dict[str, dict]) -> str:
@@ -106,8 +106,8 @@ def search_table(plans: list[dict], kept: dict[str, dict], arms: dict[str, tuple
 
     wider = "; ".join(f"{arm} to {len(of)} rates" for arm, (of, _) in grids.items() if len(of) > GRID)
     return [*wrapped(f"Held-out scores on {' / '.join(map(task_of, plans))} after two epochs, seed 0; in bold the choice, the "
-                     f"best mean rank. Widened, because the best lay at an end: {wider or 'none'}. {how_many(plans, kept)}"),
-            "", *markdown(["", *rates], [[arm, *(shown(arm, rate) for rate in rates)] for arm in arms]), ""]
+                     f"best mean rank. Widened, because the best lay at an end: {wider or 'none'}."),
+            "", *markdown(["", *rates], [[arm, *(shown(arm, rate) for rate in rates)] for arm in arms])]
 
 
 def section(plans: list[dict], kept: dict[str, dict]) -> list[str]:
@@ -117,5 +117,5 @@ def section(plans: list[dict], kept: dict[str, dict]) -> list[str]:
     if not any(found for runs in tasks.values() for found in runs.values()):
         return []
     return ["## The methods on a real encoder", "", *wrapped(
-        f"{' '.join(ABOUT.split())} {ORIENTATION} {how_many(compared, kept)} `make glue-small DATA=D` Searches, medians, costs "
-        "and what else was asked of this base: [glue-small](glue-small/README.md)."), "", *score_table(tasks), ""]
+        f"{' '.join(ABOUT.split())} {ORIENTATION} {how_many(compared, kept)} `make glue-small DATA=D`. Searches, medians, "
+        "costs and what else was asked of this base: [glue-small](glue-small/README.md)."), "", *score_table(tasks), ""]

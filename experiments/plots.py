@@ -152,11 +152,13 @@ def score_and_loss(settings: list[dict], path: Path) -> None:
 
 def lines_over(settings: list[dict], path: Path) -> None:
     """A panel per setting: {"title", "x" and "y": labels, "ticks": what is varied, numbers with "log": the base of their axis,
-    or names; "lines": label -> the values of every seed at each tick, none where nothing was run}; "flat": a line across, or
-    none. The colours are the methods' in the order of the lines, which are the same ones in every panel."""
+    or names; "log_y", if the other axis is one, too; "lines": label -> the values of every seed at each tick, none where nothing
+    was run}. A method has its colour, other lines have those that are left; a line has the same in every panel."""
     figure, axes = panels(len(settings))
     labels = list(dict.fromkeys(label for setting in settings for label in setting["lines"]))
-    looks = dict(zip(labels, METHODS.values(), strict=False))
+    looks = {label: look_of(label) for label in labels if label.partition(",")[0] == "frozen base" or label in METHODS}
+    others = [look for look in METHODS.values() if look not in looks.values()]
+    looks |= dict(zip((label for label in labels if label not in looks), others, strict=False))
     for axis, setting in zip(axes, settings, strict=True):
         log, ticks = setting.get("log"), setting["ticks"]
         for label, values in setting["lines"].items():
@@ -171,6 +173,8 @@ def lines_over(settings: list[dict], path: Path) -> None:
             axis.set_xscale("log", base=log)
         plain_ticks(axis.xaxis, ticks if log else list(range(len(ticks))),
                     (lambda value: f"{value:,}") if log else (lambda at, names=ticks: names[at]))
+        if not log:
+            axis.set_xlim(-0.5, len(ticks) - 0.5)
         if setting.get("log_y"):
             axis.set_yscale("log")
             growth_ticks(axis.yaxis)
