@@ -33,7 +33,8 @@ def test_the_pages_are_short_and_lead_to_each_other():
     for name, page in PAGES.items():
         assert not [line for line in page.splitlines() if len(line) > 128 and not line.startswith(("|", "    "))], name
         if name != "README.md":
-            assert len(page.splitlines()) <= 200 and f"]({name}" in README, name
+            longest = 250 if name == "docs/messages.md" else 200             # a list, a line for each message
+            assert len(page.splitlines()) <= longest and f"]({name}" in README, name
             first = page.split("\n\n")[1]                                    # one sentence that says what the page answers
             assert first.endswith("([README](../README.md))") and first.count(". ") + first.count(".\n") == 1, name
 

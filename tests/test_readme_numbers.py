@@ -383,7 +383,7 @@ def test_what_demo_and_tour_print_is_what_they_printed():
         for line in lines:
             beginning = line.removesuffix("...") if line.endswith(" ...") else None
             assert line in printed or beginning and any(longer.startswith(beginning) for longer in printed), line
-    trained, whole = re.findall(r"trainable: ([\d,]+) of ([\d,]+) parameters", kept("output/demo.txt"))[-1]
+    trained, whole = re.findall(r"trains ([\d,]+) of ([\d,]+) parameters", kept("output/demo.txt"))[-1]
     frozen = int(whole.replace(",", "")) - int(trained.replace(",", ""))
     assert f"LoRA trains {trained} numbers beside the {frozen:,} frozen ones of a toy GPT-2" in FLAT["README"]
     seconds = re.findall(r"training took (\d+) s", kept("output/demo.txt"))[-1]
