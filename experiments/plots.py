@@ -152,8 +152,8 @@ def score_and_loss(settings: list[dict], path: Path) -> None:
 
 def lines_over(settings: list[dict], path: Path) -> None:
     """A panel per setting: {"title", "x" and "y": labels, "ticks": what is varied, numbers with "log": the base of their axis,
-    or names; "log_y", if the other axis is one, too; "lines": label -> the values of every seed at each tick, none where nothing
-    was run}. A method has its colour, other lines have those that are left; a line has the same in every panel."""
+    or names; "log_y", if the other axis is one, too; "lines": label -> the values of every seed at each tick, none where
+    nothing was run}. A method has its colour, other lines have those that are left; a line has the same in every panel."""
     figure, axes = panels(len(settings))
     labels = list(dict.fromkeys(label for setting in settings for label in setting["lines"]))
     looks = {label: look_of(label) for label in labels if label.partition(",")[0] == "frozen base" or label in METHODS}
