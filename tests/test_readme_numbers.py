@@ -260,9 +260,9 @@ def test_the_steps_in_bf16_stand_in_results():
     bf16, peer = points["gpt2-medium ours bf16"], points["gpt2-medium peer fp32"]
     limits = [point["limit_gflop_per_second"] for point in (bf16, peer)]
     times = limits[0] / limits[1]
-    assert (f"and {limits[0]:.0f} in those of gpt2-medium, {times:.1f} times as much as fp32. All of that limit would have been "
-            f"{times / peer['fraction_of_limit']:.1f} times the peer (computed), {bf16['fraction_of_limit']:.0%} of it are "
-            f"{bf16['against_peer_fp32']:.2f} times") in FLAT["speed"]
+    assert (f"and {limits[0]:.0f} in those of gpt2-medium, {times:.1f} times as much as fp32. All of that limit would have "
+            f"been {times / peer['fraction_of_limit']:.1f} times the peer (computed), {bf16['fraction_of_limit']:.0%} of it "
+            f"are {bf16['against_peer_fp32']:.2f} times") in FLAT["speed"]
     assert len(rows) == 3
 
 
