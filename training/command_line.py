@@ -37,7 +37,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Model, task, method, seeds, and what a run starts from."""
+    """Which model and task, by which method."""
     group = parser.add_argument_group("what to run")
     group.add_argument("--model", required=True, metavar="M", help="gpt2, gpt2-medium, roberta-base, ... or a folder")
     group.add_argument("--task", required=True, choices=(*TASKS, *OWN_TASKS), metavar="T",
@@ -53,7 +53,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_own_data(parser: argparse.ArgumentParser) -> None:
-    """The files of tasks pairs and text."""
+    """Files of the user's own, for the tasks pairs and text."""
     group = parser.add_argument_group("your own files: .tsv, .csv or .jsonl, with names of columns")
     group.add_argument("--train-file", metavar="FILE")
     group.add_argument("--dev-file", metavar="FILE", help="what the run is scored on")
@@ -64,7 +64,7 @@ def add_own_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_lora(parser: argparse.ArgumentParser) -> None:
-    """The size of the method, and LoRA's settings."""
+    """LoRA's settings; the rank is other methods' size, too."""
     group = parser.add_argument_group("LoRA; rank is also an adapter's bottleneck, a prefix's length")
     group.add_argument("--rank", type=int, metavar="R")
     group.add_argument("--alpha", type=float, metavar="X", help="the update is scaled by alpha / rank")
@@ -75,7 +75,7 @@ def add_lora(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """The optimizer, its schedule, the batch, the machine."""
+    """The optimizer's settings, and how the loop goes."""
     group = parser.add_argument_group("training")
     group.add_argument("--lr", type=float, metavar="X")
     group.add_argument("--batch-size", type=int, metavar="N")
@@ -95,7 +95,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:
-    """How texts are generated."""
+    """What only the tasks with a decoded text have."""
     group = parser.add_argument_group("tasks e2e and text")
     group.add_argument("--text", choices=["pretokenised", "official"], help="E2E's form: the authors' (default), or released")
     group.add_argument("--label-smoothing", type=float, metavar="X")
@@ -104,7 +104,7 @@ def add_text(parser: argparse.ArgumentParser) -> None:
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
-    """Folders, earlier runs, what is logged and saved, limits."""
+    """Where files are, and what is kept of a run."""
     group = parser.add_argument_group("files and limits")
     group.add_argument("--data-dir", metavar="DIR", help="has e2e/ and glue/ (default: $LORA_DATA, else a cache)")
     group.add_argument("--weights-dir", metavar="DIR", help="has model folders (default: $LORA_WEIGHTS, else a cache)")
