@@ -315,16 +315,16 @@ def test_scores_every_few_steps_are_among_those_to_choose_from(run, monkeypatch)
     best = max(metrics["epochs"][1:], key=lambda entry: (entry["accuracy"], -entry["step"]))
     assert metrics["chosen_step"] == best["step"] and metrics["scores"]["accuracy"] == best["accuracy"]
     assert [line["step"] for line in log(whole)] == list(range(2, 17, 2))
-    original = tasks.PairTask.evaluate
-    for number in (3, 6):                                                    # at step 6 and step 12, whose states are saved
-        calls = []
+    for place, name, number in ((tasks.PairTask, "evaluate", 3), (tasks.PairTask, "evaluate", 6),    # steps 6, 12: are saved
+                                (train.Trainer, "train_step", 7)):           # after the scores of step 6, which are saved, too
+        original, calls = getattr(place, name), []
 
-        def interrupted(self, model, calls=calls, number=number):
+        def interrupted(self, *arguments, original=original, calls=calls, number=number):
             calls.append(1)
             if len(calls) == number:
                 raise KeyboardInterrupt
-            return original(self, model)
-        monkeypatch.setattr(tasks.PairTask, "evaluate", interrupted)
+            return original(self, *arguments)
+        monkeypatch.setattr(place, name, interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("mrpc", *options, out=str(number))
         monkeypatch.undo()
