@@ -53,6 +53,15 @@ def flat(found: dict) -> str:
         f"{name} {growth:+.1%}" for name, growth in found["growth"].items())
 
 
+def launches(found: dict) -> str:
+    """Of a training step, ours and the peer's."""
+    of = {(point["what"], point["way"]): point for point in found["points"]}
+    return "kernels and waits of a training step, on a simulated device: " + "; ".join(
+        f"{what.split(', ')[1]} {point['kernels']:,.0f} and {point['syncs']:.0f}, by transformers and PEFT "
+        f"{of[what, 'peer']['kernels']:,.0f} and {of[what, 'peer']['syncs']:.0f}"
+        for (what, way), point in of.items() if way == "ours" and what.startswith("training") and (what, "peer") in of)
+
+
 def waiting(found: dict) -> str:
     return "; ".join(f"{name} {seconds:.1f} s" for name, seconds in found["seconds"].items())
 
@@ -87,6 +96,7 @@ MEASURED: tuple[tuple[str, str, Callable[[dict], str], str], ...] = (         # 
     ("a long file of requests", "bench/requests.json", requests, "python -m experiments.bench requests"),
     ("a LoRA step over the work", "bench/growth.json", growth, "python -m experiments.bench growth"),
     ("memory of a long run", "bench/flat.json", flat, "python -m experiments.bench flat"),
+    ("what a GPU would be asked", "bench/launches.json", launches, "python -m experiments.bench launches"),
     ("waiting", "bench/start.json", waiting, "python -m experiments.bench start"),
     ("bf16 beside fp32", "bench/bf16.json", precisions, "python -m experiments.bench bf16"),
     ("faults", "faults/faults.json", faults, "make faults"),

@@ -138,7 +138,7 @@ def dispatch(function, args: tuple, kwargs: dict):
     if not here and to != NAME:
         return function(*args, **kwargs)
     packet = function.overloadpacket
-    if packet not in COPIES:
+    if packet not in COPIES and asked is None:                               # else the tensors are only what it is like
         refuse_mixture(packet, args, tensors)
     count(function, args, kwargs, to)
     if asked is not None:

@@ -266,6 +266,16 @@ def test_the_steps_in_bf16_stand_in_results():
     assert len(rows) == 3
 
 
+def test_the_kernels_of_a_step_stand_in_results():
+    of = {(point["what"], point["way"]): point for point in kept_json("bench/launches.json")["points"]}
+    rows = table(PAGES["speed"], "transformers + PEFT: kernels")
+    for what, *cells in rows:
+        assert any(cells == [f"{point[kind]:,.1f}".removesuffix(".0") for point in (of[name, way], of[name, "peer"])
+                             for kind in ("kernels", "syncs")]
+                   for name, way in of if way in ("ours", "ours, authors") and (name, "peer") in of), what
+    assert len(rows) == 6
+
+
 def test_the_rule_of_auto_stands_on_what_was_measured():
     """Its table, and that bf16 is taken where it was faster alone."""
     with_amx, without = (kept_json(f"bench/{name}.json")["points"] for name in ("formats", "formats-avx512"))
