@@ -313,7 +313,7 @@ def _(world):
         world.file(f"a_package/{name}", "b")
     importlib.invalidate_caches()
     bases.find_in_package.cache_clear()
-    return lambda: published.fetch_model("minilm", world.folder / "weights"), lambda: [
+    return lambda: published.find_model("minilm", world.folder / "weights"), lambda: [
         world.file(f"a_package/model/{name}", known) for name, known in content.items()] and None
 
 
