@@ -383,6 +383,21 @@ def test_what_minilm_reaches_is_what_it_printed():
     assert f"BERT of {BASES['minilm'].parameters} million parameters" in README
 
 
+def test_what_make_smollm_printed_stands_in_the_readme():
+    printed, cost = kept("output/smollm.txt"), kept_json("costs.json")["smollm"]
+    row = re.search(r"^LoRA +0(\S+) +(\S+) +0(\S+) +0(\S+) +(\S+) +([\d,]+) .* ([\d,]+ MiB)$", printed, re.MULTILINE)
+    *scores, trained, peak = row.groups()
+    model, steps = (re.search(pattern, printed) for pattern in (r"as fp32, (\d+),(\d)", r"(\d+) steps of 8 samples"))
+    names, time = ("BLEU", "NIST", "METEOR", "ROUGE-L", "and CIDEr"), f"{cost['seconds'] / 60:.0f} min"
+    listed = ", ".join(f"{name} {value}" for name, value in zip(names, scores, strict=True)).replace(", and", " and")
+    assert f"SmolLM2 of {model[1]}.{model[2]} million parameters by pip" in FLAT["README"]
+    assert (f"(r = 4 on q and v, {trained} numbers) for {steps[1]} steps on 2,400 real E2E samples: {listed} on the first 100 "
+            "test records, where the frozen base ends every text at once") in FLAT["README"]
+    assert "2,400 train" in printed and re.search(r"^frozen base +0\.0000 ", printed, re.MULTILINE)
+    assert f"beam 4; {time}, {cost['processor_seconds'] / 60:.0f} of them of processor time" in FLAT["README"]
+    assert f"| {time}, {peak}, as above | BLEU {scores[0]} on 100 records (measured) |" in README
+
+
 def test_what_demo_and_tour_print_is_what_they_printed():
     """Every line of the two blocks; one that ends in ... is the beginning of a longer one."""
     blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", README.partition("## Two commands")[2], re.MULTILINE)
