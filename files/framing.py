@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 
 class Tokenizer:
-    """A text's ids and back; made by load_tokenizer, of one of the kinds that have `pieces` and `decode`.
+    """What the kinds of tokenizers that load_tokenizer makes have in common. Each adds `pieces`, the ids of a text alone, and
+    `decode`, the way back.
 
     start, between, end: the ids of the frame around a text and between two. eos_id ends a sample, any of eos_ids a text that
     is generated. truncated: how many inputs encode has shortened to max_length so far. fingerprint: a hash of all that it
@@ -19,10 +20,6 @@ class Tokenizer:
     between: tuple[int, ...] = ()
     end: tuple[int, ...] = ()
     truncated = 0
-
-    def pieces(self, text: str) -> list[int]:
-        """Ids of the text alone, without framing. Empty text has none."""
-        raise NotImplementedError
 
     def encode(self, text: str, pair: str | None = None, max_length: int | None = None) -> list[int]:
         """The text or both in the model's frame. max_length: longest result, framing included. What is too long loses tokens at
