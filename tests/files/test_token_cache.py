@@ -95,6 +95,6 @@ def test_a_task_from_the_cache_is_the_task(repository, toy_data, tmp_path, monke
     config = M.load_pretrained(repository / "toy" / kind).config
     settings = SimpleNamespace(task=name, text="pretokenised", limit_train=50, limit_eval=9, max_length=30)
     first = tasks.make_task(settings, tokenizer, config, sources.make_source(settings, toy_data))
-    monkeypatch.setattr(data.Tokenizer, "pieces", None)
+    monkeypatch.setattr(type(tokenizer), "pieces", None)
     again = tasks.make_task(settings, tokenizer, config, sources.make_source(settings, toy_data))
     assert again.train == first.train and again.summary == first.summary and len(first.train) == 50
