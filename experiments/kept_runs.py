@@ -67,6 +67,11 @@ def to_folders(lines: dict[str, dict], runs_dir: Path) -> None:
             write_json(line["metrics"], folder / "metrics.json")             # last: it says that the run is finished
 
 
+def restore(model: str, runs_dir: Path, kept: Path = Path("results/runs.jsonl")) -> None:
+    """to_folders of what is kept of a base model's runs."""
+    to_folders({place: line for place, line in read_lines(kept).items() if line["metrics"]["model"] == model}, runs_dir)
+
+
 def read_log(path: Path) -> dict[str, list]:
     """The loss at every logged step, as columns; empty ones where there is no log."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

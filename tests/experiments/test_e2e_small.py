@@ -1,41 +1,62 @@
 """experiments/e2e_small.py: every method is searched alike, the search sees no test record, and the best rate is taken."""
+import argparse
+import math
+
+import pytest
+
 import data
 import train
 from experiments import e2e_small as E
+from experiments.search import GRID, HELD_OUT, RATE, plans_of
 from experiments.sweep import options_of
 from files.text import write_json
 
 
+def fake(out, row, seed, loss):
+    folder = out / row["folder"] / ("base" if "--eval-only" in row["command"] else f"seed{seed}")
+    folder.mkdir(parents=True)
+    write_json({"task": "e2e", "model": E.NAME, "seed": seed, "scores": {"loss": loss, "BLEU": 0.5}}, folder / "metrics.json")
+
+
 def test_every_method_is_searched_at_as_many_rates_and_the_commands_are_train_pys(tmp_path):
-    rows = E.search_plan(tmp_path)["rows"]
-    assert len(rows) == 5 * len(E.METHODS) == len({row["folder"] for row in rows})
+    ((plan,), rates) = plans_of(E.SEARCH, tmp_path)
+    rows = plan["rows"]
+    assert not rates and len(rows) == GRID * len(E.METHODS) == len({row["folder"] for row in rows}) and GRID >= 5
     for row in rows:
         options = train.parse_arguments(row["command"].split())
-        assert options.max_steps == E.SEARCH_STEPS and options.data_dir == str(tmp_path / "data" / "search")
-    assert E.rates_around(1e-3) == [1e-4, 3e-4, 1e-3, 3e-3, 9e-3]
+        assert options.max_steps == 150 and options.data_dir == (tmp_path / HELD_OUT).as_posix()
 
 
 def test_the_search_sees_no_test_record(tmp_path, toy_data, monkeypatch):
     monkeypatch.setattr(E, "TRAINING_SAMPLES", 50)
     E.write_data(toy_data, tmp_path)
-    found = {(part, split): data.read_e2e(split, tmp_path / "data" / part) for part in ("search", "train")
+    found = {(part, split): data.read_e2e(split, tmp_path / part) for part in (HELD_OUT, "data")
              for split in ("train", "valid", "test")}
-    assert found["train", "test"] == data.read_e2e("test", toy_data)
-    assert found["search", "train"] == found["train", "train"] and len(set(found["train", "train"])) > 40
-    records, all_records = [mr for mr, _ in found["search", "valid"]], {mr for mr, _ in data.read_e2e("valid", toy_data)}
+    assert found["data", "test"] == data.read_e2e("test", toy_data)
+    assert found[HELD_OUT, "train"] == found["data", "train"] and len(set(found["data", "train"])) > 40
+    records, all_records = [mr for mr, _ in found[HELD_OUT, "valid"]], {mr for mr, _ in data.read_e2e("valid", toy_data)}
     assert len(records) == len(set(records)) == min(E.VALIDATION_RECORDS, len(all_records))
-    assert not {mr for pairs in (found["search", "valid"], found["search", "test"]) for mr, _ in pairs} & {
-        mr for mr, _ in found["train", "test"]}
+    assert not {mr for pairs in (found[HELD_OUT, "valid"], found[HELD_OUT, "test"]) for mr, _ in pairs} & {
+        mr for mr, _ in found["data", "test"]}
 
 
-def test_the_rate_of_the_lowest_loss_is_trained(tmp_path, capsys):
-    for row in E.search_plan(tmp_path)["rows"]:
-        label, rate = row["label"].rsplit(", lr ", 1)
-        if label in ("LoRA", "full"):                                        # the others have not ended
-            loss = abs(float(rate) - 3e-4) if label == "LoRA" else float(rate)
-            (folder := tmp_path / row["folder"] / "seed1").mkdir(parents=True)
-            write_json({"task": "e2e", "scores": {"loss": loss}}, folder / "metrics.json")
-    three, one = E.train_plans(tmp_path)
-    assert {row["label"]: options_of(row["command"])["lr"] for row in three["rows"]} == {"LoRA": "0.0003", "full": "1e-05"}
-    assert three["seeds"] == [1, 2, 3] and [row["label"] for row in one["rows"]] == ["frozen base"]
-    assert "full: the best rate is the last at its end" in capsys.readouterr().err
+def test_the_rate_of_the_lowest_loss_inside_of_the_grid_is_run(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no search of a learning rate has ended"):
+        E.comparison(tmp_path)
+
+    def run(plans, out, *more):
+        for row in plans[0]["rows"]:
+            method, _, rate = row["label"].rpartition(RATE)
+            if method in ("LoRA", "full") and not (tmp_path / row["folder"]).exists():       # the others have not ended
+                fake(tmp_path, row, 0, abs(math.log10(float(rate)) - (-3.5 if method == "LoRA" else -5.6)))
+        return 0
+
+    monkeypatch.setattr("experiments.search.run_plans", run)
+    assert E.search(argparse.Namespace(out_dir=tmp_path, jobs=1, until=math.inf)) == 0
+    plan = E.comparison(tmp_path)
+    rates = {row["label"]: options_of(row["command"]).get("lr") for row in plan["rows"]}
+    assert rates == {"frozen base": None, "LoRA": "3e-4", "full": "3e-6"}                # full's grid was widened twice
+    assert {row["label"]: row.get("seeds") for row in plan["rows"]} == {
+        "frozen base": None, "LoRA": [1, 2, 3], "full": [1, 2, 3]}
+    for row in plan["rows"]:
+        assert train.parse_arguments([*row["command"].split(), "--seed", "1"]).data_dir == (tmp_path / "data").as_posix()
