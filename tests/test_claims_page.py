@@ -181,7 +181,7 @@ def test_activations_of_one_step_at_the_same_batch(toy_data, tmp_path):
             out = tmp_path / method / task
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 train.main(["--model", str(ROOT / "toy" / model), "--task", task, "--data-dir", str(toy_data), "--batch-size",
-                            batch, "--max-steps", "1", "--method", method, *options, "--limit-eval", "2",
+                            batch, "--max-steps", "1", "--precision", "fp32", "--method", method, *options, "--limit-eval", "2",
                             "--out-dir", str(out)])
             (metrics,) = out.rglob("metrics.json")
             found.append(json.loads(metrics.read_text())["memory_parts_bytes"]["activations"] / 2**20)
