@@ -90,7 +90,7 @@ def lora_and_the_others(runs: dict, labels: tuple[str, ...]) -> tuple[str, str]:
 OF_SCORES = (first_not_below_second, lora_and_the_others)
 RATES_BY_HAND = {"methods", "mini"}                                          # no method is judged by another's scores there
 NO_VERDICT = "no verdict: learning rates by hand"
-WITH_FULL = {"methods": ("LoRA", "full"), "mini": ("LoRA", "full"), "glue-small": ("LoRA", "full")}
+WITH_FULL = dict.fromkeys(("methods", "mini", "glue-small", "e2e-small"), ("LoRA", "full"))
 CLAIMS = (  # claim, experiment -> the rows that it needs, judge
     ("LoRA is not below full fine-tuning (Tables 2, 3)", WITH_FULL, first_not_below_second),
     ("LoRA is not below the other methods that train few (Tables 2, 3)",

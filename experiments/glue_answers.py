@@ -13,11 +13,11 @@ from experiments.glue_report import (
     ABOUT,
     ORIENTATION,
     cell,
+    glue_search_table,
     how_many,
     named,
     runs_by_task,
     score_table,
-    search_table,
     second_table,
     seconds_table,
     task_of,
@@ -94,7 +94,7 @@ def targets_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> li
     plots.lines_over([{"title": "LoRA on q v, attention, MLP, all six", "x": "task", "y": "score (%), last epoch",
                        "ticks": list(tasks), "lines": lines}], folder / "targets.png")
     return [*wrapped("Equal parameters as far as whole ranks allow; the table counts them. Each had its own search."), "",
-            *score_table(tasks), "", *search_table(named(plans, "glue-small-targets-search"), kept, TARGETS), "",
+            *score_table(tasks), "", *glue_search_table(named(plans, "glue-small-targets-search"), kept, TARGETS), "",
             "![attention, MLP, all](targets.png)"]
 
 
@@ -165,7 +165,7 @@ def forgetting_answer(folder: Path) -> list[str]:
 PARTS = (                                                                    # title, experiment, its command, what it says
     ("Scores and costs", "glue-small", "glue_small runs", comparison),
     ("The searches", "glue-small-search", "glue_small search",
-     lambda plans, kept, folder: search_table(named(plans, "glue-small-search"), kept, METHODS)),
+     lambda plans, kept, folder: glue_search_table(named(plans, "glue-small-search"), kept, METHODS)),
     ("The best learning rate of LoRA over that of full fine-tuning", "glue-small-rates", "glue_questions rates", rates_answer),
     ("Attention alone, MLP alone, all", "glue-small-targets", "glue_questions targets", targets_answer),
     ("Rank times amount of data", "glue-small-data", "glue_questions data", data_answer),

@@ -93,21 +93,25 @@ def seconds_table(tasks: dict[str, dict[str, list[dict]]]) -> list[str]:
                                 for task in tasks})
 
 
-def search_table(plans: list[dict], kept: dict[str, dict], arms: dict[str, tuple[str, str]]) -> list[str]:
-    """A row per arm, a column per rate: the held-out scores on the settings, one after the other; the choice in bold."""
-    search = Search("", {}, arms)
+def search_table(plans: list[dict], kept: dict[str, dict], search: Search, about: str,
+                 shown: Callable[[float], str] = lambda score: f"{100 * score:.1f}") -> list[str]:
+    """A row per arm, a column per rate: the scores on the settings, one after the other; the choice in bold. about: what they
+    are; shown: how a score is written."""
     scores, grids = scores_of(search, plans, kept), grids_of(search, plans, kept)
     rates = [rate for rate in LADDER if any(rate in of for of in scores.values())]
 
-    def shown(arm: str, rate: str) -> str:
-        of = scores[arm].get(rate, [])
-        text = " / ".join("diverged" if math.isinf(score) else f"{100 * score:.1f}" for score in of)
+    def entry(arm: str, rate: str) -> str:
+        text = " / ".join("diverged" if math.isinf(score) else shown(score) for score in scores[arm].get(rate, []))
         return f"**{text}**" if rate == grids[arm][1] else text
 
     wider = "; ".join(f"{arm} to {len(of)} rates" for arm, (of, _) in grids.items() if len(of) > GRID)
-    return [*wrapped(f"Held-out scores on {' / '.join(map(task_of, plans))} after two epochs, seed 0; in bold the choice, the "
-                     f"best mean rank. Widened, because the best lay at an end: {wider or 'none'}."),
-            "", *markdown(["", *rates], [[arm, *(shown(arm, rate) for rate in rates)] for arm in arms])]
+    return [*wrapped(f"{about}, seed 0; in bold the choice. Widened, because the best lay at an end: {wider or 'none'}."),
+            "", *markdown(["", *rates], [[arm, *(entry(arm, rate) for rate in rates)] for arm in search.arms])]
+
+
+def glue_search_table(plans: list[dict], kept: dict[str, dict], arms: dict[str, tuple[str, str]]) -> list[str]:
+    return search_table(plans, kept, Search("", {}, arms), f"Held-out scores on {' / '.join(map(task_of, plans))} after two "
+                        "epochs, of which the best mean rank is chosen")
 
 
 def section(plans: list[dict], kept: dict[str, dict]) -> list[str]:

@@ -18,6 +18,7 @@ from experiments import (
     bench_growth,
     bench_mixed,
     claims,
+    e2e_report,
     figures,
     glue_answers,
     glue_report,
@@ -54,10 +55,10 @@ HEAD = """# What was run
 Written by `make report` from the files beside it: a run is a line of runs.jsonl, its command stands in plans.jsonl. A number is
 a mean ± standard deviation over seeds, in percent but for NIST, CIDEr and losses; pairs at the best epoch, texts at the lowest
 validation loss. "Level" with the highest: apart by no more than both standard deviations together. **The bases are not the
-paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` is a small GPT-2 on real data, minilm a
-small encoder that others pretrained. They show how methods stand beside each other, not how the paper's models score. In the
-runs of toy/ and runs/mini/ the learning rate of the first step was 0; by default it no longer is, and `--warmup-from 0` behind
-a command makes the run as it was. Where the paper and the authors' code disagree stands in
+paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` is a small GPT-2 on real data, minilm and
+SmolLM2 are a small encoder and a small decoder that others pretrained. They show how methods stand beside each other, not how
+the paper's models score. In the runs of toy/ and runs/mini/ the learning rate of the first step was 0; by default it no longer
+is, and `--warmup-from 0` behind a command makes the run as it was. Where the paper and the authors' code disagree stands in
 [paper and code](../docs/paper-and-code.md).
 """
 # experiment -> its heading, and what to know before reading its table
@@ -291,8 +292,9 @@ def build(results: Path) -> None:
             lines += experiment_section(name, of_name, kept)
             lines += pictures if name == last else figures.draw_ablation(name, of_name, kept, results)
             lines += ["", *cost_section(compared, kept)] if name == last else [""]
-    lines += glue_report.section(plans, kept)
+    lines += glue_report.section(plans, kept) + e2e_report.section(plans, kept)
     glue_answers.write_page(plans, kept, results / "glue-small")
+    e2e_report.write_page(plans, kept, results / "e2e-small")
     lines += subspace_section(read_lines(results / "subspaces.jsonl"), results)
     lines += latency_section(results / "latency.json")
     lines += measured_section(results)

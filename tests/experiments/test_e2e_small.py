@@ -1,4 +1,5 @@
-"""experiments/e2e_small.py: every method is searched alike, the search sees no test record, and the best rate is taken."""
+"""experiments/e2e_small.py: every method is searched alike, the search sees no test record, the best rate is taken, and the
+report holds what was run. Runs are made up."""
 import argparse
 import math
 
@@ -7,15 +8,18 @@ import pytest
 import data
 import train
 from experiments import e2e_small as E
+from experiments import report
 from experiments.search import GRID, HELD_OUT, RATE, plans_of
-from experiments.sweep import options_of
+from experiments.sweep import options_of, write_plans
+from experiments.tables import TEXT_SCORES
 from files.text import write_json
 
 
 def fake(out, row, seed, loss):
     folder = out / row["folder"] / ("base" if "--eval-only" in row["command"] else f"seed{seed}")
     folder.mkdir(parents=True)
-    write_json({"task": "e2e", "model": E.NAME, "seed": seed, "scores": {"loss": loss, "BLEU": 0.5}}, folder / "metrics.json")
+    write_json({"task": "e2e", "model": E.NAME, "seed": seed, "data_fingerprints": {"evaluated": "a", "train": "c"},
+                "base_fingerprint": "b", "scores": dict.fromkeys(TEXT_SCORES, 0.5) | {"loss": loss}}, folder / "metrics.json")
 
 
 def test_every_method_is_searched_at_as_many_rates_and_the_commands_are_train_pys(tmp_path):
@@ -60,3 +64,33 @@ def test_the_rate_of_the_lowest_loss_inside_of_the_grid_is_run(tmp_path, monkeyp
         "frozen base": None, "LoRA": [1, 2, 3], "full": [1, 2, 3]}
     for row in plan["rows"]:
         assert train.parse_arguments([*row["command"].split(), "--seed", "1"]).data_dir == (tmp_path / "data").as_posix()
+
+
+def test_the_report_holds_what_was_run_and_nothing_else(tmp_path):
+    """Of the search LoRA's has ended, full's has one run; then base and LoRA are run, with two of its three seeds."""
+    out, results = tmp_path / "runs", tmp_path / "results"
+    (plan,), _ = plans_of(E.SEARCH, out)
+    write_plans([plan], out)
+    losses = dict(zip(("1e-4", "3e-4", "1e-3", "3e-3", "1e-2"), (1.9, 1.5, 1.25, 1.375, 2.0), strict=True))
+    for row in plan["rows"]:
+        method, _, rate = row["label"].rpartition(RATE)
+        if method == "LoRA" or (method, rate) == ("full", "1e-4"):
+            fake(out, row, 0, losses[rate])
+    assert report.main(["--runs", str(out), "--results", str(results)]) == 0
+    page = (results / "e2e-small" / "README.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    assert rows[0] == ["", *losses] and rows[2] == ["LoRA", "1.900", "1.500", "**1.250**", "1.375", "2.000"]
+    assert rows[3] == ["full", "1.900", "", "", "", ""]
+    assert "6 of 40 runs are in" in page and "## Scores" not in page
+    assert "real decoder" not in (results / "README.md").read_text("utf-8")
+    write_plans([plan := E.comparison(out)], out)
+    for row in plan["rows"]:
+        for seed, loss in ((1, 1.0), (2, 1.5)) if "--eval-only" not in row["command"] else ((1, 4.0),):
+            fake(out, row, seed, loss)
+    assert report.main(["--runs", str(out), "--results", str(results)]) == 0
+    page, front = ((results / name / "README.md").read_text("utf-8") for name in ("e2e-small", "."))
+    for text in (page, front):
+        row = next(line for line in text.splitlines() if line.startswith("| LoRA |")).split(" | ")
+        assert row[2] == "50.0 ± 0.0" and "1.250 ± 0.354" in row and row[-1] == "2 |" and "3 of 4 runs are in" in text
+        assert "| frozen base |" in text and "| full | –" not in text
+    assert page.count("python train.py") == 2 and "--lr 1e-3 --epochs 2" in page
