@@ -118,10 +118,14 @@ class WordPiece(Tokenizer):
 # ---------------------------------------------------------------- files
 
 def is_wordpiece(directory: Path, model_type: object) -> bool:
-    """Whether a folder's tokenizer is WordPiece: a BERT's, or, where no file says what it is, one with a vocab.txt."""
+    """Whether a folder's tokenizer is WordPiece: a BERT's, or, where config.json does not say, by the vocabulary's files."""
     if model_type is not None:
         return model_type == "bert"
-    return (directory / "vocab.txt").is_file() and not (directory / "vocab.json").is_file()
+    if any((directory / name).is_file() for name in ("vocab.txt", "vocab.json")):
+        return not (directory / "vocab.json").is_file()
+    whole = directory / "tokenizer.json"
+    model = read_json(whole).get("model") if whole.is_file() else None
+    return isinstance(model, dict) and model.get("type") == "WordPiece"
 
 
 def read_wordpiece(directory: Path, settings: dict[str, dict]) -> WordPiece:

@@ -4,7 +4,8 @@ logits and ids, or is refused with a line that names the one thing that is not s
     python -m tests.files.test_random_folders --count 200 --seed 0       # all of them; the suite takes COUNT
 
 Drawn are the family, the file's form and format, shards, a wrapper's prefix, tied heads, the tokenizer's form, tokens added and
-rows padded, the head, its classes and their order. Left out: adapters.
+rows padded, the head, its classes and their order; of a BERT the old names of its LayerNorms, a config.json that says as little
+as the first ones did, case and accents. Left out: adapters.
 """
 import argparse
 import json
@@ -25,7 +26,7 @@ from files.weights import read_safetensors, write_safetensors
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-COUNT, SEED = 40, 0
+COUNT, SEED = 60, 0
 # What is not supported, and what its refusal says. A form of this table that loads fails: it then has to leave the table.
 REFUSED: dict[str, str] = {
     "untied": "tie_word_embeddings is False|lm_head.weight differs",
@@ -38,7 +39,7 @@ SPELLINGS = (str, str.upper, str.title)
 
 def draw(chance: random.Random) -> dict:
     """A configuration."""
-    kind = chance.choice(("gpt2", "roberta"))
+    kind = chance.choice(("gpt2", "roberta", "bert"))
     form = {"kind": kind, "file": chance.choice(("safetensors", "safetensors", "bin")), "shards": chance.choice((1, 1, 3)),
             "prefix": chance.choice(("", "", "", "module.", "_orig_mod.", "no base prefix")),
             "dtype": chance.choice(("float32", "float16", "bfloat16")),
@@ -48,6 +49,11 @@ def draw(chance: random.Random) -> dict:
     if kind == "gpt2":
         return form | {"head": chance.choice(("tied", "tied", "without", "lm_head alone", "untied"))}
     heads = ("none", "masked", "named", "named", "named", "LABEL", "two", "other names")
+    if kind == "bert":
+        form |= {"tokenizer": chance.choice(("vocab.txt", "tokenizer.json", "both")), "lower": chance.random() < 0.6,
+                 "accents": chance.choice((None, None, True, False)), "gamma": chance.random() < 0.3,
+                 "bare": chance.random() < 0.3}
+        heads += ("pretraining",)
     return form | {"head": chance.choice(heads), "order": chance.sample(range(3), 3), "spelling": chance.randrange(3)}
 
 
@@ -61,6 +67,8 @@ def expected_refusals(form: dict) -> list[str]:
 
 def write_tokenizer(form: dict, folder: Path, learned: Path) -> object:
     """The tokenizer's files, and transformers' tokenizer of them."""
+    if form["kind"] == "bert":
+        return write_wordpiece(form, folder, learned)
     control = ["<|endoftext|>"] if form["kind"] == "gpt2" else ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     tokens = [*control[:-1], *json.loads((learned / "vocab.json").read_text(encoding="utf-8")), control[-1]]
     (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
@@ -71,17 +79,36 @@ def write_tokenizer(form: dict, folder: Path, learned: Path) -> object:
         theirs.add_tokens([transformers.AddedToken(word, normalized=False) for word in ("[MR]", "ferry")])
     theirs.save_pretrained(folder)
     whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    if form["tokenizer"] == "vocab.json":                                    # as transformers 4 wrote them
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        settings["added_tokens_decoder"] = {entry.pop("id"): entry for entry in whole["added_tokens"]}
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-        (folder / "tokenizer.json").unlink()
+    if form["tokenizer"] == "vocab.json":
+        without_tokenizer_json(folder)
     elif form["tokenizer"] != "both":
         (folder / "vocab.json").unlink()
         (folder / "merges.txt").unlink()
         if form["tokenizer"] == "tokenizer.json, merges as text":
             whole["model"]["merges"] = [" ".join(pair) for pair in whole["model"]["merges"]]
             (folder / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    return theirs
+
+
+def without_tokenizer_json(folder: Path) -> None:
+    """Added tokens stand in tokenizer_config.json instead, as transformers 4 wrote them."""
+    path, whole = folder / "tokenizer_config.json", json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["added_tokens_decoder"] = {entry.pop("id"): entry for entry in whole["added_tokens"]}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "tokenizer.json").unlink()
+
+
+def write_wordpiece(form: dict, folder: Path, learned: Path) -> object:
+    shutil.copyfile(learned / "vocab.txt", folder / "vocab.txt")
+    theirs = transformers.BertTokenizer.from_pretrained(str(folder), do_lower_case=form["lower"], strip_accents=form["accents"])
+    if form["added"]:
+        theirs.add_tokens([transformers.AddedToken(word, normalized=False) for word in ("[MR]", "ferry")])
+    theirs.save_pretrained(folder)
+    if form["tokenizer"] == "vocab.txt":
+        without_tokenizer_json(folder)
+    elif form["tokenizer"] == "tokenizer.json":
+        (folder / "vocab.txt").unlink()
     return theirs
 
 
@@ -98,12 +125,15 @@ def make_model(form: dict, vocab_size: int) -> object:
         spelled = [SPELLINGS[form["spelling"]](CLASSES[row]) for row in form["order"]]
         names = {"LABEL": ["LABEL_0", "LABEL_1", "LABEL_2"], "two": ["no", "yes"], "other names": ["joy", "anger", "fear"]}.get(
             form["head"], spelled)
-        config = transformers.RobertaConfig(
-            vocab_size=vocab_size, max_position_embeddings=34, hidden_size=width, num_hidden_layers=2, num_attention_heads=4,
-            intermediate_size=28, type_vocab_size=1, layer_norm_eps=1e-5, initializer_range=0.3, pad_token_id=1, bos_token_id=0,
-            eos_token_id=2, id2label=dict(enumerate(names)), label2id={name: row for row, name in enumerate(names)})
-        kind = {"none": "RobertaModel", "masked": "RobertaForMaskedLM"}.get(form["head"], "RobertaForSequenceClassification")
-        theirs = getattr(transformers, kind)(config)
+        sizes = {"vocab_size": vocab_size, "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4,
+                 "intermediate_size": 28, "initializer_range": 0.3, "id2label": dict(enumerate(names)),
+                 "label2id": {name: row for row, name in enumerate(names)}}
+        config = transformers.BertConfig(max_position_embeddings=32, **sizes) if form["kind"] == "bert" else (
+            transformers.RobertaConfig(max_position_embeddings=34, type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1,
+                                       bos_token_id=0, eos_token_id=2, **sizes))
+        kind = {"none": "Model", "masked": "ForMaskedLM", "pretraining": "ForPreTraining"}.get(
+            form["head"], "ForSequenceClassification")
+        theirs = getattr(transformers, {"bert": "Bert", "roberta": "Roberta"}[form["kind"]] + kind)(config)
     return theirs.eval().to(getattr(torch, form["dtype"])).float()
 
 
@@ -113,7 +143,7 @@ def write_model(form: dict, folder: Path, theirs: object) -> None:
     theirs.to(getattr(torch, form["dtype"])).save_pretrained(folder, max_shard_size=size)
     theirs.float()
     files = sorted(folder.glob("*.safetensors"))
-    base = "transformer." if form["kind"] == "gpt2" else "roberta."
+    base = {"gpt2": "transformer."}.get(form["kind"], f"{form['kind']}.")
     index = folder / "model.safetensors.index.json"
     renamed = {}
     for path in files:
@@ -122,6 +152,9 @@ def write_model(form: dict, folder: Path, theirs: object) -> None:
             tensors["lm_head.weight"] = tensors.pop(base + "wte.weight")
         if form["head"] == "tied" and base + "wte.weight" in tensors:
             tensors["lm_head.weight"] = tensors[base + "wte.weight"].clone()
+        if form.get("gamma"):
+            tensors = {re.sub(r"LayerNorm\.(weight|bias)", lambda found: "LayerNorm." + {"weight": "gamma", "bias": "beta"}[
+                found[1]], name): tensor for name, tensor in tensors.items()}
         if form["prefix"] == "no base prefix":
             tensors = {name.removeprefix(base): tensor for name, tensor in tensors.items()}
         elif form["prefix"]:
@@ -130,6 +163,11 @@ def write_model(form: dict, folder: Path, theirs: object) -> None:
         new = path.name if form["file"] == "safetensors" else f"pytorch_{path.stem}.bin"
         (write_safetensors if form["file"] == "safetensors" else torch.save)(tensors, folder / new)
         renamed |= dict.fromkeys(tensors, new)
+    if form.get("bare"):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({name: config[name] for name in (
+            "vocab_size", "type_vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+            "max_position_embeddings", "id2label", "label2id") if name in config}))
     if index.exists():
         index.unlink()
         target = index if form["file"] == "safetensors" else folder / "pytorch_model.bin.index.json"
@@ -147,7 +185,7 @@ def check_folder(form: dict, folder: Path, learned: Path) -> str:
     again = transformers.AutoTokenizer.from_pretrained(str(folder))
     for text in TEXTS:
         assert ours.encode(text, " more") == again(text, " more")["input_ids"], text
-    classes = CLASSES if form["kind"] == "roberta" else None
+    classes = None if form["kind"] == "gpt2" else CLASSES
     refusals = expected_refusals(form)
     try:
         model = M.load_pretrained(folder, classes=classes, seed=4)
@@ -157,15 +195,23 @@ def check_folder(form: dict, folder: Path, learned: Path) -> str:
         return "refused: " + ", ".join(refusals)
     assert not refusals, f"loads, so that {refusals} can leave REFUSED"
     ids = torch.randint(5, len(theirs), (3, 9), generator=torch.Generator().manual_seed(form["seed"]))
+    inputs = {"input_ids": ids}
+    if form["kind"] == "bert":                                               # pairs, whose second texts have another type
+        inputs = dict(theirs(["a text", "the, of"], ["more", "a whole more of it"], padding=True, return_tensors="pt"))
+        assert inputs["token_type_ids"].any() and not inputs["attention_mask"].all()
+    mask = inputs.get("attention_mask")
     with torch.no_grad():
         if form["kind"] == "gpt2":
             found, expected = model(ids), reference(ids).logits
         elif form["head"] in ("named", "LABEL"):
             order = [form["order"].index(row) for row in range(3)] if form["head"] == "named" else [0, 1, 2]
-            found, expected = model(ids), reference(ids).logits[:, order]
+            found, expected = model(inputs["input_ids"], mask), reference(**inputs).logits[:, order]
         else:                                                                # a fresh head: what stands below it is compared
-            body = reference if form["head"] == "none" else reference.roberta
-            found, expected = model.hidden_states(ids, M.Padded(ids)), body(ids).last_hidden_state
+            body = reference if form["head"] == "none" else getattr(reference, form["kind"])
+            ids = inputs["input_ids"]
+            found, expected = model.hidden_states(ids, M.Padded(ids, mask)), body(**inputs).last_hidden_state
+            if mask is not None:                                             # padding's states mean nothing
+                found, expected = found[mask == 1], expected[mask == 1]
             assert model.classifier.out_proj.weight.shape == (3, form["width"])
     assert found.shape == expected.shape and expected.std() > 1e-2
     assert (found - expected).abs().max() < 1e-4, (found - expected).abs().max()
@@ -173,10 +219,11 @@ def check_folder(form: dict, folder: Path, learned: Path) -> str:
 
 
 def learn(folder: Path) -> Path:
-    learned = tokenizers.ByteLevelBPETokenizer()
-    learned.train([__file__], vocab_size=330, min_frequency=2, show_progress=False)
+    """Both kinds of vocabularies, of this file's text."""
     folder.mkdir()
-    learned.save_model(str(folder))
+    for learned in (tokenizers.ByteLevelBPETokenizer(), tokenizers.BertWordPieceTokenizer(lowercase=False)):
+        learned.train([__file__], vocab_size=330, min_frequency=2, show_progress=False)
+        learned.save_model(str(folder))
     return folder
 
 
