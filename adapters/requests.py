@@ -89,7 +89,7 @@ class RequestReader:
     def encode_prompt(self, task: str, texts: list[str]) -> list[int]:
         """A meaning representation in the frame it was trained in (E2E), or plain text to go on with."""
         if len(texts) != 1:
-            raise ValueError("two texts; GPT-2 continues one")
+            raise ValueError(f"found {len(texts)} texts, expected one, which the model goes on with")
         ids = e2e_prompt(self.tokenizer, texts[0]) if task in ("e2e", "text") else self.tokenizer.encode(texts[0])
         most = self.bank.model.config.longest_input - self.room
         if not 1 <= len(ids) <= most:
@@ -102,7 +102,7 @@ class RequestReader:
             raise ValueError(f"the base has no head of a task ({self.bank.held()})")
         expected, most = len(self.forms[name].texts), self.bank.model.config.longest_input
         if len(texts) != expected:
-            raise ValueError(f"{len(texts)} texts; {self.tasks[name]} takes {expected}")
+            raise ValueError(f"found {len(texts)} text{'s' * (len(texts) > 1)}, expected {expected} for {self.tasks[name]}")
         ids = self.tokenizer.encode(*texts)
         if len(ids) > most:
             raise ValueError(f"the text has {len(ids)} tokens, the model takes {most}: shorten it")

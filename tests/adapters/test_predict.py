@@ -236,7 +236,7 @@ BAD = [                                                                      # l
     ({"adapter": "mrpc", "text": ["a", "b"], "label": 1}, "'label' is a key of the answers"),
     ({"adapter": ["mrpc"], "text": ["a", "b"]}, "expected its name"), ({"adapter": "mrpc", "text": 3}, "expected a string"),
     ({"adapter": "mrpc", "text": []}, "expected a string"), ({"adapter": "mrpc", "text": ["a", None]}, "expected a string"),
-    ({"adapter": "mrpc", "text": "a"}, "1 texts; mrpc takes 2"),
+    ({"adapter": "mrpc", "text": "a"}, "found 1 text, expected 2 for mrpc"),
     ({"adapter": "mrpc", "text": ["a", "b", "c"]}, "expected a string or a list of one or two"),
     ({"adapter": "mprc", "text": ["a", "b"]}, "no adapter 'mprc' (the bank holds base, mrpc, mnli, stsb)"),
     ({"adapter": "base", "text": ["a", "b"]}, "the base has no head of a task"),
@@ -268,7 +268,7 @@ def test_a_byte_order_mark_is_dropped_and_utf_16_is_named(repository, adapters, 
 
 
 @pytest.mark.parametrize("line, message", [
-    ({"adapter": "e2e", "text": ["a", "b"]}, "GPT-2 continues one"), ({"adapter": "base", "text": ""}, "has 0 tokens"),
+    ({"adapter": "e2e", "text": ["a", "b"]}, "found 2 texts, expected one"), ({"adapter": "base", "text": ""}, "has 0 tokens"),
     ({"adapter": "e2e", "text": "name " * 600}, "expected 1 to 448")])
 def test_bad_lines_for_gpt2(repository, adapters, tmp_path, line, message):
     status, answers = run(repository, adapters, "gpt2", [line, {"adapter": "e2e", "text": "x"}], tmp_path, "--beam-size", "1",
@@ -424,7 +424,7 @@ def test_a_pair_with_a_tab_in_a_label_out_and_ctrl_c_ends_it(repository, adapter
     out, said = process.communicate()
     assert (process.returncode, out) == (0, b"")
     lines = [line for line in said.decode("utf-8").splitlines() if not line.startswith(("loaded ", "precision: "))]
-    assert lines == ["mrpc: type two texts with a tab between; Ctrl-D or Ctrl-C ends", "refused: 1 texts; mrpc takes 2"]
+    assert lines == ["mrpc: type two texts with a tab between; Ctrl-D or Ctrl-C ends", "refused: found 1 text, expected 2 for mrpc"]
 
 
 def test_the_bare_gpt2_goes_on_with_plain_text(repository, talk, capsys):
