@@ -424,7 +424,8 @@ def test_a_pair_with_a_tab_in_a_label_out_and_ctrl_c_ends_it(repository, adapter
     out, said = process.communicate()
     assert (process.returncode, out) == (0, b"")
     lines = [line for line in said.decode("utf-8").splitlines() if not line.startswith(("loaded ", "precision: "))]
-    assert lines == ["mrpc: type two texts with a tab between; Ctrl-D or Ctrl-C ends", "refused: found 1 text, expected 2 for mrpc"]
+    assert lines == ["mrpc: type two texts with a tab between; Ctrl-D or Ctrl-C ends",
+                     "refused: found 1 text, expected 2 for mrpc"]
 
 
 def test_the_bare_gpt2_goes_on_with_plain_text(repository, talk, capsys):
