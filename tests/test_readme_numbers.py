@@ -399,6 +399,10 @@ def test_what_make_smollm_printed_stands_in_the_readme():
     assert f"| {time}, {peak}, as above | BLEU {scores[0]} on 100 records (measured) |" in README
 
 
+def test_the_steps_of_smollm_are_what_was_printed():
+    assert table(PAGES["speed"], "SmolLM2") == table("| SmolLM2 " + kept("output/e2e-step.txt").partition("\n| ")[2], "SmolLM2")
+
+
 def test_what_demo_and_tour_print_is_what_they_printed():
     """Every line of the two blocks; one that ends in ... is the beginning of a longer one."""
     blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", README.partition("## Two commands")[2], re.MULTILINE)
