@@ -28,7 +28,7 @@ from training.memory import Activations, forget_peak
 from training.optimizer import Schedule, make_optimizer
 from training.options import Settings, without_meaning
 from training.precision import choose_precision, hold_frozen_in
-from training.report import report_end, report_start, run_metrics
+from training.report import report_changes, report_end, report_start, run_metrics
 from training.run_log import RunLog, open_curves
 from training.setup import evaluate_adapter, prepare
 
@@ -187,6 +187,7 @@ def train_one_seed(options: argparse.Namespace, seed: int) -> None:
     hold_frozen_in(model, frozen_in)
     config = {"seed": seed, **asdict(settings), "frozen_in": frozen_in, "base": base_fingerprints(model)["float32"],
               "data": task.fingerprints}
+    report_changes(options.earlier, config)
     with contextlib.ExitStack() as held:
         if processes.is_first():
             held.enter_context(run_state.only_run_in(folder))

@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from files.text import read_json
 from lora import base_fingerprints
 from methods import parameter_counts
 from training import processes
@@ -35,6 +36,18 @@ def run_metrics(trainer, frozen_in: str) -> dict:
             "steps": progress.step, "seconds": progress.seconds,
             "examples_per_second": progress.examples / progress.seconds,
             "tokens_per_second": progress.tokens / progress.seconds}
+
+
+def report_changes(earlier: str | None, config: dict) -> None:
+    """A line on stderr where base or data are not those of the run that --from names, though their names may be the same."""
+    if earlier is None or not processes.is_first():
+        return
+    path = Path(earlier) / "config.json" if Path(earlier).is_dir() else Path(earlier)
+    before = read_json(path)
+    changed = [what for what in ("base", "data") if before.get(what, config[what]) != config[what]]
+    if changed:
+        print(f"{path}: its {' and '.join(changed)} were others than this run's: scores may differ for that alone",
+              file=sys.stderr)
 
 
 def report_start(trainer, recipe: Recipe, precision: str) -> None:

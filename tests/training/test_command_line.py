@@ -1,5 +1,6 @@
 """The commands as they are typed: help that can be read, a wrong option in one line, and a run made again from its folder."""
 import json
+import shutil
 
 import pytest
 
@@ -66,6 +67,26 @@ def test_a_run_is_made_again_from_its_folder(earlier, tmp_path):
     changed = read_json(next((tmp_path / "other").rglob("config.json")))
     expected = read_json(earlier / "config.json")
     assert {name for name, value in changed.items() if value != expected[name]} == {"max_steps", "alpha"}
+
+
+def test_a_line_names_what_is_another_under_the_same_name(earlier, toy_data, tmp_path, capsys):
+    """The data have one label changed; then the run is said to have been on another base, too."""
+    def said():
+        train.main(["--from", str(earlier), "--max-steps", "1", "--overwrite", "--out-dir", str(tmp_path / "out")])
+        return [line for line in capsys.readouterr().err.splitlines() if "scores may differ" in line]
+
+    assert said() == []
+    path = earlier / "config.json"
+    config, copy = read_json(path), shutil.copytree(toy_data, tmp_path / "data")
+    train_file = copy / "glue" / "MRPC" / "train.tsv"
+    lines = train_file.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines[1] = str(1 - int(lines[1][0])) + lines[1][1:]
+    train_file.write_text("".join(lines), encoding="utf-8", newline="")
+    earlier = shutil.copytree(earlier, tmp_path / "earlier")
+    write_json(config | {"data_dir": str(copy)}, earlier / "config.json")
+    assert said() == [f"{earlier / 'config.json'}: its data were others than this run's: scores may differ for that alone"]
+    write_json(config | {"data_dir": str(copy), "base": "0" * 16}, earlier / "config.json")
+    assert "its base and data were others" in said()[0]
 
 
 def test_a_run_of_before_there_was_the_option_began_at_a_rate_of_0(earlier, tmp_path):
