@@ -45,9 +45,10 @@ def write_page(plans: list[dict], kept: dict[str, dict], folder: Path) -> None:
         return
     lines = ["# The methods on a real decoder", "", *wrapped(f"{' '.join(ABOUT.split())} ([All results](../README.md))"), ""]
     if runs:
+        in_bf16 = "; ".join(label for label, of in runs.items() if of[0].get("frozen_in") == "bf16")
         lines += ["## Scores and costs", "", *wrapped(f"{how_many(compared, kept)} `python -m experiments.e2e_small runs "
-                  "--data-dir D`"), "", *text_table(runs), "", "With two processes at a time, of one thread each:", "",
-                  *cost_table(runs), ""]
+                  "--data-dir D`"), "", *text_table(runs), "", *wrapped("With two processes at a time, of one thread each. "
+                  f"Frozen weights in bf16: {in_bf16 or 'none'}; all else in fp32."), "", *cost_table(runs), ""]
     lines += ["## The search", "", *wrapped(f"{how_many(searches, kept)} `python -m experiments.e2e_small search "
                                             "--data-dir D`"), "",
               *search_table(searches, kept, SEARCH, "Nats per token of the first 200 validation records after 150 steps",

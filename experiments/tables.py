@@ -19,7 +19,7 @@ MEBIBYTE = 2 ** 20
 AS_IT_IS = ("NIST", "CIDEr", "loss")                                         # all other scores are shown in percent
 # what an experiment varies on purpose; everything else must be the same in all of its rows
 VARIES = {"base-quality": ("base",), "low-data": ("training data",), "glue-small-bases": ("base",),
-          "glue-small-data": ("training data",)}
+          "glue-small-data": ("training data",), "e2e-small": ("frozen weights",)}
 
 
 # ---------------------------------------------------------------- what compares
@@ -32,12 +32,12 @@ def identity(metrics: dict) -> dict[str, str]:
     first_rate = f"{config.get('warmup_from', 0)} parts of the warm-up" if config else ""            # 0 before it was a setting
     return {"task": metrics["task"], "base": metrics["base_fingerprint"], "test data": data["evaluated"],
             "training data": data["train"], "reference text": metrics["scores"].get("reference_text", ""), "decoding": beams,
-            "first learning rate": first_rate}
+            "first learning rate": first_rate, "frozen weights": metrics.get("frozen_in", "")}
 
 
 def check_comparable(plan: dict, runs: dict[str, list[dict]]) -> None:
-    """Raises ValueError where two runs of a table differ in data, base, test text or decoding. What the experiment varies
-    on purpose may differ from row to row, but not within a row."""
+    """Raises ValueError where two runs of a table differ in data, base, format of the frozen weights, test text or decoding.
+    What the experiment varies on purpose may differ from row to row, but not within a row."""
     varied = VARIES.get(plan["experiment"], ())
     seen = {}                                                                # (what, row or all rows) -> value and its run
     for label, found in runs.items():

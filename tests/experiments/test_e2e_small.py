@@ -12,14 +12,15 @@ from experiments import report
 from experiments.search import GRID, HELD_OUT, RATE, plans_of
 from experiments.sweep import options_of, write_plans
 from experiments.tables import TEXT_SCORES
-from files.text import write_json
+from files.text import read_json, write_json
 
 
 def fake(out, row, seed, loss):
     folder = out / row["folder"] / ("base" if "--eval-only" in row["command"] else f"seed{seed}")
     folder.mkdir(parents=True)
     write_json({"task": "e2e", "model": E.NAME, "seed": seed, "data_fingerprints": {"evaluated": "a", "train": "c"},
-                "base_fingerprint": "b", "scores": dict.fromkeys(TEXT_SCORES, 0.5) | {"loss": loss}}, folder / "metrics.json")
+                "base_fingerprint": "b", "frozen_in": "bf16",
+                "scores": dict.fromkeys(TEXT_SCORES, 0.5) | {"loss": loss}}, folder / "metrics.json")
 
 
 def test_every_method_is_searched_at_as_many_rates_and_the_commands_are_train_pys(tmp_path):
@@ -94,3 +95,7 @@ def test_the_report_holds_what_was_run_and_nothing_else(tmp_path):
         assert row[2] == "50.0 ± 0.0" and "1.250 ± 0.354" in row and row[-1] == "2 |" and "3 of 4 runs are in" in text
         assert "| frozen base |" in text and "| full | –" not in text
     assert page.count("python train.py") == 2 and "--lr 1e-3 --epochs 2" in page
+    path = next(path for path in out.rglob("seed2/metrics.json") if HELD_OUT not in path.parts)
+    write_json(read_json(path) | {"frozen_in": "fp32"}, path)                # on another processor, say
+    with pytest.raises(ValueError, match="its frozen weights is fp32, but bf16 .* row 'LoRA' of e2e-small"):
+        report.main(["--runs", str(out), "--results", str(results)])
