@@ -5,6 +5,7 @@ A row whose runs have not ended is missing, and the text says how many runs are 
 from pathlib import Path
 
 from experiments.e2e_small import SEARCH
+from experiments.e2e_texts import texts_section
 from experiments.glue_report import how_many, search_table
 from experiments.kept_runs import runs_of
 from experiments.tables import check_comparable, cost_table, text_table, wrapped
@@ -49,6 +50,7 @@ def write_page(plans: list[dict], kept: dict[str, dict], folder: Path) -> None:
         lines += ["## Scores and costs", "", *wrapped(f"{how_many(compared, kept)} `python -m experiments.e2e_small runs "
                   "--data-dir D`"), "", *text_table(runs), "", *wrapped("With two processes at a time, of one thread each. "
                   f"Frozen weights in bf16: {in_bf16 or 'none'}; all else in fp32."), "", *cost_table(runs), ""]
+    lines += texts_section(folder / "texts.json")
     lines += ["## The search", "", *wrapped(f"{how_many(searches, kept)} `python -m experiments.e2e_small search "
                                             "--data-dir D`"), "",
               *search_table(searches, kept, SEARCH, "Nats per token of the first 200 validation records after 150 steps",

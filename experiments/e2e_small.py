@@ -2,6 +2,7 @@
 
     python -m experiments.e2e_small search --data-dir D        the learning rate of every method, by validation loss
     python -m experiments.e2e_small runs --data-dir D          with these: LoRA and full with three seeds, others with one
+    python -m experiments.e2e_small texts                      LoRA's texts, for a person to read (e2e_texts.py)
     python -m experiments.e2e_small report                     keeps what is finished in results/ and writes its tables
     python -m experiments.e2e_small step --data-dir D          a step of LoRA beside transformers + PEFT, with two threads
 
@@ -23,6 +24,7 @@ from pathlib import Path
 import data
 import train
 from experiments.bench_train import WARM_UP, Worker, draw_batches
+from experiments.e2e_texts import write_texts
 from experiments.kept_runs import restore
 from experiments.search import HELD_OUT, Search, make_plan, make_row, plans_of, run_plans, run_search
 from experiments.smollm import NAME, model_folder
@@ -82,6 +84,12 @@ def runs(options: argparse.Namespace) -> int:
     return run_plans([comparison(options.out_dir)], options.out_dir, options.jobs, options.until, lambda run: run[0][1])
 
 
+def texts(options: argparse.Namespace) -> int:
+    records = list(dict.fromkeys(mr for mr, _ in data.read_e2e("test", options.out_dir / "data")))
+    write_texts(comparison(options.out_dir), records, options.out_dir, Path("results/e2e-small/texts.json"))
+    return 0
+
+
 def report(options: argparse.Namespace) -> int:
     from experiments import report  # matplotlib: only here
     return report.main(["--runs", str(options.out_dir)])
@@ -111,7 +119,7 @@ def measure_step(data_dir: Path, rounds: int = 20) -> list[str]:
     return [*lines, "", machine()]
 
 
-PARTS = {"search": search, "runs": runs, "report": report}
+PARTS = {"search": search, "runs": runs, "texts": texts, "report": report}
 
 
 def main(arguments: list[str] | None = None) -> int:

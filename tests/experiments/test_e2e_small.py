@@ -8,11 +8,12 @@ import pytest
 import data
 import train
 from experiments import e2e_small as E
-from experiments import report
+from experiments import e2e_texts, report
 from experiments.search import GRID, HELD_OUT, RATE, plans_of
 from experiments.sweep import options_of, write_plans
 from experiments.tables import TEXT_SCORES
 from files.text import read_json, write_json
+from metrics.texts import write_hypotheses, write_references
 
 
 def fake(out, row, seed, loss):
@@ -99,3 +100,29 @@ def test_the_report_holds_what_was_run_and_nothing_else(tmp_path):
     write_json(read_json(path) | {"frozen_in": "fp32"}, path)                # on another processor, say
     with pytest.raises(ValueError, match="its frozen weights is fp32, but bf16 .* row 'LoRA' of e2e-small"):
         report.main(["--runs", str(out), "--results", str(results)])
+
+
+def test_texts_are_written_for_a_person_whose_judgements_are_kept(tmp_path):
+    """Three records, whose texts have 2, 4 and 6 words; the references nearest to them have 3, 4 and 5."""
+    records, texts = ["name : A | area : b", "name : C", "name : D"], ["a b", "a b c d", "a b c d e f"]
+    row = E.make_row("LoRA", "--model m --task e2e", "--method lora")
+    plan, path = E.make_plan("e2e-small", "m", [1], [row]), tmp_path / "results" / "texts.json"
+    with pytest.raises(FileNotFoundError, match="LoRA, seed 1, has not ended"):
+        e2e_texts.write_texts(plan, records, tmp_path, path)
+    folder = tmp_path / row["folder"] / "seed1"
+    fake(tmp_path, row, 1, 1.0)
+    write_references([["a b c", "a b c d e f g"], ["a b c d"], ["a b c d e"]], folder / "references.txt")
+    write_hypotheses(texts, folder / "predictions.txt")
+    e2e_texts.write_texts(plan, records, tmp_path, path)
+    found = read_json(path)
+    assert found["length_ratio"] == pytest.approx(12 / 12) and [entry["wrong"] for entry in found["texts"]] == [None] * 3
+    found["texts"][0] |= {"wrong": "", "missing": "area"}
+    found["texts"][1] |= {"wrong": "d", "missing": ""}
+    write_json(found, path)
+    write_hypotheses([texts[0], "a b c", texts[2]], folder / "predictions.txt")
+    e2e_texts.write_texts(plan, records, tmp_path, path)
+    page = " ".join(e2e_texts.texts_section(path))
+    assert "Of 3 texts, the first of the test set, a person has read 1: 0 say" in page and "1 leave something out" in page
+    assert "All 3 texts together have 0.917 times" in page and "| name : A · area : b | a b |  | area |" in page
+    with pytest.raises(ValueError):
+        e2e_texts.write_texts(plan, records[:2], tmp_path, path)

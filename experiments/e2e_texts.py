@@ -1,0 +1,51 @@
+"""What a person has read: LoRA's texts of the first 50 test records (e2e_small.py, seed 1), each beside its record, and how
+long all of its texts are.
+
+    python -m experiments.e2e_small texts        writes results/e2e-small/texts.json from the run's predictions
+
+`wrong` is what a text says otherwise than its record, `missing` what of the record it leaves out; null: nobody has read it yet.
+They are filled in by hand, and kept as long as record and text are the same. Left out: judging style.
+"""
+from pathlib import Path
+
+from eval_metrics import evaluate
+from experiments.kept_runs import finished
+from experiments.tables import markdown, wrapped
+from files.text import read_json, write_json
+from metrics.texts import read_pair
+
+READ, LABEL, SEED = 50, "LoRA", 1
+
+
+def write_texts(plan: dict, records: list[str], out: Path, path: Path) -> None:
+    """records: of the test set, in the order in which they were decoded. Raises FileNotFoundError where LoRA has not ended."""
+    row = next(row for row in plan["rows"] if row["label"] == LABEL)
+    metrics = finished(out, row, SEED)
+    if metrics is None:
+        raise FileNotFoundError(f"{out}: {LABEL}, seed {SEED}, has not ended here; run `python -m experiments.e2e_small "
+                                "runs` first")
+    references, texts = read_pair(metrics.parent / "references.txt", metrics.parent / "predictions.txt")
+    before = {(entry["record"], entry["text"]): entry for entry in (read_json(path)["texts"] if path.exists() else [])}
+    entries = [before.get((record, text), {"record": record, "text": text, "wrong": None, "missing": None})
+               for record, text in list(zip(records, texts, strict=True))[:READ]]
+    ratio = evaluate(references, texts, metrics=("BLEU",)).details["length_ratio"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json({"command": f"{row['command']} --seed {SEED}", "all_texts": len(texts), "length_ratio": ratio, "texts": entries},
+               path)
+
+
+def texts_section(path: Path) -> list[str]:
+    """Of the page: how many texts are wrong, the length ratio, and the texts. Empty where there is no file."""
+    if not path.exists():
+        return []
+    found = read_json(path)
+    read = [entry for entry in found["texts"] if entry["wrong"] is not None]
+    wrong, missing = (sum(bool(entry[what]) for entry in read) for what in ("wrong", "missing"))
+    return ["## What it writes", "", *wrapped(
+        f"{LABEL}, seed {SEED}. Of {len(found['texts'])} texts, the first of the test set, a person has read {len(read)}: "
+        f"{wrong} say something that is not in the record or contradicts it, {missing} leave something out. All "
+        f"{found['all_texts']} texts together have {found['length_ratio']:.3f} times the words of the references that are "
+        "nearest in length. `python -m experiments.e2e_small texts`"), "",
+        *markdown(["record", "text", "wrong", "missing"], [
+            [entry["record"].replace("|", "·"), entry["text"], entry["wrong"] or "", entry["missing"] or ""]
+            for entry in found["texts"]]), ""]
