@@ -60,25 +60,25 @@ class BeamCache:
         self.capacity = -(-capacity // self.step) * self.step
         positions = torch.arange(self.longest)[None]                         # (1, P)
         self.visible = (positions < lengths[:, None])[:, None]               # (B, K, S): beam k's ancestors
-        self.positions, self.slots = to_device(self.device, positions, positions.expand(len(lengths), -1))
+        self.positions, self.slots, self.rows = to_device(
+            self.device, positions, positions.expand(len(lengths), -1), torch.arange(len(lengths))[:, None])
         self.mask, self.layers = None, deque()       # (B, 1, K, S); of each layer keys and values, (2, B, H, capacity, D)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, p: float = 0.0) -> Tensor:
         """(B, T, H, D) each, kept in `slots` (B, T) -> (B, T, H, D)."""
-        query, key, value = (x.transpose(1, 2) for x in (query, key, value))                     # -> (B, H, T, D)
         kept = self.room_for(key) if self.causal else self.layers.popleft()
-        for part, new in zip(kept, (key, value), strict=True):
-            part.scatter_(2, self.slots[:, None, :, None].expand_as(new), new)                   # (B, T) -> (B, H, T, D)
+        for part, new in zip(kept, (key, value), strict=True):               # scatter_ would convert all of a bf16 cache
+            part.transpose(1, 2)[self.rows, self.slots] = new                # (B, S, H, D)
         self.layers.append(kept)
         seen = kept[:, :, :, :self.longest if self.causal else self.mask.shape[-1]]              # (2, B, H, S, D)
         if self.mask is not None and self.device.type != "cpu":
             self.mask = self.to_add(query.dtype)
-        return self.attention(query, *seen, self.mask, self.causal, p).transpose(1, 2)
+        return self.attention(query.transpose(1, 2), *seen, self.mask, self.causal, p).transpose(1, 2)
 
     def room_for(self, key: Tensor) -> Tensor:
         """What holds a layer's keys and values. A row may leave some unused, and 0 * NaN is NaN: on a CPU `go_on` zeroes those
         that come into sight, which is cheaper than all; elsewhere that would be a kernel for each layer and step."""
-        B, H, _, D = key.shape
+        B, _, H, D = key.shape
         make = key.new_empty if self.device.type == "cpu" else key.new_zeros
         return make(2, B, H, self.capacity, D)
 
@@ -109,5 +109,5 @@ class BeamCache:
         S, (moving,) = self.visible.shape[2], to_device(self.device, torch.tensor(rows[first:], dtype=torch.long))
         for kept in self.layers:
             kept[:, first:len(rows), :, :S] = kept[:, moving, :, :S]
-        self.layers = deque(kept[:, :len(rows)] for kept in self.layers)
+        self.layers, self.rows = deque(kept[:, :len(rows)] for kept in self.layers), self.rows[:len(rows)]
         self.visible = self.visible[rows]
