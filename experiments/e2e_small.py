@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     restore(NAME, options.out_dir)
     options.until = time.time() + 60 * options.budget_minutes
-    if options.part != "report":
+    if options.part in ("search", "runs"):
         model_folder()                                                       # made once, before the processes that load it
         write_data(data.fetch_task("e2e", options.data_dir), options.out_dir)
     return 1 if PARTS[options.part](options) else 0
