@@ -1,5 +1,5 @@
-"""What a person has read: LoRA's texts of the first 50 test records (e2e_small.py, seed 1), each beside its record, and how
-long all of its texts are.
+"""What a person has read: LoRA's texts (e2e_small.py, seed 1) of 50 test records, each beside its record, and how long all of
+its texts are. The records are evenly spread, as the test set is in the order of names.
 
     python -m experiments.e2e_small texts        writes results/e2e-small/texts.json from the run's predictions
 
@@ -26,8 +26,9 @@ def write_texts(plan: dict, records: list[str], out: Path, path: Path) -> None:
                                 "runs` first")
     references, texts = read_pair(metrics.parent / "references.txt", metrics.parent / "predictions.txt")
     before = {(entry["record"], entry["text"]): entry for entry in (read_json(path)["texts"] if path.exists() else [])}
+    pairs, count = list(zip(records, texts, strict=True)), min(READ, len(texts))
     entries = [before.get((record, text), {"record": record, "text": text, "wrong": None, "missing": None})
-               for record, text in list(zip(records, texts, strict=True))[:READ]]
+               for record, text in (pairs[number * len(pairs) // count] for number in range(count))]
     ratio = evaluate(references, texts, metrics=("BLEU",)).details["length_ratio"]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json({"command": f"{row['command']} --seed {SEED}", "all_texts": len(texts), "length_ratio": ratio, "texts": entries},
@@ -42,8 +43,8 @@ def texts_section(path: Path) -> list[str]:
     read = [entry for entry in found["texts"] if entry["wrong"] is not None]
     wrong, missing = (sum(bool(entry[what]) for entry in read) for what in ("wrong", "missing"))
     return ["## What it writes", "", *wrapped(
-        f"{LABEL}, seed {SEED}. Of {len(found['texts'])} texts, the first of the test set, a person has read {len(read)}: "
-        f"{wrong} say something that is not in the record or contradicts it, {missing} leave something out. All "
+        f"{LABEL}, seed {SEED}. Of {len(found['texts'])} texts, evenly spread over the test set, a person has read "
+        f"{len(read)}: {wrong} say something that is not in the record or contradicts it, {missing} leave something out. All "
         f"{found['all_texts']} texts together have {found['length_ratio']:.3f} times the words of the references that are "
         "nearest in length. `python -m experiments.e2e_small texts`"), "",
         *markdown(["record", "text", "wrong", "missing"], [

@@ -17,7 +17,8 @@ LOG_BASE = {"rank": 2, "alpha": 2, "lr": 10}                                 # w
 
 def title_of(plan: dict, found: list[dict]) -> str:
     seeds = len(plan["seeds"])
-    return f"{found[0]['model']}, {found[0]['task']}, {seeds} seed{'s' * (seeds > 1)}"
+    what = plan["setting"] if plan["experiment"] == "base-quality" else f"{found[0]['model']}, {found[0]['task']}"
+    return f"{what}, {seeds} seed{'s' * (seeds > 1)}"
 
 
 def loss_unit(task: str) -> str:

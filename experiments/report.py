@@ -4,7 +4,7 @@
     python -m experiments.report --kept       only write it anew, from results/ alone; equal numbers give equal bytes
 
 Kept are a line per run in runs.jsonl, a line per experiment in plans.jsonl and the analysis of section 7 in subspaces.jsonl
-(kept_runs.py); README.md and the figures are written from these, from the benchmarks' files and from
+(kept_runs.py); README.md, ablations.md and the figures are written from these, from the benchmarks' files and from
 published.py. Runs of other data, bases or reference texts in one table end the report with an error (tables.py), and no
 difference to the paper is computed where base or test data are not the paper's. Left out: choosing what to believe.
 """
@@ -58,8 +58,8 @@ validation loss. "Level" with the highest: apart by no more than both standard d
 paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` is a small GPT-2 on real data, minilm and
 SmolLM2 are a small encoder and a small decoder that others pretrained. They show how methods stand beside each other, not how
 the paper's models score. In the runs of toy/ and runs/mini/ the learning rate of the first step was 0; by default it no longer
-is, and `--warmup-from 0` behind a command makes the run as it was. Where the paper and the authors' code disagree stands in
-[paper and code](../docs/paper-and-code.md).
+is, and `--warmup-from 0` behind a command makes the run as it was. Ranks, targets, rates, fewer samples and worse bases:
+[ablations](ablations.md). Where the paper and the authors' code disagree: [paper and code](../docs/paper-and-code.md).
 """
 # experiment -> its heading, and what to know before reading its table
 SECTIONS = {
@@ -72,7 +72,7 @@ SECTIONS = {
     "lr": ("Which learning rate?", "Everything but the learning rate as in LoRA's row above."),
     "alpha": ("Which alpha?", "Everything but alpha as in LoRA's row above; the update is scaled by alpha / r."),
     "dropout": ("Dropout in front of A", "Everything but the dropout as in LoRA's row above."),
-    "low-data": ("Few samples (Table 16)", "Fewer samples are seen more often."),
+    "low-data": ("Few samples (Table 16)", "Fewer samples are seen more often; rates by hand, as above."),
     "base-quality": ("A worse base", "The same LoRA on bases that were pretrained for less."),
     "seeds": ("How large is the spread?", "One setting, many seeds."),
 }
@@ -278,29 +278,32 @@ def measured_section(results: Path) -> list[str]:
 
 
 def build(results: Path) -> None:
-    """Write README.md and the figures from what is kept."""
+    """Write the pages and the figures from what is kept."""
     plans, kept = list(read_lines(results / "plans.jsonl").values()), read_lines(results / "runs.jsonl")
     if not plans:
         raise FileNotFoundError(f"{results / 'plans.jsonl'}: no experiment is kept; run one first: make baselines")
     by_name = {name: [plan for plan in plans if plan["experiment"] == name] for name in SECTIONS}
     compared = by_name["methods"] + by_name["mini"]
-    pictures = figures.draw_methods(compared, kept, results)
-    last = next((name for name in ("mini", "methods") if by_name[name]), None)          # their figures stand below both
     lines = [HEAD, "## What the paper claims", "", *claims.claims_table(plans, kept, results), ""]
-    for name, of_name in by_name.items():
-        if of_name:
-            lines += experiment_section(name, of_name, kept)
-            lines += pictures if name == last else figures.draw_ablation(name, of_name, kept, results)
-            lines += ["", *cost_section(compared, kept)] if name == last else [""]
+    for name in ("methods", "mini"):
+        lines += [*experiment_section(name, by_name[name], kept), ""] if by_name[name] else []
+    lines += [*figures.draw_methods(compared, kept, results), "", *cost_section(compared, kept)]
     lines += glue_report.section(plans, kept) + e2e_report.section(plans, kept)
+    lines += latency_section(results / "latency.json") + measured_section(results)
+    write_page(lines, results / "README.md")
+    lines = ["# One thing varied at a time", "", "What is not varied is as in LoRA's row of [all results](README.md).", ""]
+    for name, of_name in by_name.items():
+        if of_name and name not in ("methods", "mini"):
+            lines += [*experiment_section(name, of_name, kept), *figures.draw_ablation(name, of_name, kept, results), ""]
+    write_page(lines + subspace_section(read_lines(results / "subspaces.jsonl"), results), results / "ablations.md")
     glue_answers.write_page(plans, kept, results / "glue-small")
     e2e_report.write_page(plans, kept, results / "e2e-small")
-    lines += subspace_section(read_lines(results / "subspaces.jsonl"), results)
-    lines += latency_section(results / "latency.json")
-    lines += measured_section(results)
-    page = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n"
-    (results / "README.md").write_text(page, encoding="utf-8", newline="\n")
     print(f"wrote {results / 'README.md'}: {len(plans)} experiments, {len(kept)} runs")
+
+
+def write_page(lines: list[str], path: Path) -> None:
+    page = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip("\n") + "\n"
+    path.write_text(page, encoding="utf-8", newline="\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -162,7 +162,7 @@ def test_the_results_of_the_readme_stand_in_results():
 
 def test_every_spread_and_similarity_stands_in_results_or_in_a_paper():
     text = " ".join(FLAT[name] for name in ("README", "paper-and-code", "questions", "speed"))
-    found = kept("README.md") + kept("bench/bf16.md") + " ".join(
+    found = kept("README.md") + kept("ablations.md") + kept("bench/bf16.md") + " ".join(
         f"{mean} ± {deviation:g}" for mean, deviation in re.findall(
             r"\((\d+\.?\d*), (\.\d+|\d+\.\d+)\)", (ROOT / "experiments" / "published.py").read_text("utf-8"))
         for deviation in [float(deviation)])
@@ -170,7 +170,7 @@ def test_every_spread_and_similarity_stands_in_results_or_in_a_paper():
     assert len(spreads) > 40 and [spread for spread in spreads if spread not in found] == []
     q, v = re.search(r"φ = (\S+) for q, (\S+) for v", text).groups()
     assert f"φ(1, 1) of q {q}, φ(1, 1) of v {v}" in found
-    of = dict(re.findall(r"^\| ((?:r|lr) = \S+) \| [^|]+ \| (\d+\.\d ± \d+\.\d)", kept("README.md"), re.MULTILINE))
+    of = dict(re.findall(r"^\| ((?:r|lr) = \S+) \| [^|]+ \| (\d+\.\d ± \d+\.\d)", kept("ablations.md"), re.MULTILINE))
     assert f"r = 1 has {of['r = 1']}, r = 8 {of['r = 8']} and r = 64 {of['r = 64']}" in text
     assert f"{of['lr = 2e-4']} at 2e-4, {of['lr = 2e-2']} at 2e-2, {of['lr = 1e-1']} at 1e-1" in text
     lora, full = (int(re.search(rf"^\| {label} \| ([\d,]+)", kept("README.md"), re.MULTILINE)[1].replace(",", ""))
@@ -186,8 +186,8 @@ def test_every_spread_and_similarity_stands_in_results_or_in_a_paper():
 
 
 def test_each_mean_is_that_of_the_row_which_its_sentence_names():
-    """docs/paper-and-code.md on what of the paper was seen, from the tables of results/README.md."""
-    text, page = FLAT["paper-and-code"], kept("README.md")
+    """docs/paper-and-code.md on what of the paper was seen, from the tables of results/."""
+    text, page = FLAT["paper-and-code"], kept("README.md") + kept("ablations.md")
     of = {label: {"BLEU": bleu, "METEOR": meteor, "values": values} for label, _, bleu, _, meteor, *_, values in
           table(page, "toy-e2e")}                                            # the first of its tables: the methods
     assert f"On text LoRA has {of['LoRA']['BLEU']} BLEU and full fine-tuning {of['full']['BLEU']}" in text
@@ -202,6 +202,17 @@ def test_each_mean_is_that_of_the_row_which_its_sentence_names():
     assert (f"q alone has {targets['q']} and k {targets['k']}, but v alone {targets['v']}, as good as q and v together "
             f"({targets['q v']}) and all four ({targets['q k v o']}); the MLP, which the paper leaves out, has "
             f"{targets['fc proj']} with a quarter more") in text
+    found: dict[str, list[str]] = {}                                         # the text's score, then the pairs'
+    for label, score in re.findall(r"^\| ((?:full|LoRA), [\d,]+ samples|[\d,]+ steps|the shipped base) \| [^|]+ \| (\S+ ± \S+)",
+                                   page.partition("## Few samples")[2], re.MULTILINE):
+        found.setdefault(label, []).append(score)
+    few = [[found[f"{method}, {count} samples"] for method in ("LoRA", "full")] for count in ("100", "1,000")]
+    texts, pairs = ([score for of_count in few for score in (of_count[0][kind], of_count[1][kind])] for kind in (0, 1))
+    assert "give LoRA {} BLEU and full fine-tuning {}; 1,000, seen 6 times, {} and {}.".format(*texts) in text
+    assert "100 pairs teach neither what 1,000 do: {} and {}, then {} and {}.".format(*pairs) in text
+    steps = [found[f"{count} steps"][0] for count in ("100", "300", "1,000")]
+    assert "{}, {} and {} BLEU on bases pretrained for 100, 300 and 1,000 steps, and {} on".format(
+        *steps, found["the shipped base"][0]) in text
     mini = {row[0]: row[2] for row in table(page, "mini-e2e")}
     assert (f"r = 4 has {mini['LoRA']} and is above r = 1 ({mini['LoRA, r = 1']}), while r = 16 adds nothing "
             f"({mini['LoRA, r = 16']})") in text and f"only full fine-tuning learned here ({mini['full']})" in text
@@ -223,7 +234,7 @@ def test_meteor_of_the_pairs_on_which_others_stumbled():
 # ---------------------------------------------------------------- times and memory
 
 def test_the_peaks_of_toy_pairs_are_those_of_the_runs():
-    runs = [json.loads(line)["metrics"] for line in kept("runs.jsonl").splitlines()]
+    runs = [run["metrics"] for run in map(json.loads, kept("runs.jsonl").splitlines()) if "warmup-from" not in run["place"]]
     peaks = {method: [run["peak_memory_bytes"] / 2**20 for run in runs if run.get("method") == method and (
         run["task"], run["model"]) == ("mrpc", "toy/roberta")] for method in ("lora", "full")}
     assert "was {:.0f} to {:.0f} MiB with LoRA and {:.0f} to {:.0f} with full fine-tuning".format(

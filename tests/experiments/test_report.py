@@ -85,7 +85,7 @@ def test_rebuilt_from_what_is_kept_it_is_the_same_bytes(kept):
         (results / name).unlink()
     assert report.main(["--kept", "--results", str(results)]) == 0
     assert written(results) == before
-    assert before.keys() == {"README.md", "methods.png", "curves.png", "rank.png", "targets.png"}
+    assert before.keys() == {"README.md", "ablations.md", "methods.png", "curves.png", "rank.png", "targets.png"}
     assert all(b"Software" not in data[:400] and b"tIME" not in data for name, data in before.items() if name.endswith(".png"))
 
 
@@ -96,7 +96,8 @@ def test_the_repositorys_own_report_is_rebuilt_from_what_it_keeps(repository, tm
     for path in tmp_path.rglob("*.png"):
         path.unlink()
     assert report.main(["--kept", "--results", str(tmp_path)]) == 0
-    assert (tmp_path / "README.md").read_bytes() == (repository / "results" / "README.md").read_bytes()
+    for page in ("README.md", "ablations.md"):
+        assert (tmp_path / page).read_bytes() == (repository / "results" / page).read_bytes()
     pictures = [{path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
                 for folder in (tmp_path, repository / "results")]
     assert pictures[0] == pictures[1]
@@ -105,8 +106,8 @@ def test_the_repositorys_own_report_is_rebuilt_from_what_it_keeps(repository, tm
 def test_results_stay_few_and_can_be_read_in_one_go(repository):
     files = [path for path in (repository / "results").rglob("*") if path.is_file()]
     assert len(files) <= 55 and sum(path.suffix in (".png", ".svg") for path in files) <= 18
-    assert len((repository / "results" / "README.md").read_text("utf-8").splitlines()) <= 240
-    for page in (repository / "results").rglob("README.md"):
+    for page in (repository / "results").rglob("*.md"):
+        assert len(page.read_text("utf-8").splitlines()) <= 240, page
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text("utf-8")):
             assert (page.parent / link).exists(), link
 
@@ -193,7 +194,7 @@ def test_every_number_of_a_run_reaches_the_report(kept, monkeypatch):
         report.build(results)
     after = written(results)
     assert {name for name in before if after[name] != before[name]} == {
-        "README.md", "rank.png", "targets.png", "methods.png", "curves.png"}
+        "README.md", "ablations.md", "rank.png", "targets.png", "methods.png", "curves.png"}
     with changed_line(results, lambda line: line["log"]["loss"].reverse()):
         report.build(results)
     after = written(results)
@@ -277,7 +278,7 @@ def test_runs_of_other_data_end_the_report(kept):
 
 
 def test_the_page_says_what_was_run(kept):
-    page = kept[1]["README.md"].decode()
+    page = kept[1]["README.md"].decode() + kept[1]["ablations.md"].decode()
     values = [100 * (0.60 + 0.01 * (sum(map(ord, "LoRA")) % 7) + 0.004 * seed) for seed in (0, 1)]
     assert f"| LoRA | 32 (3.20%) | {statistics.mean(values):.1f} ± {statistics.stdev(values):.1f} | 5.00 ± 0.00 |" in page
     assert "`python -m experiments.sweep rank --seeds 0 1 --task e2e`" in page and "Made up." in page
