@@ -1,10 +1,10 @@
-"""What a person has read: LoRA's texts (e2e_small.py, seed 1) of 50 test records, each beside its record, and how long all of
-its texts are. The records are evenly spread, as the test set is in the order of names.
+"""What a person has read: LoRA's texts (e2e_small.py, seed 1) of 50 test records, and how long all of its texts are. They are
+evenly spread, as the test set is in the order of names. Numbers stand for the records, since E2E is not ours to keep.
 
-    python -m experiments.e2e_small texts        writes results/e2e-small/texts.json from the run's predictions
+    python -m experiments.e2e_small texts        prints them beside their records, writes results/e2e-small/texts.json
 
 `wrong` is what a text says otherwise than its record, `missing` what of the record it leaves out; null: nobody has read it yet.
-They are filled in by hand, and kept as long as record and text are the same. Left out: judging style.
+They are filled in by hand, and kept as long as the text is the same. Left out: judging style.
 """
 from pathlib import Path
 
@@ -25,10 +25,12 @@ def write_texts(plan: dict, records: list[str], out: Path, path: Path) -> None:
         raise FileNotFoundError(f"{out}: {LABEL}, seed {SEED}, has not ended here; run `python -m experiments.e2e_small "
                                 "runs` first")
     references, texts = read_pair(metrics.parent / "references.txt", metrics.parent / "predictions.txt")
-    before = {(entry["record"], entry["text"]): entry for entry in (read_json(path)["texts"] if path.exists() else [])}
-    pairs, count = list(zip(records, texts, strict=True)), min(READ, len(texts))
-    entries = [before.get((record, text), {"record": record, "text": text, "wrong": None, "missing": None})
-               for record, text in (pairs[number * len(pairs) // count] for number in range(count))]
+    before = {(entry["number"], entry["text"]): entry for entry in (read_json(path)["texts"] if path.exists() else [])}
+    pairs, count, entries = list(zip(records, texts, strict=True)), min(READ, len(texts)), []
+    for index in (step * len(pairs) // count for step in range(count)):
+        record, text = pairs[index]
+        entries.append(before.get((index + 1, text), {"number": index + 1, "text": text, "wrong": None, "missing": None}))
+        print(f"{index + 1}: {record}\n    {text}")
     ratio = evaluate(references, texts, metrics=("BLEU",)).details["length_ratio"]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json({"command": f"{row['command']} --seed {SEED}", "all_texts": len(texts), "length_ratio": ratio, "texts": entries},
@@ -46,7 +48,8 @@ def texts_section(path: Path) -> list[str]:
         f"{LABEL}, seed {SEED}. Of {len(found['texts'])} texts, evenly spread over the test set, a person has read "
         f"{len(read)}: {wrong} say something that is not in the record or contradicts it, {missing} leave something out. All "
         f"{found['all_texts']} texts together have {found['length_ratio']:.3f} times the words of the references that are "
-        "nearest in length. `python -m experiments.e2e_small texts`"), "",
+        "nearest in length. Records are numbered in the order in which the test set has them first. "
+        "`python -m experiments.e2e_small texts`"), "",
         *markdown(["record", "text", "wrong", "missing"], [
-            [entry["record"].replace("|", "·"), entry["text"], entry["wrong"] or "", entry["missing"] or ""]
+            [str(entry["number"]), entry["text"], entry["wrong"] or "", entry["missing"] or ""]
             for entry in found["texts"]]), ""]

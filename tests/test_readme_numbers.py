@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import train
-from experiments import bench_mixed, published, readme
+from experiments import bench_mixed, e2e_small, published, readme
 from experiments.counts import formula_counts
 from files.bases import BASES, bases_table
 from model import BertConfig, GPT2Config, RobertaConfig
@@ -216,6 +216,19 @@ def test_each_mean_is_that_of_the_row_which_its_sentence_names():
     mini = {row[0]: row[2] for row in table(page, "mini-e2e")}
     assert (f"r = 4 has {mini['LoRA']} and is above r = 1 ({mini['LoRA, r = 1']}), while r = 16 adds nothing "
             f"({mini['LoRA, r = 16']})") in text and f"only full fine-tuning learned here ({mini['full']})" in text
+
+
+def test_what_the_real_decoder_reached_stands_in_results():
+    text, found = FLAT["paper-and-code"], kept_json("e2e-small/texts.json")
+    row = next(row for row in table(kept("README.md"), "SmolLM2, E2E") if row[0] == "LoRA")
+    assert "BLEU {}, NIST {}, METEOR {}, ROUGE-L {}, CIDEr {}.".format(*row[2:7]) in text
+    assert f"{row[1].split()[0]} numbers, 1,000 steps on {e2e_small.TRAINING_SAMPLES:,} samples" in text
+    paper = [value[0] if isinstance(value, tuple) else value for value in published.TABLE_3["LoRA"]]
+    assert "has {}, {}, {}, {} and {} after five epochs".format(*paper) in text
+    missing = sum(bool(entry["missing"]) for entry in found["texts"])
+    assert not any(entry["wrong"] for entry in found["texts"]) and all(entry["wrong"] == "" for entry in found["texts"])
+    assert f"read {len(found['texts'])} of the texts: none says anything that is wrong, {missing} leave something out" in text
+    assert f"{found['length_ratio']:.3f} times the words of the nearest references" in text and found["all_texts"] == 630
 
 
 def test_the_scores_in_bf16_stand_in_results():
