@@ -145,7 +145,7 @@ def test_the_results_of_the_readme_stand_in_results():
     """Each score is in a row of results/README.md that begins with its method; the paper's are those of its tables."""
     methods = {1: "frozen base", 2: "full", 3: "LoRA"}
     rows = table(README, "trained by LoRA")
-    assert len(rows) == 7
+    assert len(rows) == 8
     for row in rows:
         if row[0].endswith("the paper's"):
             tables = (published.TABLE_3, 0) if row[0].startswith("E2E") else (
@@ -155,6 +155,9 @@ def test_the_results_of_the_readme_stand_in_results():
                 assert cell == (" ± ".join(map(str, found)) if isinstance(found, tuple) else str(found)), row[0]
             continue
         for column, method in methods.items():
+            if row[column] == "not run yet":
+                assert "SmolLM2" in row[0] and method not in {found[0] for found in table(kept("README.md"), "SmolLM2, E2E")}
+                continue
             kept_rows = [line.split(" | ") for line in kept("README.md").splitlines() if line.startswith(f"| {method}")]
             assert any(row[column] in cells for cells in kept_rows), (row[0], method)
         assert any(row[3] in cells and row[4] in cells for cells in kept_rows), row[0]
