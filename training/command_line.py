@@ -120,10 +120,15 @@ def add_files(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--limit-eval", type=int, metavar="N", help="the first N to score, and N test inputs, only")
 
 
+def config_file(path: Path) -> Path:
+    """The config.json of a run, which --from may name by its folder, too."""
+    return path / "config.json" if path.is_dir() else path
+
+
 def options_of_run(path: Path) -> list[str]:
     """The settings in a run's config.json as options. A run of before there was --warmup-from began at a rate of 0.
     Raises ValueError for a file that is no run's."""
-    config = {"warmup_from": 0} | read_json(path / "config.json" if path.is_dir() else path)
+    config = {"warmup_from": 0} | read_json(config_file(path))
     if "model" not in config or "task" not in config:
         raise ValueError(f"{path}: names no model and task, so it is no run's: give the config.json of a run's folder")
     found = [f"--seed={config['seed']}"] if "seed" in config else []

@@ -9,6 +9,7 @@ from files.text import read_json
 from lora import base_fingerprints
 from methods import parameter_counts
 from training import processes
+from training.command_line import config_file
 from training.memory import bytes_of, peak_bytes
 from training.recipes import Recipe
 
@@ -42,7 +43,7 @@ def report_changes(earlier: str | None, config: dict) -> None:
     """A line on stderr where base or data are not those of the run that --from names, though their names may be the same."""
     if earlier is None or not processes.is_first():
         return
-    path = Path(earlier) / "config.json" if Path(earlier).is_dir() else Path(earlier)
+    path = config_file(Path(earlier))
     before = read_json(path)
     changed = [what for what in ("base", "data") if before.get(what, config[what]) != config[what]]
     if changed:
