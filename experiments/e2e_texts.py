@@ -1,9 +1,9 @@
-"""What a person has read: LoRA's texts (e2e_small.py, seed 1) of 50 test records, and how long all of its texts are. They are
-evenly spread, as the test set is in the order of names. Numbers stand for the records, since E2E is not ours to keep.
+"""What was read and judged by hand: LoRA's texts (e2e_small.py, seed 1) of 50 test records, and how long all of its texts are.
+They are evenly spread, as the test set is in the order of names. Numbers stand for the records, since E2E is not ours to keep.
 
     python -m experiments.e2e_small texts        prints them beside their records, writes results/e2e-small/texts.json
 
-`wrong` is what a text says otherwise than its record, `missing` what of the record it leaves out; null: nobody has read it yet.
+`wrong` is what a text says otherwise than its record, `missing` what of the record it leaves out; null: not read yet.
 They are filled in by hand, and kept as long as the text is the same. Left out: judging style.
 """
 from pathlib import Path
@@ -45,10 +45,11 @@ def texts_section(path: Path) -> list[str]:
     read = [entry for entry in found["texts"] if entry["wrong"] is not None]
     wrong, missing = (sum(bool(entry[what]) for entry in read) for what in ("wrong", "missing"))
     return ["## What it writes", "", *wrapped(
-        f"{LABEL}, seed {SEED}. Of {len(found['texts'])} texts, evenly spread over the test set, a person has read "
-        f"{len(read)}: {wrong} say something that is not in the record or contradicts it, {missing} leave something out. All "
-        f"{found['all_texts']} texts together have {found['length_ratio']:.3f} times the words of the references that are "
-        "nearest in length. Records are numbered in the order in which the test set has them first. "
+        f"{LABEL}, seed {SEED}. Of {len(found['texts'])} texts, evenly spread over the test set, "
+        f"{len(read)} were judged by hand, by one reader: {wrong} say something that is not in the record "
+        f"or contradicts it, {missing} leave something out. All {found['all_texts']} texts together have "
+        f"{found['length_ratio']:.3f} times the words of the references that are nearest in length. "
+        "Records are numbered in the order in which the test set has them first. "
         "`python -m experiments.e2e_small texts`"), "",
         *markdown(["record", "text", "wrong", "missing"], [
             [str(entry["number"]), entry["text"], entry["wrong"] or "", entry["missing"] or ""]

@@ -32,7 +32,7 @@ def mixed(found: dict) -> str:
     def of(key: str) -> str:
         values = [point[key][0] for point in found["points"] if point[key][0] is not None]
         return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-    return f"mixed by merged weights {of('mixed_by_merged')}, PEFT by mixed {of('peft_by_mixed')}; medians and range"
+    return f"mixed / merged weights {of('mixed_by_merged')}, PEFT / mixed {of('peft_by_mixed')}; medians and range"
 
 
 def requests(found: dict) -> str:

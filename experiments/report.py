@@ -61,18 +61,19 @@ the paper's models score. In the runs of toy/ and runs/mini/ the learning rate o
 is, and `--warmup-from 0` behind a command makes the run as it was. Ranks, targets, rates, fewer samples and worse bases:
 [ablations](ablations.md). Where the paper and the authors' code disagree: [paper and code](../docs/paper-and-code.md).
 """
+LORA_ROW = "LoRA's row of [all results](README.md#the-methods-beside-each-other-tables-2-and-3)"
 # experiment -> its heading, and what to know before reading its table
 SECTIONS = {
     "methods": ("The methods beside each other (Tables 2 and 3)", "Learning rates were chosen by hand for each method, not "
                 "searched."),
     "mini": ("The same on real data, on a small base", "One epoch with the toy task's learning rates, not tuned."),
-    "rank": ("Which rank? (Tables 6 and 18)", "Everything but r as in LoRA's row above."),
+    "rank": ("Which rank? (Tables 6 and 18)", f"Everything but r, alpha = 32 too, as in {LORA_ROW}."),
     "targets": ("Which matrices? (Table 5)", "As many trained parameters in every row; for the MLP, which the paper leaves "
                 "out, a quarter more."),
-    "lr": ("Which learning rate?", "Everything but the learning rate as in LoRA's row above."),
-    "alpha": ("Which alpha?", "Everything but alpha as in LoRA's row above; the update is scaled by alpha / r."),
-    "dropout": ("Dropout in front of A", "Everything but the dropout as in LoRA's row above."),
-    "low-data": ("Few samples (Table 16)", "Fewer samples are seen more often; rates by hand, as above."),
+    "lr": ("Which learning rate?", f"Everything but the learning rate as in {LORA_ROW}."),
+    "alpha": ("Which alpha?", f"Everything but alpha as in {LORA_ROW}; the update is scaled by alpha / r."),
+    "dropout": ("Dropout in front of A", f"Everything but the dropout as in {LORA_ROW}."),
+    "low-data": ("Few samples (Table 16)", "Fewer samples are seen more often; rates by hand."),
     "base-quality": ("A worse base", "The same LoRA on bases that were pretrained for less."),
     "seeds": ("How large is the spread?", "One setting, many seeds."),
 }

@@ -22,11 +22,14 @@ from training.tasks import make_task
 
 
 def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, Settings, Recipe]:
-    """The base model, the task with its samples, the resolved settings, and the recipe they come from."""
+    """The base model, the task with its samples, the resolved settings, and the recipe they come from. Raises ValueError,
+    too, for an --init-adapter whose alpha nobody can know (alpha_for_file)."""
     directory = fetch_model(options.model, options.weights_dir)
     _, config = read_config(directory, FAMILIES)
     recipe = recipe_for(config, options.task, options.method, options.recipe or "paper", options.rank)   # or a refusal
     settings = resolve(options, recipe)
+    if options.init_adapter and options.method == "lora" and options.alpha is None:
+        alpha_for_file(options.init_adapter, config, options.task, options.recipe)       # this recipe's, or a refusal
     data_dir = None if options.task in OWN_TASKS else fetch_task(options.task, options.data_dir, options.text)
     source = make_source(settings, data_dir)
     classes = None if options.task in TEXT_TASKS else source.form.labels
