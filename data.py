@@ -166,9 +166,9 @@ def read_e2e(split: str, data_dir: str | Path, text: str = "pretokenised") -> li
     samples = []
     for number, fields in (read_csv(path, ["mr", "ref"]) if official else
                            ((number, line.strip().split("||")) for number, line in read_lines(path))):
-        if len(fields) != 2 or not all(field.strip() for field in fields):
+        if len(fields) != 2 or not all(field.strip() for field in fields) or not official and len(fields[1].splitlines()) > 1:
             raise ValueError(f"{path}, line {number}: found {shorten(' / '.join(fields))}, expected two texts, MR and "
-                             f"reference, with {'a comma' if official else '||'} between")
+                             f"reference, with {'a comma' if official else '||'} between and no line break inside")
         samples.append((fields[0], " ".join(fields[1].split()) if official else fields[1]))
     return samples
 

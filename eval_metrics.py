@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from files import cli
+from files.text import finite
 from metrics import Scores
 from metrics.bleu_nist import VARIANTS, bleu, nist, overlaps
 from metrics.meteor import meteor
@@ -177,12 +178,13 @@ def main(arguments: list[str] | None = None) -> int:
     print_scores(result, options.variant)
     reports = {}
     if options.json:
-        report = {"system": {name: None if math.isnan(value) else value for name, value in result.system.items()},
-                  "variant": options.variant, "instances": len(hypotheses), "references": sum(map(len, references)),
-                  **result.details, **({"segments": result.rows} if options.per_segment else {})}
-        reports[options.json] = json.dumps(report, ensure_ascii=False, indent=1)
+        report = {"system": result.system, "variant": options.variant, "instances": len(hypotheses),
+                  "references": sum(map(len, references)), **result.details,
+                  **({"segments": result.rows} if options.per_segment else {})}
+        reports[options.json] = json.dumps(finite(report), ensure_ascii=False, indent=1)
     if options.per_segment:
-        reports[options.per_segment] = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in result.rows) + "\n]"
+        rows = (json.dumps(finite(row), ensure_ascii=False) for row in result.rows)
+        reports[options.per_segment] = "[\n" + ",\n".join(rows) + "\n]"
     for path, text in reports.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n", encoding="utf-8", newline="\n")

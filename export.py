@@ -109,13 +109,14 @@ def export_loralib(model: nn.Module, file: str | Path) -> None:
 def make_room(out: Path, overwrite: bool, is_file: bool, sources: list[Path]) -> None:
     """Refuse a place where something stands already, or take away the earlier export that is to be replaced.
     Raises ValueError for what is no export, and for the folders that base and adapter come from."""
+    places = [source.resolve() for source in sources]
+    if out.resolve().parent in places or any(out.resolve() in (place, place.parent) for place in places):
+        raise ValueError(f"{out} is where the base or the adapter comes from: give another --out")
     if not out.exists() or (out.is_dir() and not is_file and not any(out.iterdir())):
         return
     if out.is_dir() == is_file:
         raise ValueError(f"{out} is a {'folder' if is_file else 'file'}, this format is written to a "
                          f"{'file' if is_file else 'folder'}: give another --out")
-    if any(out.resolve() in (source.resolve(), source.resolve().parent) for source in sources):
-        raise ValueError(f"{out} is where the base or the adapter comes from: give another --out")
     if not overwrite:
         raise ValueError(f"{out} exists already: give --overwrite to replace it, or another --out")
     strange = [] if is_file else sorted(path.name for path in out.iterdir() if path.name not in WRITTEN)

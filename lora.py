@@ -124,15 +124,16 @@ def add_lora(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]
     if unknown := [target for target in settings.targets if target not in known]:
         raise ValueError(f"unknown LoRA target '{unknown[0]}'; expected any of {' '.join(known)}")
     generator = torch.Generator().manual_seed(seed)
-    model.fingerprints = base_fingerprints(model)
+    model.fingerprints, layers = base_fingerprints(model), []
     for block in model.get_submodule(model.config.blocks):
         by_path: dict[str, dict[str, slice]] = {}
         for target in sorted(settings.targets, key=list(known).index):
             by_path.setdefault(known[target].path, {})[target] = known[target].rows
         for path, rows in by_path.items():
-            parent, _, child = path.rpartition(".")
-            layer = LoRALinear(block.get_submodule(path), rows, settings, generator)
-            block.get_submodule(parent).add_module(child, layer.train(model.training))
+            layers.append((block, path, LoRALinear(block.get_submodule(path), rows, settings, generator)))
+    for block, path, layer in layers:                                        # all fit: only now the model changes
+        parent, _, child = path.rpartition(".")
+        block.get_submodule(parent).add_module(child, layer.train(model.training))
     model.method = "lora"
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains(model, name))                        # this line freezes the base

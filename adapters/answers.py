@@ -27,7 +27,7 @@ class Predictor:
         """The answers to requests for any adapters, in their order."""
         if self.bank.model.head is None:
             texts = self.bank.generate([request.adapter for request in requests], [request.ids for request in requests],
-                                       batch_size=self.batch_size, **search_ids(self.bank.model, self.tokenizer),
+                                       batch_size=self.batch_size, **search_ids(self.bank.model.config, self.tokenizer),
                                        **self.generation)
             return [{"text": clean(self.tokenizer.decode(ids))} for ids in texts]
         answers: dict[int, dict] = {}

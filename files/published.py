@@ -83,7 +83,8 @@ def fetch_model(name: str, weights_dir: str | Path | None = None) -> Path:
         return found
     if name not in BASES:
         raise FileNotFoundError(f"{name} is no directory with a config.json and no model to download; expected a Hugging "
-                                f"Face model directory or one of {', '.join(BASES)}")
+                                f"Face model directory or one of {', '.join(BASES)} (`make smollm` makes one "
+                                "more, smollm2-135m-instruct)")
     base, directory = BASES[name], place(weights_dir, "weights") / name
     address = f"{(os.environ.get('HF_ENDPOINT') or 'https://huggingface.co').rstrip('/')}/{base.repository}/resolve/main"
     for file in missing_model_files(directory, base.tokenizer):

@@ -6,6 +6,7 @@ Left out: other encodings than UTF-8, JSON too large for memory.
 import codecs
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -113,7 +114,16 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def finite(content):
+    """JSON's content with null for numbers that JSON has not: NaN and infinite ones."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(content: dict, path: Path) -> None:
-    """Write a JSON file in one step (writing.written_whole)."""
+    """Write a JSON file in one step (writing.written_whole), as `finite` has it."""
     with written_whole(path) as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+        file.write((json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))

@@ -75,8 +75,9 @@ def hold_lock(path: Path, wait: bool) -> Iterator[IO | None]:
             with file:
                 yield None
             return
-        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
         file.close()                                                         # the one before removed it: try again
     with file:
         try:

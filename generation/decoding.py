@@ -41,7 +41,7 @@ def n_best(model: nn.Module, prompts: Sequence[Sequence[int]], settings: Setting
     """The hypotheses of each prompt, best first by settings.length_penalties[0].
     `authors` ranks beams without a length penalty, so one search serves several: for each of settings.length_penalties
     the best of the list is what a search with that penalty alone finds. `hf` keeps the best beam_size for the first."""
-    check_prompts(model, prompts, settings)
+    check_prompts(model.config, prompts, settings)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
     search = search_class(settings)
@@ -72,9 +72,9 @@ def best_text(hypotheses: list[Hypothesis], length_penalty: float) -> list[int]:
     return max(hypotheses, key=lambda hypothesis: hypothesis.score(length_penalty)).tokens
 
 
-def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], settings: Settings) -> None:
+def check_prompts(config, prompts: Sequence[Sequence[int]], settings: Settings) -> None:
     """Raises ValueError for what the search could not begin or would not end with, before any prompt is read."""
-    vocab_size, longest = model.config.vocab_size, model.config.longest_input
+    vocab_size, longest = config.vocab_size, config.longest_input
     for index, prompt in enumerate(prompts):
         if not len(prompt):
             raise ValueError(f"prompt {index} is empty, expected at least one token (<|endoftext|> starts a free text)")
@@ -95,8 +95,8 @@ def check_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], settings: 
 def fitting_batch(model: nn.Module, prompt_length: int, settings: Settings) -> int:
     """How many prompts of at most this length a batch may hold: at least 1, and as many as room_on has room for."""
     config, itemsize = model.config, next(model.parameters()).element_size()
-    positions = prompt_length + settings.beam_size * settings.max_new_tokens
-    logits = 3 * settings.beam_size * config.vocab_size * 4                  # fp32, whatever the weights are
+    positions = prompt_length + settings.width * settings.max_new_tokens
+    logits = 3 * settings.width * config.vocab_size * 4                  # fp32, whatever the weights are
     room = room_on(next(model.parameters()).device)
     return max(1, room // (2 * config.num_layers * config.hidden_size * positions * itemsize + logits))
 

@@ -53,6 +53,11 @@ class Settings:
             raise ValueError(f"temperature is {self.temperature} and top_p {self.top_p}, expected 0 < temperature and "
                              "0 < top_p <= 1")
 
+    @property
+    def width(self) -> int:
+        """Texts that a prompt has at the same time."""
+        return self.beam_size if self.search in ("authors", "hf") else 1
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -72,8 +77,7 @@ class Search:
     def __init__(self, model: nn.Module, prompts: dict[int, Sequence[int]], settings: Settings):
         """prompts: index in the caller's list -> token ids."""
         self.settings, self.indices = settings, list(prompts)
-        width = settings.beam_size if settings.search in ("authors", "hf") else 1
-        self.beams = Beams(model, list(prompts.values()), width, settings.max_new_tokens)
+        self.beams = Beams(model, list(prompts.values()), settings.width, settings.max_new_tokens)
         self.eos_ids = torch.tensor(sorted(set(settings.eos_ids)))
         (self.banned_ids,) = to_device(self.beams.device, torch.tensor(settings.banned_ids, dtype=torch.long))
         self.finished: list[list[Hypothesis]] = [[] for _ in prompts]        # of each row

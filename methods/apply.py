@@ -38,11 +38,12 @@ def apply_method(model: nn.Module, method: str, rank: int = 8, alpha: float = 8.
     if method in ADDERS:
         ADDERS[method](model, rank, torch.Generator().manual_seed(seed))
     model.method = method
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trains(model, name))
-    if not trained_parameters(model):
+    if not any(trains(model, name) for name, _ in model.named_parameters()):
+        model.method = None
         raise ValueError(f"method '{method}' trains nothing on {type(model).__name__}, which has no {NEEDS[method]}; choose "
                          f"one of {' '.join(name for name in METHODS if name not in NEEDS)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trains(model, name))
 
 
 def trains(model: nn.Module, name: str) -> bool:

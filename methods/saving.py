@@ -32,6 +32,9 @@ def load_trained(model: nn.Module, path: str | Path, alpha: float | None = None,
     """Put a trained adapter of any method of this project, or a LoRA adapter of another program, onto its base.
     alpha, task: as for adapters.load_adapter. Returns the method; raises like load_adapter."""
     adapter, method = read_trained(path, model.config)
+    if None not in (alpha, adapter.alpha) and alpha != adapter.alpha:
+        raise ValueError(f"{path}: holds alpha {adapter.alpha:g}, {alpha:g} was given, which is for a file that holds none: "
+                         "leave it out")
     if method == "lora":
         put_adapter(model, adapter, alpha, task)
         return method

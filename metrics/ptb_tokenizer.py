@@ -75,7 +75,6 @@ LD = "[A-Za-z0-9øØ٠\u0300\u0301\u00ad]"
 A = "[A-Za-z0-9øØ٠]"                                                         # letter or digit
 D = "[0-9٠]"
 APOS = "(?:['’]|&(?i:apos);)"
-QUOTE = "(?:['’‘]|&(?i:apos);)"                                              # in O‘Neil too
 TICK = "(?:['’‘`]|&(?i:apos);)"                                              # in isn`t too
 WORD = rf"{L}{LD}*(?:[.!?]{L}{LD}*)*"                                        # centre.It
 NUMBER = rf"(?:{D}*(?:[.,:\u00ad٫٬]{D}+)+|{D}+)"

@@ -12,7 +12,6 @@ before it is used. Blocks of 32 numbers x are stored as
 and become fp32. Left out: other formats of numbers, files in parts, architectures other than llama, tokenizers other than
 byte-level BPE, chat templates. Shapes: as PyTorch has them; a file names the last dimension first.
 """
-import argparse
 import math
 import mmap
 import re
@@ -324,9 +323,9 @@ def convert(path: Path, directory: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="more_models.gguf", description="Read a GGUF file into a Hugging Face folder.")
-    parser.add_argument("file", type=Path)
-    parser.add_argument("directory", type=Path)
+    parser = cli.Parser("-m more_models.gguf", "FILE DIR", "Read a GGUF file into a Hugging Face folder.")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("directory", type=Path, metavar="DIR")
     options = parser.parse_args(arguments)
     print(convert(options.file, options.directory))
     return 0

@@ -465,6 +465,26 @@ def _(world):
         world.file(f"e2e/{split}.txt", "a||word\n") for split in ("train", "valid", "test")] and None
 
 
+@advises("methods/saving.py", "which is for a file that holds none: leave it out")
+def _(world):
+    options = ("--eval-only", "--adapter", str(world.adapter("roberta", task="mrpc")))
+    return lambda: trains(world, *options, "--alpha", "99"), lambda: lambda: trains(world, *options)
+
+
+@advises("training/command_line.py", "leave one out, or give the options that are to change")
+def _(world):
+    trains(world)
+    options = ("--from", str(next(world.folder.rglob("config.json"))))
+    return lambda: trains(world, *options, "--recipe", "repo"), lambda: lambda: trains(world, *options, "--select", "last")
+
+
+@advises("training/command_line.py", "to score it with --eval-only, give --adapter DIR")
+def _(world):
+    path = str(world.adapter("roberta", task="mrpc"))
+    return lambda: trains(world, "--eval-only", "--init-adapter", path), lambda: lambda: trains(
+        world, "--eval-only", "--adapter", path)
+
+
 @advises("training/command_line.py", "to train from it on, give --init-adapter DIR")
 def _(world):
     path = str(world.adapter("roberta", task="mrpc"))

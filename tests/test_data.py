@@ -458,6 +458,7 @@ def test_both_forms_of_e2e_are_read_and_agree(real, split, count, mrs):
     ("pretokenised", "a||b||c\n", r"train.txt, line 1: found 'a / b / c'"),
     ("pretokenised", "a||b\na||\n", r"train.txt, line 2: found 'a / '"),
     ("pretokenised", "a||b\n\n", r"train.txt, line 2: found ''"),
+    ("pretokenised", "a||b\nb||one\u2028two\n", r"train.txt, line 2: found .* no line break inside"),
     ("pretokenised", "", r"train.txt: the file is empty"),
     ("official", "mr,ref\na,b\na\n", r"trainset.csv, line 3: found 'a', expected two texts, .* a comma between"),
     ("official", "MR,Ref\na,b\n", r"trainset.csv, line 1: found the columns 'MR, Ref', expected mr, ref"),

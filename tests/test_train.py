@@ -55,7 +55,8 @@ def log(folder):
 
 
 def e2e_task(repository, toy_data, label_smoothing):
-    settings = SimpleNamespace(task="e2e", text="pretokenised", limit_train=20, limit_eval=9, label_smoothing=label_smoothing)
+    settings = SimpleNamespace(task="e2e", text="pretokenised", limit_train=20, limit_eval=9, beam_size=2,
+                               label_smoothing=label_smoothing)
     model = M.load_pretrained(repository / "toy" / "gpt2")
     source, tokenizer = sources.make_source(settings, toy_data), data.load_tokenizer(repository / "toy" / "gpt2")
     return tasks.make_task(settings, tokenizer, model.config, source), model
@@ -163,7 +164,8 @@ def test_the_saved_adapter_is_the_chosen_epoch_and_loads_onto_the_base(run, repo
     metrics = read_metrics(folder)
     model = M.load_pretrained(repository / "toy" / "gpt2")
     load_adapter(model, folder / "adapter", task="e2e")
-    settings = SimpleNamespace(task="e2e", text="pretokenised", limit_train=1, limit_eval=12, label_smoothing=0.0)
+    settings = SimpleNamespace(task="e2e", text="pretokenised", limit_train=1, limit_eval=12, beam_size=2,
+                               label_smoothing=0.0)
     source, tokenizer = sources.make_source(settings, toy_data), data.load_tokenizer(repository / "toy" / "gpt2")
     task = tasks.make_task(settings, tokenizer, model.config, source)
     assert task.evaluate(model)["loss"] == pytest.approx(metrics["scores"]["loss"], rel=1e-5)

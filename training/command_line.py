@@ -12,7 +12,7 @@ from files import cli
 from files.text import read_json
 from lora import TARGETS
 from methods import METHODS
-from training.options import OWN_TASKS, Settings
+from training.options import OWN_TASKS, Settings, without_meaning
 from training.precision import named_precision
 from training.processes import DEVICE_HELP
 from training.run_log import curve_writer
@@ -26,14 +26,26 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
                         "What is not given comes from the recipe of the model and task.")
     for add in (add_run, add_own_data, add_lora, add_training, add_text, add_files):
         add(parser)
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if any(word.startswith("--from") for word in arguments):
-        first = argparse.ArgumentParser(prog="train.py", add_help=False, allow_abbrev=False)
-        first.add_argument("--from", dest="earlier")
-        arguments = [*options_of_run(Path(first.parse_known_args(arguments)[0].earlier)), *arguments]
-    options = parser.parse_args(arguments)
+    typed = sys.argv[1:] if arguments is None else arguments
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--from", dest="earlier", nargs="?")                  # without its file: the parser below says so
+    earlier = first.parse_known_args(typed)[0].earlier
+    options = parser.parse_args([*(options_of_run(Path(earlier)) if earlier else []), *typed])
+    if earlier:
+        leave_out(parser, options, typed)
     check(parser, options)
     return options
+
+
+def leave_out(parser: argparse.ArgumentParser, options: argparse.Namespace, typed: list[str]) -> None:
+    """Of what --from took over, what means nothing for another method or task; another recipe would be half of each."""
+    names = {word.partition("=")[0] for word in typed}
+    if "--recipe" in names:
+        parser.error("--from takes over every setting of its run, --recipe would name others: leave one out, or give the "
+                     "options that are to change")
+    for name in without_meaning(options):
+        if f"--{name.replace('_', '-')}" not in names:
+            setattr(options, name, None)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +94,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--grad-accumulation", type=int, default=1, metavar="N", help="the same batch in N parts: less memory")
     group.add_argument("--epochs", type=int, metavar="N")
     group.add_argument("--max-steps", type=int, metavar="N", help="end after N updates; the schedule is fitted to it")
-    group.add_argument("--warmup", type=float, metavar="X", help="below 1 a share of all steps, else a number of steps")
+    group.add_argument("--warmup", type=float, metavar="X", help="below 1 a share of all steps, else a number of steps, "
+                       "cut to a tenth of all")
     group.add_argument("--warmup-from", type=int, choices=[0, 1], help="the first rate is this many parts of the warm-up")
     group.add_argument("--weight-decay", type=float, metavar="X")
     group.add_argument("--model-dropout", type=float, metavar="P", help="in place of the model's own")
@@ -145,6 +158,8 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         curve_writer()
     if options.adapter and not options.eval_only:
         parser.error("--adapter DIR is for --eval-only; to train from it on, give --init-adapter DIR")
+    if options.init_adapter and options.eval_only:
+        parser.error("--init-adapter DIR is to train from; to score it with --eval-only, give --adapter DIR")
     if options.task in OWN_TASKS:
         needed = ("train_file", "dev_file", "text_columns") + ("label_column",) * (options.task == "pairs")
         lacking = [f"--{name.replace('_', '-')}" for name in needed if getattr(options, name) is None]

@@ -14,6 +14,7 @@ NVIDIA_TF32_OVERRIDE=0 in the environment leaves them exact. Left out: fp16.
 """
 import argparse
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -81,8 +82,10 @@ def format_of_run(adapter: str | Path) -> str | None:
     None for an adapter that no run folder holds."""
     path = Path(adapter).resolve()
     config = (path if path.is_dir() else path.parent).parent / "config.json"
-    found = read_json(config).get("frozen_in") if config.is_file() else None
-    return found if found in FORMATS else None
+    with suppress(OSError, ValueError):                                      # another program's, or none
+        if (found := read_json(config).get("frozen_in")) in FORMATS:
+            return found
+    return None
 
 
 def multiplies_bf16_fast(device: str) -> tuple[bool, str]:

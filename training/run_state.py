@@ -23,7 +23,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from zlib import crc32
@@ -71,8 +71,12 @@ def run_folder(settings: Settings, recipe: Recipe, out_dir: str, seed: int) -> P
             changed += f"_{called}{f'{value:g}' if isinstance(value, float) else value}"
     if settings.train_file:                                                  # reviews-train of reviews/train.tsv
         changed += "_" + re.sub(r"[^\w-]+", "-", "-".join(Path(settings.train_file).with_suffix("").parts[-2:])).strip("-")
-    model = Path(settings.model).as_posix().strip("./").replace("/", "-")
-    return Path(out_dir) / settings.task / model / f"{method}_lr{settings.lr:g}{changed}" / f"seed{seed}"
+    return Path(out_dir) / settings.task / dashed(settings.model) / f"{method}_lr{settings.lr:g}{changed}" / f"seed{seed}"
+
+
+def dashed(path: str | Path) -> str:
+    """A path as the name of one folder."""
+    return Path(path).as_posix().strip("./").replace("/", "-")
 
 
 @contextmanager
@@ -81,7 +85,9 @@ def only_run_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with hold_lock(folder / ".lock", wait=False) as file:
         if file is None:
-            holder = (folder / ".lock").read_text(encoding="utf-8").strip()
+            holder = ""
+            with suppress(OSError):                                          # it has just ended
+                holder = (folder / ".lock").read_text(encoding="utf-8").strip()
             raise ValueError(f"{folder} is in use by another run (process {holder or 'unknown'}): wait until it ends, stop it, "
                              "or give another --out-dir")
         file.truncate(0)

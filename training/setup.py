@@ -17,6 +17,7 @@ from training.options import OWN_TASKS, TEXT_TASKS, Settings, resolve
 from training.precision import choose_precision, format_of_run, hold_frozen_in
 from training.processes import only_first_speaks
 from training.recipes import Recipe, alpha_for_file, recipe_for
+from training.run_state import dashed
 from training.sources import make_source
 from training.tasks import make_task
 
@@ -40,7 +41,7 @@ def prepare(options: argparse.Namespace, seed: int) -> tuple[nn.Module, object, 
 
 def evaluate_adapter(options: argparse.Namespace) -> None:
     """Score the base or a saved adapter of any method on the development set and, for E2E, on the decoded test set."""
-    model, task, settings, _ = prepare(options, seed=0)
+    model, task, settings, _ = prepare(options, options.seed[0])
     fingerprint, source, format_of_adapter = base_fingerprints(model)["float32"], "the-base", None
     if options.adapter:
         alpha = options.alpha or alpha_for_file(options.adapter, model.config, options.task, options.recipe)
@@ -49,14 +50,14 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
             raise ValueError(f"{options.adapter}: was trained for {form}, the files given are for {task.saved_form}: give "
                              "those that it was trained on")
         load_trained(model, options.adapter, alpha, options.task)
-        source = Path(options.adapter).resolve().as_posix().strip("/").replace("/", "-")
+        source = dashed(Path(options.adapter).resolve())[-150:]              # a name of a folder takes 255 bytes
         format_of_adapter = format_of_run(options.adapter)
     else:
         model.requires_grad_(False)
     frozen_in, why = choose_precision(options.precision, model, options.device, format_of_adapter)
     print(f"precision: frozen weights in {frozen_in} ({why})")
     hold_frozen_in(model, frozen_in)
-    folder = Path(options.out_dir) / settings.task / "eval" / source
+    folder = Path(options.out_dir) / settings.task / dashed(settings.model) / "eval" / source
     folder.mkdir(parents=True, exist_ok=True)
     final = task.finish(model.to(options.device).eval(), folder)
     scores = final if "loss" in final else task.evaluate(model) | final

@@ -24,7 +24,7 @@ import data
 from eval_metrics import glue_scores, score
 from files.cache import kept_samples
 from files.tokenizer import Tokenizer
-from generation.e2e import decode_e2e
+from generation.e2e import check_e2e, decode_e2e
 from metrics.classes import macro_f1
 from metrics.texts import write_hypotheses, write_references
 from model import GPT2, GPT2Config, RobertaClassifier, RobertaConfig
@@ -34,6 +34,7 @@ from training import sources
 from training.options import TEXT_TASKS, Settings
 
 EVAL_BATCH_SIZE = 32
+TEXT_TOKENS = 64                                                             # that a decoded text may have
 
 
 def make_task(settings: Settings, tokenizer: Tokenizer, config: GPT2Config | RobertaConfig, source):
@@ -186,6 +187,8 @@ class GenerationTask:
         limit_eval = settings.limit_eval
         self.train, self.valid = self.encode("train", settings.limit_train), self.encode("valid", limit_eval)
         self.test = source.rows("test")
+        self.search = {"beam_size": settings.beam_size, "max_new_tokens": self.longest_text()}
+        check_e2e(config, tokenizer, self.test, settings.limit_eval, **self.search)      # now, not after the training
         self.fingerprints = {"train": fingerprint(self.train), "evaluated": fingerprint(self.valid, self.test, limit_eval)}
         self.train_lengths = [len(ids) for ids, _ in self.train]
         self.summary = (f"{len(self.train):,} train, {len(self.valid):,} valid, {len(self.test):,} test references of "
@@ -204,6 +207,11 @@ class GenerationTask:
                 raise ValueError(f"{self.settings.task} {split} sample {row + 1} has {len(ids)} tokens, the model takes "
                                  f"{self.config.longest_input}: shorten its text or take a model with more positions")
         return samples
+
+    def longest_text(self) -> int:
+        """Tokens that a decoded text may have: TEXT_TOKENS, or more where an output of the user's own files has more."""
+        lengths = [len(ids) - context_length for ids, context_length in (*self.train, *self.valid)]
+        return TEXT_TOKENS if self.settings.text else max(TEXT_TOKENS, *lengths)
 
     def summed_loss(self, model: GPT2, samples: list, smoothing: float) -> tuple[Tensor, int]:
         """Loss of samples in the order of their lengths, summed over their target tokens, and the number of these."""
@@ -238,16 +246,11 @@ class GenerationTask:
         return {"loss": sum(torch.stack(losses).tolist()) / count}           # read once, at the end
 
     def finish(self, model: GPT2, folder: Path) -> dict:
-        """Decode the test set, write predictions.txt and references.txt, and score them."""
-        return decode_and_score(model, self.tokenizer, self.test, self.settings, folder)
-
-
-def decode_and_score(model: GPT2, tokenizer: Tokenizer, pairs: list[tuple[str, str]], settings: Settings, folder: Path) -> dict:
-    """Decode each distinct MR of `pairs` (the first limit_eval of them) once, write predictions.txt and references.txt
-    in the scorer's format, and return the five scores and which reference text they stand on."""
-    penalty = settings.length_penalty
-    references, hypotheses = decode_e2e(model, tokenizer, pairs, (penalty,), settings.limit_eval,
-                                        beam_size=settings.beam_size)
-    write_hypotheses(hypotheses[penalty], folder / "predictions.txt")
-    write_references(references, folder / "references.txt")
-    return score(references, hypotheses[penalty]) | {"reference_text": settings.text or "own"}
+        """Decode each MR of the test set, or the first limit_eval, once; write predictions.txt and references.txt in the
+        scorer's format; return the five scores and which reference text they stand on."""
+        penalty = self.settings.length_penalty
+        references, hypotheses = decode_e2e(model, self.tokenizer, self.test, (penalty,), self.settings.limit_eval,
+                                            **self.search)
+        write_hypotheses(hypotheses[penalty], folder / "predictions.txt")
+        write_references(references, folder / "references.txt")
+        return score(references, hypotheses[penalty]) | {"reference_text": self.settings.text or "own"}

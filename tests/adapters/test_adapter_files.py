@@ -431,7 +431,9 @@ def test_an_export_replaces_nothing_unasked(repository, tmp_path, monkeypatch):
     for place, options, message in [
             (out, ["--format", "loralib"], "is a folder, this format is written to a file"),
             (tmp_path / "adapter", [], "is where the base or the adapter comes from"),
-            (tmp_path, [], "is where the base or the adapter comes from")]:
+            (tmp_path, [], "is where the base or the adapter comes from"),
+            (tmp_path / "adapter" / "adapter_model.safetensors", ["--format", "loralib"], "is where the base or the adapter"),
+            (tmp_path / "adapter" / "lora.pt", ["--format", "loralib"], "is where the base or the adapter comes from")]:
         with pytest.raises(ValueError, match=message):
             run("--overwrite", *options, place=place)
     (out / "notes.txt").write_text("mine", encoding="utf-8")

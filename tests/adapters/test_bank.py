@@ -14,6 +14,7 @@ from adapters import base as B
 from adapters.saving import adapter_of, read_adapter, save_adapter
 from files import weights as W
 from generation import Settings, generate, n_best
+from methods import apply_method
 from training.precision import hold_frozen_in
 
 BASES = {"gpt2": M.GPT2Config(vocab_size=97, n_positions=40, n_embd=72, n_layer=3, n_head=3, n_inner=80),
@@ -186,7 +187,7 @@ def test_a_merged_adapter_answers_as_before_and_makes_room_for_others(served):
     with pytest.raises(ValueError, match="no adapter 'lat'"):
         bank.merge("lat")
     bank.remove("late")
-    bank.logits(["base"] * 4, ids, mask)
+    assert bank.merged is None
     assert all(torch.equal(parameter, before[name]) for name, parameter in bank.model.named_parameters())
 
 
@@ -430,3 +431,11 @@ def test_the_scale_is_folded_into_B(tmp_path):
     torch.testing.assert_close(other_B, 2 * B)
     torch.testing.assert_close(B[2], 7 / 3 * L.lora_layers(model)["transformer.h.2.attn.c_attn"].lora_B["k"].detach().T)
     assert torch.equal(A, other_A)
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter-h", "bitfit"])
+def test_a_bank_needs_the_bare_base(method):
+    model = make_base("gpt2")
+    apply_method(model, method, rank=2)
+    with pytest.raises(RuntimeError, match="a bank needs the bare base"):
+        K.AdapterBank(model)

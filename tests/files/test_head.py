@@ -121,5 +121,5 @@ def test_the_command_scores_a_base_in_the_tasks_order(repository, toy_data, tmp_
     train.main(["--model", str(folder), "--task", "mnli", "--data-dir", str(toy_data), "--eval-only", "--limit-eval", "8",
                 "--out-dir", str(tmp_path), "--device", "cpu"])
     assert "put in the order entailment, neutral, contradiction" in capsys.readouterr().err
-    rows = (tmp_path / "mnli/eval/the-base/predictions_dev_matched.tsv").read_text().splitlines()[1:]
+    rows = next(tmp_path.rglob("eval/the-base/predictions_dev_matched.tsv")).read_text().splitlines()[1:]
     assert {row.split("\t")[1] for row in rows} == {"contradiction"} and len(rows) == 8

@@ -1,7 +1,8 @@
 """cache.py: the second time nothing is computed, and no state of the disk changes a result."""
 import pytest
 
-from files import cache
+from files import cache, writing
+from files.text import read_json, write_json
 
 
 @pytest.fixture
@@ -61,3 +62,22 @@ def test_without_a_writable_folder_nothing_is_kept(counted, monkeypatch, tmp_pat
     for _ in range(2):
         assert cache.kept_lines(["a"], [], upper) == ["A"]
     assert len(calls) == 2
+
+
+def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    """Another process ends between our opening and our looking."""
+    original, removed = writing.lock_file, []
+
+    def removes(file, wait):
+        if not removed:
+            removed.append((tmp_path / ".lock").unlink())
+        return original(file, wait)
+    monkeypatch.setattr(writing, "lock_file", removes)
+    with writing.hold_lock(tmp_path / ".lock", wait=False) as file:
+        assert file is not None and (tmp_path / ".lock").exists()
+
+
+def test_json_has_null_for_what_it_has_no_number_for(tmp_path):
+    write_json({"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": (2, float("inf"))}}, tmp_path / "a.json")
+    assert read_json(tmp_path / "a.json") == {"a": None, "b": [1.5, None], "c": {"d": [2, None]}}
+    assert "null" in (tmp_path / "a.json").read_text()

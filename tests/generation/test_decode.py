@@ -549,3 +549,12 @@ def test_options_that_mean_nothing_together_are_refused(options, message, capsys
     with pytest.raises(SystemExit) as ended:
         main(["--model", "gpt2", "--out", "x", *options])
     assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_search_of_one_path_fits_more_prompts_than_beams(monkeypatch):
+    """As many as the beams take places of each."""
+    model = GPT2(GPT2Config(vocab_size=60, n_positions=200, n_embd=24, n_layer=2, n_head=3))
+    monkeypatch.setattr(decoding, "CACHE_BYTES", 2**22)
+    beams, greedy, sample = (decoding.fitting_batch(model, 1, Settings(beam_size=10, max_new_tokens=64, search=search))
+                             for search in ("authors", "greedy", "sample"))
+    assert greedy == sample and 9 < greedy / beams < 11

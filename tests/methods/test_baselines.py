@@ -502,3 +502,32 @@ def test_options_of_lora_reach_the_run(run):
     tensors, _, own = read_folder(folder / "adapter")
     assert own["bias"] == "lora-only" and own["targets"] == ["q", "o"] and "bias-lora-only" in folder.parent.name
     assert any(name.endswith("query.base_layer.bias") for name in tensors)
+
+
+def test_a_refused_method_leaves_the_model_as_it_was():
+    model = make_base("gpt2")
+    with pytest.raises(ValueError, match="trains nothing"):
+        B.apply_method(model, "head")
+    assert model.method is None and all(parameter.requires_grad for parameter in model.parameters())
+    B.apply_method(model, "bitfit")
+
+
+def test_a_stored_alpha_is_not_replaced(tmp_path):
+    trained = make_trained("roberta", "lora")
+    B.save_trained(trained, tmp_path, "base", "mrpc")
+    with pytest.raises(ValueError, match="holds alpha 7, 1 was given, which is for a file that holds none: leave it out"):
+        B.load_trained(make_base("roberta"), tmp_path, alpha=1)
+    assert B.load_trained(make_base("roberta"), tmp_path, alpha=7) == "lora"
+
+
+def test_a_start_whose_alpha_nobody_knows_is_refused(repository, toy_data, tmp_path):
+    """The paper and the scripts disagree on RoBERTa's, as for --adapter."""
+    model = L.add_lora(M.load_pretrained(repository / "toy/roberta"), 3, 7)
+    torch.save(loralib_tensors(adapter_of(model)), tmp_path / "mnli.bin")
+    command = ["--model", str(repository / "toy/roberta"), "--task", "mrpc", "--data-dir", str(toy_data), "--max-steps", "1",
+               "--rank", "3", "--limit-train", "8", "--limit-eval", "4", "--out-dir", str(tmp_path / "runs"),
+               "--init-adapter", str(tmp_path / "mnli.bin")]
+    with pytest.raises(ValueError, match="the file holds no alpha; the paper has 8, the authors' scripts 16: give --alpha"):
+        train.main(command)
+    assert not (tmp_path / "runs").exists()
+    train.main([*command, "--alpha", "7"])

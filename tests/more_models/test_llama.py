@@ -302,3 +302,13 @@ def test_a_killed_run_resumes_to_the_same_bits(with_tokenizer, toy_data, tmp_pat
                                  "1", "--limit-eval", "2"])
     for kill in faults.kill_and_compare("e2e", "lora", toy_data, [0.6], 3, tmp_path / "runs", start):
         assert not kill.differences, kill
+
+
+def test_a_refused_rank_leaves_the_model_as_it_was(folder):
+    """It fits q, which comes first, and not v."""
+    model, ids = M.load_pretrained(folder), rows()[0]
+    before = model(ids)
+    with pytest.raises(ValueError, match="LoRA rank 20 exceeds the 16 x 48 matrix of target 'v'"):
+        L.add_lora(model, 20, 7)
+    assert model.method is None and not L.lora_layers(model) and torch.equal(model(ids), before)
+    L.add_lora(model, 3, 7)

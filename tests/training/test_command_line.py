@@ -102,3 +102,36 @@ def test_a_value_that_is_none_is_wrong_usage(earlier, tmp_path, capsys):
     with pytest.raises(SystemExit):
         train.parse_arguments(["--from", str(tmp_path / "config.json")])
     assert "argument --epochs: invalid int value: 'many'" in capsys.readouterr().err
+
+
+def fails(capsys, *arguments):
+    with pytest.raises(SystemExit) as end:
+        train.parse_arguments(list(arguments))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and said.startswith("error: ")
+    return said
+
+
+def test_from_without_its_file_and_what_is_nearly_from_are_wrong_usage(capsys):
+    assert "argument --from: expected one argument" in fails(capsys, "--model", "M", "--task", "mrpc", "--from")
+    assert "did you mean --from?" in fails(capsys, "--model", "M", "--task", "mrpc", "--fromm", "x")
+
+
+def test_from_takes_no_second_recipe_and_leaves_out_what_another_method_has_not(earlier, capsys):
+    assert "--recipe would name others" in fails(capsys, "--from", str(earlier), "--recipe", "paper")
+    options = train.parse_arguments(["--from", str(earlier), "--method", "bitfit", "--rank", "5"])
+    assert (options.method, options.alpha, options.targets, options.rank, options.lr) == ("bitfit", None, None, 5, 0.003)
+
+
+def test_a_start_is_not_scored(capsys):
+    said = fails(capsys, "--model", "M", "--task", "mrpc", "--eval-only", "--init-adapter", "D")
+    assert "to score it with --eval-only, give --adapter DIR" in said
+
+
+def test_two_bases_are_scored_into_two_folders(repository, toy_data, tmp_path):
+    shutil.copytree(repository / "toy/roberta", tmp_path / "other")
+    for model in (repository / "toy/roberta", tmp_path / "other"):
+        train.main(["--model", str(model), "--task", "mrpc", "--data-dir", str(toy_data), "--out-dir", str(tmp_path / "runs"),
+                    "--limit-train", "4", "--limit-eval", "4", "--eval-only"])
+    assert {read_json(path)["model"] for path in (tmp_path / "runs").rglob("metrics.json")} == {
+        str(repository / "toy/roberta"), str(tmp_path / "other")}

@@ -129,3 +129,19 @@ def test_macro_f1_is_that_of_scikit_learn():
     predictions, labels = [0, 1, 1, 3, 0, 2, 0], [0, 1, 2, 2, 1, 2, 0]
     theirs = metrics.f1_score(labels, predictions, average="macro", zero_division=0)
     assert macro_f1(predictions, labels) == pytest.approx(theirs)
+
+
+def test_a_long_output_is_decoded_whole_and_what_leaves_it_no_room_is_refused_at_once(repository, tmp_path):
+    long, columns = " ".join(["ship"] * 90), ("--text-columns", "in", "out", "--beam-size", "2")
+    path = write(tmp_path, [("name : Otter", long), ("name : Heron", "A boat.")], "jsonl", ("in", "out"))
+    source = ["--model", str(repository / "toy/gpt2"), "--task", "text", "--train-file", str(path), "--dev-file", str(path)]
+    _, task, _, _ = train.prepare(parse_arguments([*source, *columns]), seed=0)
+    (longest,) = {len(ids) - start for ids, start in task.train if len(ids) > 80}
+    assert task.search["max_new_tokens"] == longest > 90
+    path = write(tmp_path, [("name : Otter", "A boat."), ("rope " * 230, "A boat.")], "jsonl", ("in", "out"), "wide")
+    with pytest.raises(ValueError, match="prompt 1 has .* tokens and max_new_tokens is 64, but the model has 512 positions"):
+        run(repository, path, tmp_path / "runs", *columns, kind="gpt2", task="text")
+    assert not list((tmp_path / "runs").rglob("config.json"))
+    path = write(tmp_path, [("name : Otter", "A boat."), ("name : Heron", "A boat.")], "jsonl", ("in", "out"), "beams")
+    with pytest.raises(ValueError, match="beam_size is 9999, too large"):
+        run(repository, path, tmp_path / "runs", "--text-columns", "in", "out", "--beam-size", "9999", kind="gpt2", task="text")

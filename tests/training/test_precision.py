@@ -235,3 +235,11 @@ def test_few_kernels_are_compiled_once_the_run_is_under_way(repository, toy_data
     compiled = [step.count("create:cache_miss") for step in steps]
     assert len(steps) == 140 and compiled[0] > 0                             # it does count
     assert sum(compiled[40:]) / 100 <= 2
+
+
+def test_a_config_of_another_program_beside_an_adapter_says_nothing(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    assert precision.format_of_run(tmp_path / "adapter") is None
+    for content, expected in (('{"frozen_in": "bf16"}', "bf16"), ("// a remark", None), ('{"frozen_in": 3}', None)):
+        (tmp_path / "config.json").write_text(content)
+        assert precision.format_of_run(tmp_path / "adapter") == expected
