@@ -73,7 +73,8 @@ SECTIONS = {
     "lr": ("Which learning rate?", f"Everything but the learning rate as in {LORA_ROW}."),
     "alpha": ("Which alpha?", f"Everything but alpha as in {LORA_ROW}; the update is scaled by alpha / r."),
     "dropout": ("Dropout in front of A", f"Everything but the dropout as in {LORA_ROW}."),
-    "low-data": ("Few samples (Table 16)", "Fewer samples are seen more often; rates by hand."),
+    "low-data": ("Few samples (Table 16)", "Fewer samples are seen more often; rates by hand. Every "
+                 "seed has the same samples, the first ones: ± does not say what others would give."),
     "base-quality": ("A worse base", "The same LoRA on bases that were pretrained for less."),
     "seeds": ("How large is the spread?", "One setting, many seeds."),
 }

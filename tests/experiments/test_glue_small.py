@@ -100,6 +100,13 @@ def test_ranks_are_those_of_the_most_equal_number_of_parameters():
     assert scales["LoRA, r = 32, alpha / sqrt(r)"] == 0.5 and len(scales) == 7
 
 
+def test_the_data_part_asks_every_rank_at_the_scale_whose_first_steps_are_those_of_the_searched_rank():
+    options = {rank: sweep.options_of(glue_questions.of_rank(rank)) for rank in glue_questions.DATA_RANKS}
+    assert {rank: (of["rank"], of["alpha"]) for rank, of in options.items()} == {
+        rank: (str(rank), "8") for rank in (1, 4, 8, 16, 64)}
+    assert options[8] == sweep.options_of(glue_small.METHODS["LoRA"][0])
+
+
 # ---------------------------------------------------------------- made-up runs
 
 PEAKS = {"full": 3e-6, "head": 3e-3, "prefix": 1e-2}                         # full's lies below its grid
@@ -188,7 +195,11 @@ def test_from_the_search_to_the_report(world, tmp_path, capsys):
 def test_the_questions_are_run_and_answered(world, tmp_path):
     command, calls, out = world
     command("search")
-    for part in ("rates", "targets", "data", "bases"):
+    command("runs")
+    calls.clear()
+    assert command("data", module=glue_questions) == 0
+    assert len(calls) == 3 * (3 * 6 - 2)                                     # full and r = 8 on 10,000 rows: the comparison's
+    for part in ("rates", "targets", "bases"):
         assert command(part, module=glue_questions) == 0
     results = tmp_path / "results"
     report.main(["--runs", str(out), "--results", str(results)])
@@ -197,7 +208,9 @@ def test_the_questions_are_run_and_answered(world, tmp_path):
     assert pictures == {"rates", "targets", "data", "bases"}
     ratio = next(line for line in page.splitlines() if line.startswith("| roberta-cola-240-steps")).split(" | ")
     assert ratio[1] == "3.1e-06" and set(ratio[2:11]) <= {"1000.0", "1000.0 |"}          # both peaks are made up
-    assert "| r = 64 | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) |" in page
+    assert "| r = 64 | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) |" in page and "| r = 8 | 92.0" in page
+    flat = " ".join(page.split())
+    assert "scaled by 8 / r" in flat and "Every seed has the same rows, the first of the file" in flat
     assert "| roberta-mrpc, full | 92.0 ± 1.0 (3) | 92.0" in page and "| LoRA, MLP | 3 (0.30%) | 0.003 |" in page
 
 
