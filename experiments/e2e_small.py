@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.part == "step":
         print("\n".join(measure_step(data.fetch_task("e2e", options.data_dir))))
         return 0
-    restore(NAME, options.out_dir)
+    restore("e2e-small", options.out_dir)
     options.until = time.time() + 60 * options.budget_minutes
     if options.part in ("search", "runs"):
         model_folder()                                                       # made once, before the processes that load it

@@ -105,7 +105,7 @@ def run_part(prog: str, parts: dict[str, Callable[[argparse.Namespace], int]], a
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, of one thread each (default 1)")
     parser.add_argument("--budget-minutes", type=float, default=math.inf, metavar="N", help="begin no run after N minutes")
     options, extra = parser.parse_known_args(arguments)
-    restore(options.model, options.out_dir)
+    restore("glue-small", options.out_dir)
     options.until, options.extra = time.time() + 60 * options.budget_minutes, " ".join(extra)
     if options.part != "report":
         for task in TASKS:

@@ -17,6 +17,8 @@ from pathlib import Path
 from files.text import read_json, write_json
 from files.writing import written_whole
 
+DIVERGED = "lower --lr"                                                      # in the last line of what such a run prints
+
 
 def is_single(row: dict) -> bool:
     """Whether a row has one run and no seeds: an evaluation of the base."""
@@ -67,9 +69,34 @@ def to_folders(lines: dict[str, dict], runs_dir: Path) -> None:
             write_json(line["metrics"], folder / "metrics.json")             # last: it says that the run is finished
 
 
-def restore(model: str, runs_dir: Path, kept: Path = Path("results/runs.jsonl")) -> None:
-    """to_folders of what is kept of a base model's runs."""
-    to_folders({place: line for place, line in read_lines(kept).items() if line["metrics"]["model"] == model}, runs_dir)
+def restore(family: str, runs_dir: Path, results: Path = Path("results")) -> None:
+    """to_folders of the runs of every kept plan whose experiment's name begins with `family`, whatever their base; and of a
+    run that diverged, which left no line of its own, the log that says so."""
+    plans = [plan for plan in read_lines(results / "plans.jsonl").values() if plan["experiment"].startswith(family)]
+    wanted = {place for plan in plans for row in plan["rows"] for place in places(plan, row).values()}
+    to_folders({place: line for place, line in read_lines(results / "runs.jsonl").items() if place in wanted}, runs_dir)
+    for row in (row for plan in plans for row in plan["rows"] if row.get("diverged")):
+        log = runs_dir / row["folder"] / "seed0.txt"
+        if not log.exists():
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(f"it diverged, as {results / 'plans.jsonl'} says: {DIVERGED}\n", encoding="utf-8")
+
+
+def has_diverged(row: dict, runs_dir: Path) -> bool:
+    """Whether the row's run, a search's, ended with a line that says to lower the rate."""
+    log = runs_dir / row["folder"] / "seed0.txt"
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    return bool(lines) and DIVERGED in lines[-1]
+
+
+def with_earlier_rows(plan: dict, kept: dict | None) -> dict:
+    """A plan as it is kept where an earlier form of it is: no row of that is dropped (another machine may have made its runs),
+    and what diverged once stays so."""
+    earlier = kept["rows"] if kept else []
+    diverged = {row["folder"] for row in earlier if row.get("diverged")}
+    rows = [row | ({"diverged": True} if row["folder"] in diverged else {}) for row in plan["rows"]]
+    labels = {row["label"] for row in rows}
+    return plan | {"rows": rows + [row for row in earlier if row["label"] not in labels]}
 
 
 def read_log(path: Path) -> dict[str, list]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data import GLUE_TASKS, split_file
 from eval_metrics import ranks
-from experiments.kept_runs import finished, from_folders, runs_of
+from experiments.kept_runs import finished, from_folders, has_diverged, runs_of
 from experiments.sweep import all_runs, command_of, folder_of, machine, options_of, run_all, write_plans
 from experiments.tables import primary_score
 from files.glue_forms import read_table
@@ -96,13 +96,6 @@ def make_plan(experiment: str, setting: str, seeds: Sequence[int], rows: list[di
     return {"experiment": experiment, "setting": setting, "seeds": list(seeds), "rows": rows, "made": machine()}
 
 
-def has_diverged(row: dict, out_dir: Path) -> bool:
-    """Whether the row's run ended with a line that says to lower the rate."""
-    log = out_dir / row["folder"] / "seed0.txt"
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return bool(lines) and "lower --lr" in lines[-1]
-
-
 def scores_of(search: Search, plans: list[dict], lines: dict[str, dict]) -> dict[str, dict[str, list[float]]]:
     """Arm -> rate -> its score in every setting, of the rates that were run in all; lines: of kept_runs."""
     found: dict[str, dict[str, list[float]]] = {arm: {} for arm in search.arms}
@@ -111,7 +104,7 @@ def scores_of(search: Search, plans: list[dict], lines: dict[str, dict]) -> dict
         for row in plan["rows"]:
             arm, _, rate = row["label"].rpartition(RATE)
             score = [-float("inf")] if row.get("diverged") else [search.score(metrics) for metrics in runs[row["label"]]]
-            found[arm].setdefault(rate, []).extend(score)
+            found.setdefault(arm, {}).setdefault(rate, []).extend(score)         # a kept row's arm may be searched no longer
     return {arm: {rate: scores for rate, scores in of.items() if len(scores) == len(plans)} for arm, of in found.items()}
 
 

@@ -10,6 +10,7 @@ import data
 import train
 from experiments import e2e_small as E
 from experiments import e2e_texts, report
+from experiments.kept_runs import read_lines, restore
 from experiments.search import GRID, HELD_OUT, RATE, plans_of
 from experiments.sweep import options_of, write_plans
 from experiments.tables import TEXT_SCORES
@@ -101,6 +102,14 @@ def test_the_report_holds_what_was_run_and_nothing_else(tmp_path):
     write_json(read_json(path) | {"frozen_in": "fp32"}, path)                # on another processor, say
     with pytest.raises(ValueError, match="its frozen weights is fp32, but bf16 .* row 'LoRA' of e2e-small"):
         report.main(["--runs", str(out), "--results", str(results)])
+
+
+def test_another_machine_goes_on_from_what_this_repository_keeps(repository, tmp_path):
+    results = repository / "results"
+    restore("e2e-small", tmp_path, results)
+    wanted = {place for place, line in read_lines(results / "runs.jsonl").items() if line["metrics"]["model"] == E.NAME}
+    found = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("metrics.json")}
+    assert found == wanted and len(wanted) >= 18
 
 
 def test_texts_are_written_for_a_person_whose_judgements_are_kept(tmp_path):

@@ -1,7 +1,9 @@
 """experiments/search.py, glue_small.py and what asks and reports on it: what is held out, which rate is chosen, what is run in
 which order, and a report that holds what was run and nothing else. Runs are made up; their weights and the data are tiny."""
+import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,9 @@ import train
 from data import GLUE_TASKS, read_glue
 from experiments import glue_analysis, glue_answers, glue_questions, glue_small, report, sweep
 from experiments.counts import formula_counts
-from experiments.kept_runs import read_lines
+from experiments.kept_runs import read_lines, restore
 from experiments.search import chosen_rate, grid_of, hold_out
-from files.text import write_json
+from files.text import read_json, write_json
 from model import RobertaConfig, load_pretrained
 from training.options import without_meaning
 
@@ -145,6 +147,7 @@ def world(tmp_path, monkeypatch, repository, glue):
     monkeypatch.chdir(repository)
     monkeypatch.setenv("LORA_DATA", "")                                      # the command sets it; taken back afterwards
     monkeypatch.setattr(sweep, "run_process", fake_process)
+    monkeypatch.setattr(glue_small, "restore", lambda family, folder: restore(family, folder, tmp_path / "results"))
     return command, calls, out
 
 
@@ -190,6 +193,32 @@ def test_from_the_search_to_the_report(world, tmp_path, capsys):
     assert "LoRA is not below full fine-tuning (Tables 2, 3) | roberta-mrpc | " in section
     assert not list((results / "glue-small").glob("rates.png")) and "rates" not in "".join(re.findall(r"!\[.*", page))
     assert read_lines(results / "plans.jsonl").keys() > {"glue-small-search_roberta-cola", "glue-small_roberta-sst2"}
+
+
+def test_another_machine_goes_on_from_what_is_kept(world, tmp_path):
+    """Also the runs on bases drawn anew, and those that diverged, which left no metrics; and no kept row is dropped."""
+    command, calls, out = world
+    command("search")
+    command("runs")
+    command("bases", module=glue_questions)
+    results = tmp_path / "results"
+    report.collect(out, results)
+    before = (results / "plans.jsonl").read_bytes()
+    shutil.rmtree(out)
+    calls.clear()
+    for part, module in (("search", glue_small), ("runs", glue_small), ("bases", glue_questions)):
+        assert command(part, module=module) == 0
+    assert not calls
+    report.collect(out, results)
+    assert (results / "plans.jsonl").read_bytes() == before
+    for name in ("glue-small_roberta-mrpc", "glue-small-search_roberta-mrpc"):           # a machine that knows of less
+        plan = read_json(out / "plans" / f"{name}.json")
+        rows = [{key: row[key] for key in row if key != "diverged"} for row in plan["rows"] if "prefix" not in row["label"]]
+        write_json(plan | {"rows": rows}, out / "plans" / f"{name}.json")
+    report.collect(out, results)
+    for name, plan in read_lines(results / "plans.jsonl").items():
+        earlier = next(line for line in map(json.loads, before.splitlines()) if line["place"] == name)
+        assert sorted(plan["rows"], key=str) == sorted(earlier["rows"], key=str), name
 
 
 def test_the_questions_are_run_and_answered(world, tmp_path):
