@@ -71,10 +71,11 @@ ablation-targets: $(VENV)/installed-dev
 ablation-lr: $(VENV)/installed-dev
 	$(SWEEP) lr $(SWEEP_OPTIONS)
 
+# the report is written where a run has failed, too; the target then fails all the same
 glue-small: $(VENV)/installed-dev        ## every method on a real encoder, rates searched; goes on where it was left; DATA=DIR
-	$(RUN) -m experiments.glue_small search $(SMALL_OPTIONS)
-	$(RUN) -m experiments.glue_small runs $(SMALL_OPTIONS)
-	$(RUN) -m experiments.glue_small report
+	$(RUN) -m experiments.glue_small search $(SMALL_OPTIONS); searched=$$?; \
+	$(RUN) -m experiments.glue_small runs $(SMALL_OPTIONS); ran=$$?; \
+	$(RUN) -m experiments.glue_small report $(SMALL_OPTIONS) && exit $$((searched + ran))
 
 bench: $(VENV)/installed-dev     ## a LoRA step against transformers + PEFT; DATA= and ARGS="--tokenizers DIR" say where files are
 	$(RUN) -m experiments.bench train --json results/bench/train.json $(if $(DATA),--data-dir $(DATA)) $(ARGS)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,18 @@ def test_the_questions_are_run_and_answered(world, tmp_path):
     flat = " ".join(page.split())
     assert "scaled by 8 / r" in flat and "Every seed has the same rows, the first of the file" in flat
     assert "| roberta-mrpc, full | 92.0 ± 1.0 (3) | 92.0" in page and "| LoRA, MLP | 3 (0.30%) | 0.003 |" in page
+
+
+@pytest.mark.parametrize("failing", ["search", "runs", "report", "none"])
+def test_the_report_is_written_although_a_run_failed(repository, tmp_path, failing):
+    """make with a program in place of python that writes down the part, and fails in one."""
+    for name in ("installed", "installed-dev"):
+        (tmp_path / name).touch()
+    (tmp_path / "python").write_text(f'echo "$3" >> {tmp_path}/parts\ntest "$3" != {failing}\n')
+    done = subprocess.run(["make", "glue-small", f"VENV={tmp_path}", f"RUN=sh {tmp_path}/python"], cwd=repository,
+                          capture_output=True)
+    assert (tmp_path / "parts").read_text().split() == ["search", "runs", "report"]
+    assert (done.returncode != 0) == (failing != "none")
 
 
 # ---------------------------------------------------------------- bases and weights
