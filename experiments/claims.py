@@ -15,6 +15,7 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
+from experiments import glue_report
 from experiments.kept_runs import read_lines, runs_of
 from experiments.tables import markdown, ranking, spread
 from files.text import read_json
@@ -26,11 +27,15 @@ def shown(label: str, found: list[dict]) -> str:
     return f"{label} {spread(ranking(found)[1])}"
 
 
-def interval(one: list[dict], other: list[dict]) -> tuple[float, float]:
-    """The 95 % interval of the mean of one - other over the seeds that both have, in points of the ranking score; the whole
-    line where these are fewer than two."""
+def differences_of(one: list[dict], other: list[dict]) -> list[float]:
+    """one - other in points of the ranking score, for each seed that both have."""
     scores = [dict(zip((metrics["seed"] for metrics in found), ranking(found)[1], strict=True)) for found in (one, other)]
-    differences = [scores[0][seed] - scores[1][seed] for seed in scores[0].keys() & scores[1].keys()]
+    return [scores[0][seed] - scores[1][seed] for seed in scores[0].keys() & scores[1].keys()]
+
+
+def interval(one: list[dict], other: list[dict]) -> tuple[float, float]:
+    """The 95 % interval of the mean of differences_of; the whole line where these are fewer than two."""
+    differences = differences_of(one, other)
     if len(differences) < 2:
         return -math.inf, math.inf
     mean, error = statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
@@ -41,13 +46,13 @@ def interval(one: list[dict], other: list[dict]) -> tuple[float, float]:
 def not_below(pairs: dict[str, tuple[list[dict], list[dict]]]) -> tuple[str, str]:
     """Name of a difference -> the runs said not to be below, and the others; returns the verdict and the intervals."""
     intervals = {name: interval(*pair) for name, pair in pairs.items()}
-    n, score = (max(len(pair[0]) for pair in pairs.values()), ranking(next(iter(pairs.values()))[0])[0])
+    n, score = min(len(differences_of(*pair)) for pair in pairs.values()), ranking(next(iter(pairs.values()))[0])[0]
     if any(high < -MARGIN for _, high in intervals.values()):
         verdict = "not seen"
     elif all(low >= -MARGIN for low, _ in intervals.values()):
         verdict = "seen"
     else:
-        verdict = f"cannot be told with {n} seeds"
+        verdict = f"cannot be told with {n} seed{'s' * (n != 1)}"
     return verdict, f"{score}, " + ", ".join(f"{name}: {low:+.1f} to {high:+.1f}" for name, (low, high) in intervals.items())
 
 
@@ -91,10 +96,11 @@ OF_SCORES = (first_not_below_second, lora_and_the_others)
 RATES_BY_HAND = {"methods", "mini"}                                          # no method is judged by another's scores there
 NO_VERDICT = "no verdict: learning rates by hand"
 WITH_FULL = dict.fromkeys(("methods", "mini", "glue-small", "e2e-small"), ("LoRA", "full"))
+MEAN = "glue-small, mean"                                                    # of which scores alone are judged
 CLAIMS = (  # claim, experiment -> the rows that it needs, judge
-    ("LoRA is not below full fine-tuning (Tables 2, 3)", WITH_FULL, first_not_below_second),
+    ("LoRA is not below full fine-tuning (Tables 2, 3)", WITH_FULL | {MEAN: ("LoRA", "full")}, first_not_below_second),
     ("LoRA is not below the other methods that train few (Tables 2, 3)",
-     dict.fromkeys(WITH_FULL, ("LoRA", "BitFit", "adapter-h", "adapter-l", "prefix")), lora_and_the_others),
+     dict.fromkeys((*WITH_FULL, MEAN), ("LoRA", "BitFit", "adapter-h", "adapter-l", "prefix")), lora_and_the_others),
     ("with a hundredth of the trained parameters or less", WITH_FULL, few_parameters),
     ("training takes less memory (section 4.2)", WITH_FULL, less_memory),
     ("r = 4 is not below the largest rank (Tables 6, 18)", {"rank": ("r = 4", "r = 64"), "mini": ("LoRA", "LoRA, r = 16")},
@@ -104,7 +110,7 @@ CLAIMS = (  # claim, experiment -> the rows that it needs, judge
     ("no other choice of attention's matrices is above q and v at the same budget (Table 5)", {"targets": ("q v", "q")},
      q_and_v),
     ("q and v are not below all six matrices at about the same budget (the paper leaves the MLP out)",
-     {"glue-small": ("LoRA", "LoRA, all six")}, first_not_below_second),
+     dict.fromkeys(("glue-small", MEAN), ("LoRA", "LoRA, all six")), first_not_below_second),
 )
 
 
@@ -136,23 +142,32 @@ def latency_row(path: Path) -> list[str]:
             f"{', '.join(figures)}; the base against itself up to {1 + found['noise']:.2f}"]
 
 
+def with_averages(plans: list[dict], kept: dict[str, dict]) -> list[tuple[str, str, dict[str, list[dict]]]]:
+    """Experiment, setting and runs of every plan; and of glue_small.py's tasks one more, their mean, as an experiment of its
+    own: five tests on few seeds each tell less than one on all."""
+    found = [(plan["experiment"], plan["setting"], runs_of(plan, kept)) for plan in plans]
+    compared = glue_report.named(plans, "glue-small")
+    means = glue_report.averaged(glue_report.runs_by_task(compared, kept))
+    setting = compared[0]["setting"].rpartition("-")[0] if compared else ""
+    return [*found, (MEAN, f"{setting}, mean of {len(compared)} tasks", means)]
+
+
 def claims_table(plans: list[dict], kept: dict[str, dict], results: Path) -> list[str]:
     rows = []
     for claim, needed, judge in CLAIMS:
         tested = False
-        for plan in plans:
-            labels = needed.get(plan["experiment"])
+        for experiment, setting, of_setting in with_averages(plans, kept):
+            labels = needed.get(experiment)
             if labels is None:
                 continue
-            runs = {label: found for label, found in runs_of(plan, kept).items()
-                    if len(found) > 1 and "memory_parts_bytes" in found[0]}
+            runs = {label: found for label, found in of_setting.items() if len(found) > 1 and "memory_parts_bytes" in found[0]}
             if all(label in runs for label in labels):
                 tested = True
                 verdict, figure = judge(runs, labels)
                 across_methods = not all(label.startswith("LoRA") for label in labels)
-                if judge in OF_SCORES and across_methods and plan["experiment"] in RATES_BY_HAND:
+                if judge in OF_SCORES and across_methods and experiment in RATES_BY_HAND:
                     verdict = NO_VERDICT
-                rows.append([claim, plan["setting"], verdict, figure])
+                rows.append([claim, setting, verdict, figure])
         if not tested:
             rows.append([claim, "–", "cannot be tested here", "no experiment with two seeds or more is kept"])
     rows += [*subspace_rows(read_lines(results / "subspaces.jsonl")), latency_row(results / "latency.json")]

@@ -5,6 +5,7 @@ percent, as mean ± standard deviation over the seeds, whose number stands in br
 the others (claims.py), and the questions (glue_answers.py).
 """
 import math
+import statistics
 from collections.abc import Callable
 
 from data import GLUE_TASKS
@@ -13,7 +14,18 @@ from experiments.glue_small import TASKS
 from experiments.kept_runs import places, runs_of
 from experiments.search import GRID, LADDER, Search, grids_of, scores_of
 from experiments.sweep import options_of
-from experiments.tables import check_comparable, markdown, median, spread, trained_count, values_of, wrapped
+from experiments.tables import (
+    AVERAGE,
+    check_comparable,
+    main_metric,
+    markdown,
+    median,
+    primary_score,
+    spread,
+    trained_count,
+    values_of,
+    wrapped,
+)
 
 ABOUT = """The base is all-MiniLM-L6-v2, a BERT of 6 layers, 384 wide, that others pretrained. It was trained to bring sentences
 that belong together near each other, on pairs that include MNLI, SNLI and QQP: these tasks are not in the table, and MRPC and
@@ -54,6 +66,19 @@ def runs_by_task(plans: list[dict], kept: dict[str, dict]) -> dict[str, dict[str
     return found
 
 
+def averaged(tasks: dict[str, dict[str, list[dict]]]) -> dict[str, list[dict]]:
+    """Row -> a run for each seed that all of TASKS have, whose one score is the mean of theirs (the paper's Avg., of these
+    tasks); all else of it is the first task's. Empty where a task has no run."""
+    found = {}
+    for row in dict.fromkeys(row for runs in tasks.values() for row in runs):
+        by_task = [{run["seed"]: run for run in tasks.get(task, {}).get(row, [])} for task in TASKS]
+        seeds = sorted(set.intersection(*(set(of) for of in by_task)))
+        if seeds:
+            found[row] = [by_task[0][seed] | {"task": AVERAGE, "epochs": [], "scores": {
+                AVERAGE: statistics.mean(primary_score(of[seed])[1] for of in by_task)}} for seed in seeds]
+    return found
+
+
 def cell(found: list[dict], name: str) -> str:
     return f"{spread(values_of(found, name))} ({len(found)})" if found else ""
 
@@ -74,8 +99,11 @@ def method_table(tasks: dict[str, dict[str, list[dict]]], columns: dict[str, tup
 
 
 def score_table(tasks: dict[str, dict[str, list[dict]]]) -> list[str]:
-    return method_table(tasks, {task: (task, lambda found, name=GLUE_TASKS[task].metrics[0]: cell(found, name))
-                                for task in tasks}, front=True)
+    """A column per task, and the mean of the five where some row has them all."""
+    means = averaged(tasks)
+    shown = tasks | ({AVERAGE: means} if means else {})
+    return method_table(shown, {f"{task} of the {len(TASKS)}" if task == AVERAGE else task: (
+        task, lambda found: cell(found, main_metric(found[0]["task"]))) for task in shown}, front=True)
 
 
 def second_table(tasks: dict[str, dict[str, list[dict]]]) -> list[str]:

@@ -15,6 +15,7 @@ from data import GLUE_TASKS
 from experiments.kept_runs import places, runs_of
 
 TEXT_SCORES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
+AVERAGE = "mean"                                                            # the task and the score of glue_report.averaged
 MEBIBYTE = 2 ** 20
 AS_IT_IS = ("NIST", "CIDEr", "loss")                                         # all other scores are shown in percent
 # what an experiment varies on purpose; everything else must be the same in all of its rows
@@ -55,7 +56,7 @@ def check_comparable(plan: dict, runs: dict[str, list[dict]]) -> None:
 # ---------------------------------------------------------------- numbers
 
 def main_metric(task: str) -> str:
-    return "loss" if task == "e2e" else GLUE_TASKS[task].metrics[0]
+    return {"e2e": "loss", AVERAGE: AVERAGE}.get(task) or GLUE_TASKS[task].metrics[0]
 
 
 def primary_score(metrics: dict) -> tuple[str, float]:

@@ -186,9 +186,12 @@ def test_from_the_search_to_the_report(world, tmp_path, capsys):
     page, section = ((results / name).read_text() for name in ("glue-small/README.md", "README.md"))
     flat = " ".join(page.split())                                            # without the ends of lines
     assert "151 of 155 runs are in." in flat and "151 of 155 runs are in." in " ".join(section.split())
-    rows = {cells[0]: cells for line in section.splitlines() if len(cells := line.strip("| ").split(" | ")) == 8}
-    assert rows["LoRA"][1:] == ["8 (0.80%)", "0.003", *["93.0 ± 1.6 (5)"] * 5]
-    assert rows["prefix"][5] == "92.0 ± 1.4 (2)" and "| BitFit | 0 | 0.003 | 92.0 ± 1.0 (3) |  | 92.0 ± 1.0 (3) |" in section
+    rows = {cells[0]: cells for line in section.splitlines() if len(cells := line.strip("| ").split(" | ")) == 9}
+    assert rows["LoRA"][1:] == ["8 (0.80%)", "0.003", *["93.0 ± 1.6 (5)"] * 6]
+    assert "| sst2 | mean of the 5 |" in section and rows["prefix"][8] == "92.0 ± 1.4 (2)"
+    assert "| BitFit | 0 | 0.003 | 92.0 ± 1.0 (3) |  | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) |  |" in section
+    assert rows["prefix"][5] == "92.0 ± 1.4 (2)"
+    assert "LoRA is not below full fine-tuning (Tables 2, 3) | roberta, mean of 5 tasks | " in section
     assert "lay at an end: full to 7 rates; last two layers to 6 rates." in flat and "diverged / diverged" in page
     assert re.search(r"\| LoRA \|.*\*\*90.0 / 90.0\*\*", page)
     assert "LoRA is not below full fine-tuning (Tables 2, 3) | roberta-mrpc | " in section
