@@ -8,7 +8,7 @@ from pathlib import Path
 from data import GLUE_TASKS
 from experiments import figures, plots
 from experiments.glue_analysis import LEADING, RANKS, SIMILAR
-from experiments.glue_questions import AMOUNTS, BASE_METHODS, BASES, DATA_RANKS, RATE_RANKS, SCALES, TARGETS, rate_arms
+from experiments.glue_questions import AMOUNTS, BASE_TASKS, BASES, DATA_RANKS, RATE_RANKS, SCALES, TARGETS, base_arms, rate_arms
 from experiments.glue_report import (
     ABOUT,
     ORIENTATION,
@@ -61,20 +61,22 @@ def rates_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list
         if "full" in found:
             lines = {rule: [[found[arm] / found["full"] for arm in (f"LoRA, r = {rank}{f', {rule}' * (rank != 8)}",)
                              if arm in found] for rank in RATE_RANKS] for rule in SCALES}
+            head = [[found["head alone"] / found["full"]] if "head alone" in found else []]
             settings.append({"title": plan["setting"], "x": "rank r", "y": "best rate of LoRA / of full", "log": 2,
                              "log_y": True, "ticks": list(RATE_RANKS),
                              "lines": {f"scale {rule}": of for rule, of in lines.items()}})
-            rows.append([plan["setting"], f"{found['full']:.1e}", *(spread(of) if of else "" for line in lines.values()
-                                                                    for of in line)])
+            rows.append([plan["setting"], f"{found['full']:.1e}", *(f"{of[0]:.1f}" if of else "" for line in (
+                head, *lines.values()) for of in line)])
     if not rows:
         return []
     plots.lines_over(settings, folder / "rates.png")
     columns = [f"{rule}, r = {rank}" for rule in SCALES for rank in RATE_RANKS]
-    return [*wrapped("Full's best rate, and LoRA's (q and v) as a multiple of it: the rate of the lowest held-out loss, by a "
-                     "parabola through the best rate of a grid and its neighbours. The update is scaled by 1 (constant), 8 / r "
-                     "or sqrt(8 / r), which are one at r = 8. Others report about 10 times full's rate, 15 in short runs, and "
-                     "that it hardly depends on the rank under alpha / r."),
-            "", *markdown(["", "full", *columns], rows), "", "![best rate of LoRA over full's](rates.png)"]
+    return [*wrapped("Full's best rate, and the head's alone and LoRA's (q and v) as multiples of it: the rate of the lowest "
+                     "held-out loss, by a parabola through the best rate of a grid and its neighbours; one seed each. The "
+                     "update is scaled by 1 (constant), 8 / r or sqrt(8 / r), which are one at r = 8. Others report about 10 "
+                     "times full's rate, 15 in short runs, and that it hardly depends on the rank under alpha / r. Here the "
+                     "fresh head learns at the rate of the rest: its own best pulls LoRA's and full's towards each other."),
+            "", *markdown(["", "full", "head alone", *columns], rows), "", "![best rate of LoRA over full's](rates.png)"]
 
 
 # ---------------------------------------------------------------- which matrices, which rank, which base
@@ -114,17 +116,20 @@ def data_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[
 
 
 def bases_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
-    names, settings, rows = ("whole", *BASES), [], []
+    settings, rows = [], []
     for plan in named(plans, "glue-small-bases"):
         runs = runs_of(plan, kept)
         check_comparable(plan, runs)
-        lines = {method: [f"{method}, {base}" for base in names] for method in BASE_METHODS}
+        names = ("whole", *BASE_TASKS[task_of(plan)])
+        lines = {arm: [f"{arm}, {base}" for base in names] for arm in base_arms(task_of(plan))}
         settings.append(panel(plan, runs, lines, [name.replace(" ", "\n", 1) for name in names], "base", None))
-        rows += [[f"{plan['setting']}, {method}", *(cell(runs[row], GLUE_TASKS[task_of(plan)].metrics[0]) for row in of)]
-                 for method, of in lines.items()]
+        rows += [[f"{plan['setting']}, {arm}", *(cell(runs[row], GLUE_TASKS[task_of(plan)].metrics[0]) for row in of),
+                  *[""] * (len(BASES) + 1 - len(of))] for arm, of in lines.items()]
     plots.lines_over(settings, folder / "bases.png")
-    return [*wrapped("The base with tensors drawn anew, which what trains has to make up for; at the whole base's rates."), "",
-            *markdown(["", *names], rows), "", "![how much the base knows](bases.png)"]
+    return [*wrapped("The base with tensors drawn anew, which what trains has to make up for; at the whole base's rates, "
+                     "r = 64 with alpha 8 at LoRA's. Each base was drawn once, with one seed: ± is that of training on it, "
+                     "not of other draws."), "",
+            *markdown(["", "whole", *BASES], rows), "", "![how much the base knows](bases.png)"]
 
 
 # ---------------------------------------------------------------- what the trained weights say

@@ -15,7 +15,7 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from data import fetch_task
@@ -63,21 +63,25 @@ def search(name: str, methods: dict[str, tuple[str, str]], options: argparse.Nam
     return run_search(search_of(name, methods, options), options.out_dir, options.jobs, options.until)
 
 
-def rates_of(name: str, methods: dict[str, tuple[str, str]], options: argparse.Namespace) -> dict[str, str]:
-    """Method -> its rate, of those whose search has ended. Raises ValueError where none has."""
+def rates_of(name: str, methods: dict[str, tuple[str, str]], options: argparse.Namespace, command: str,
+             needed: Collection[str] = ()) -> dict[str, str]:
+    """Method -> its rate, of those whose search has ended. Raises ValueError, which tells `command`, where one of those that
+    are needed has not, or none has."""
     _, rates = plans_of(search_of(name, methods, options), options.out_dir)
-    if not rates:
-        raise ValueError(f"{options.out_dir}: no search of a learning rate has ended here; run `python -m "
-                         "experiments.glue_small search` first")
     waiting = [method for method in methods if method not in rates]
-    if waiting:
+    if not rates or not rates.keys() >= set(needed):
+        raise ValueError(f"{options.out_dir}: the search of a learning rate has not ended for "
+                         f"{'; '.join(method for method in waiting if method in (needed or methods))}: run `python -m "
+                         f"experiments.{command} --data-dir D` until it has")
+    if waiting and not needed:
         print(f"left for another time, their search goes on: {'; '.join(waiting)}")
     return rates
 
 
-def compare(name: str, methods: dict[str, tuple[str, str]], options: argparse.Namespace) -> int:
-    """The runs of the methods whose rate is found: seed after seed, in each all tasks, in each all methods."""
-    rates, plans = rates_of(name, methods, options), []
+def compare(name: str, methods: dict[str, tuple[str, str]], options: argparse.Namespace, command: str) -> int:
+    """The runs of the methods whose rate is found: seed after seed, in each all tasks, in each all methods. command: what ends
+    their search."""
+    rates, plans = rates_of(name, methods, options, command), []
     for task, more in TASKS.items():
         rows = [make_row(method, common_of(options, task, more, EPOCHS), methods[method][0], f"--lr {rates[method]}",
                          seeds=SEEDS.get(method, OTHER_SEEDS)) for method in methods if method in rates]
@@ -115,7 +119,7 @@ def run_part(prog: str, parts: dict[str, Callable[[argparse.Namespace], int]], a
 
 
 PARTS = {"search": lambda options: search("glue-small", METHODS, options),
-         "runs": lambda options: compare("glue-small", METHODS, options), "report": report}
+         "runs": lambda options: compare("glue-small", METHODS, options, "glue_small search"), "report": report}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -155,7 +155,7 @@ def world(tmp_path, monkeypatch, repository, glue):
 def test_from_the_search_to_the_report(world, tmp_path, capsys):
     """The whole way, in portions: widened grids, a diverged run, rates for the runs, seeds in their order, cells and counts."""
     command, calls, out = world
-    with pytest.raises(ValueError, match="no search of a learning rate has ended here; run"):
+    with pytest.raises(ValueError, match="has not ended for LoRA; full; .*: run `python -m experiments.glue_small search"):
         command("runs")
     assert command("search", "--budget-minutes", "0") == 0 and not calls
     assert "90 left for another time" in capsys.readouterr().out
@@ -225,6 +225,21 @@ def test_another_machine_goes_on_from_what_is_kept(world, tmp_path):
         assert sorted(plan["rows"], key=str) == sorted(earlier["rows"], key=str), name
 
 
+def test_a_search_that_has_not_ended_is_told_with_its_command(world, tmp_path):
+    command, calls, out = world
+    command("search")
+    for path in (path for path in out.rglob("metrics.json") if "_full_" in str(path)):
+        path.unlink()
+    told = "has not ended for full: run `python -m experiments.glue_small search --data-dir D` until it has"
+    for part in ("data", "bases"):
+        with pytest.raises(ValueError, match=told):
+            command(part, module=glue_questions)
+    calls.clear()
+    with pytest.raises(ValueError, match="for LoRA, attention; LoRA, MLP: run `python -m experiments.glue_questions targets"):
+        command("targets", "--budget-minutes", "0", module=glue_questions)
+    assert not calls
+
+
 def test_the_questions_are_run_and_answered(world, tmp_path):
     command, calls, out = world
     command("search")
@@ -240,11 +255,13 @@ def test_the_questions_are_run_and_answered(world, tmp_path):
     pictures = {path.stem for path in (results / "glue-small").glob("*.png")}
     assert pictures == {"rates", "targets", "data", "bases"}
     ratio = next(line for line in page.splitlines() if line.startswith("| roberta-cola-240-steps")).split(" | ")
-    assert ratio[1] == "3.1e-06" and set(ratio[2:11]) <= {"1000.0", "1000.0 |"}          # both peaks are made up
+    assert ratio[1] == "3.1e-06" and len(ratio) == 12
+    assert set(ratio[2:]) <= {"1000.0", "1000.0 |"}                          # the head, nine of LoRA; the peaks are made up
     assert "| r = 64 | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) |" in page and "| r = 8 | 92.0" in page
     flat = " ".join(page.split())
     assert "scaled by 8 / r" in flat and "Every seed has the same rows, the first of the file" in flat
-    assert "| roberta-mrpc, full | 92.0 ± 1.0 (3) | 92.0" in page and "| LoRA, MLP | 3 (0.30%) | 0.003 |" in page
+    assert f"| roberta-mrpc, full |{' 92.0 ± 1.0 (3) |' * 2}  |  |" in page and "| LoRA, MLP | 3 (0.30%) | 0.003 |" in page
+    assert f"| roberta-sst2, LoRA, r = 64 |{' 92.0 ± 1.0 (3) |' * 4}" in page and "drawn once, with one seed" in flat
 
 
 @pytest.mark.parametrize("failing", ["search", "runs", "report", "none"])
@@ -262,7 +279,7 @@ def test_the_report_is_written_although_a_run_failed(repository, tmp_path, faili
 # ---------------------------------------------------------------- bases and weights
 
 def test_a_base_is_drawn_anew_from_a_layer_on(repository, tmp_path):
-    """toy/roberta has 4 layers: of the upper half nothing below stays other than it was, and all of it loads."""
+    """toy/roberta has 4 layers: below its upper three nothing changes, and all of it loads."""
     models = {"": load_pretrained(repository / "toy" / "roberta")}
     for what in glue_questions.BASES:
         glue_questions.redraw(str(repository / "toy" / "roberta"), what, tmp_path / what)
@@ -270,7 +287,7 @@ def test_a_base_is_drawn_anew_from_a_layer_on(repository, tmp_path):
     changed = {what: {name.rpartition("layer.")[2].partition(".")[0] if "layer." in name else name.split(".")[1]
                       for (name, one), other in zip(models[""].named_parameters(), model.parameters(), strict=True)
                       if not name.startswith("classifier") and not torch.equal(one, other)} for what, model in models.items()}
-    assert changed == {"": set(), "upper half anew": {"2", "3"}, "all layers anew": set("0123"),
+    assert changed == {"": set(), "upper three layers anew": {*"123"}, "all layers anew": set("0123"),
                        "everything anew": {*"0123", "embeddings"}}
     layer = models["all layers anew"].roberta.encoder.layer[0]
     assert abs(layer.intermediate.dense.weight.std().item() - 0.02) < 1e-3
