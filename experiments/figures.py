@@ -1,4 +1,4 @@
-"""Which figures the report has, and what stands in each: a panel for every setting that has something to show (plots.py draws).
+"""Which figures the report has, and what stands in each: a panel for every setting (plots.py draws).
 
 The published numbers stand in tables beside ours where they compare; no figure has them. Left out: experiments whose table
 says it all (few samples, many seeds).
@@ -8,17 +8,18 @@ from pathlib import Path
 
 from experiments import plots
 from experiments.kept_runs import runs_of
-from experiments.tables import level_with, ranking, shown_factor, values_of
+from experiments.tables import ranking, shown_factor, values_of
 
 X_LABELS = {"rank": "rank r", "lr": "learning rate", "alpha": "alpha", "dropout": "dropout on the input of A",
             "targets": "adapted matrices", "base-quality": "pretraining of the base"}
 LOG_BASE = {"rank": 2, "alpha": 2, "lr": 10}                                 # whose rows are numbers on an axis
 
 
-def title_of(plan: dict, found: list[dict]) -> str:
-    seeds = len(plan["seeds"])
-    what = plan["setting"] if plan["experiment"] == "base-quality" else f"{found[0]['model']}, {found[0]['task']}"
-    return f"{what}, {seeds} seed{'s' * (seeds > 1)}"
+def title_of(plan: dict, rows: dict[str, list[dict]]) -> str:
+    """What was run, and how many seeds of it are shown: of the row with the fewest to that with the most."""
+    first, counts = next(iter(rows.values())), sorted({len(found) for found in rows.values()})
+    what = plan["setting"] if plan["experiment"] == "base-quality" else f"{first[0]['model']}, {first[0]['task']}"
+    return f"{what}, {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seed{'s' * (counts[-1] > 1)}"
 
 
 def loss_unit(task: str) -> str:
@@ -35,30 +36,21 @@ def trained_rows(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:
     return {label: found for label, found in runs.items() if found and "total_parameters" in found[0]}
 
 
-def stands_off_the_floor(runs: dict[str, list[dict]]) -> bool:
-    """Whether there is something to see: some row stands above the frozen base by more than the spread of both. One seed
-    has no spread and shows nothing; without a frozen base there is no floor."""
-    base = next((found for label, found in runs.items() if label.startswith("frozen base") and found), None)
-    if base is None:
-        return True
-    return any(len(found) > 1 and not level_with(ranking(base)[1], ranking(found)[1]) for found in trained_rows(runs).values())
-
-
 def draw_methods(plans: list[dict], kept: dict[str, dict], results: Path) -> list[str]:
-    """Score against parameters, and learning curves, a panel for every setting that has something to show."""
+    """Score against parameters, and learning curves, a panel for every setting in which two rows or more were trained."""
     scores, curves = [], []
     for plan in plans:
         runs = runs_of(plan, kept)
         trained = trained_rows(runs)
-        if len(trained) < 2 or not stands_off_the_floor(runs):
+        if len(trained) < 2:
             continue
-        first = next(iter(trained.values()))
+        first, title = next(iter(trained.values())), title_of(plan, trained)
         base = next((found for label, found in runs.items() if label.startswith("frozen base") and found), None)
-        scores.append({"title": title_of(plan, first), "score": score_label(first),
+        scores.append({"title": title, "score": score_label(first),
                        "base": base and statistics.mean(ranking(base)[1]),
                        "rows": {label: (found[0]["trainable_parameters"], ranking(found)[1]) for label, found in trained.items()
                                 if found[0]["trainable_parameters"]}})
-        curves.append({"title": title_of(plan, first), "loss": loss_unit(first[0]["task"]), "rows": {
+        curves.append({"title": title, "loss": loss_unit(first[0]["task"]), "rows": {
             label.removesuffix(", head"): [curve(metrics) for metrics in found] for label, found in trained.items()}})
     if not scores:
         return []
@@ -81,7 +73,7 @@ def draw_ablation(name: str, plans: list[dict], kept: dict[str, dict], results: 
         if len(rows) > 1:
             first = next(iter(rows.values()))
             settings.append({
-                "title": title_of(plan, first), "score": score_label(first), "loss": loss_unit(first[0]["task"]),
+                "title": title_of(plan, rows), "score": score_label(first), "loss": loss_unit(first[0]["task"]),
                 "x": X_LABELS[name], "base": LOG_BASE.get(name), "rows": {
                     label.rpartition("= ")[2]: (ranking(found)[1], values_of(found, "loss", "best"))
                     for label, found in rows.items()}})

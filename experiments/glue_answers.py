@@ -12,6 +12,7 @@ from experiments.glue_questions import AMOUNTS, BASE_TASKS, BASES, DATA_RANKS, R
 from experiments.glue_report import (
     ABOUT,
     ORIENTATION,
+    about_the_head,
     cell,
     glue_search_table,
     how_many,
@@ -31,7 +32,8 @@ from experiments.tables import check_comparable, cost_table, markdown, ranking, 
 def comparison(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
     tasks = runs_by_task(named(plans, "glue-small"), kept)
     costs = cost_table(tasks["mrpc"]) if tasks.get("mrpc", {}).get("full") else []
-    return [*score_table(tasks), "", "Medians, and the other scores:", "", *second_table(tasks),
+    return [*wrapped(about_the_head(tasks)), "", *score_table(tasks), "",
+            "Medians, and the other scores:", "", *second_table(tasks),
             *figures.draw_methods(named(plans, "glue-small"), kept, folder),
             "", "What training costs, in memory and speed on MRPC, in seconds on all; one thread, with other runs on the other "
             "cores:", "", *costs, "", *seconds_table(tasks)]
@@ -62,14 +64,15 @@ def rates_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list
             lines = {rule: [[found[arm] / found["full"] for arm in (f"LoRA, r = {rank}{f', {rule}' * (rank != 8)}",)
                              if arm in found] for rank in RATE_RANKS] for rule in SCALES}
             head = [[found["head alone"] / found["full"]] if "head alone" in found else []]
+            levels = {"10 times": 10.0, "15 times": 15.0} | ({"head alone": head[0][0]} if head[0] else {})
             settings.append({"title": plan["setting"], "x": "rank r", "y": "best rate of LoRA / of full", "log": 2,
-                             "log_y": True, "ticks": list(RATE_RANKS),
+                             "log_y": True, "ticks": list(RATE_RANKS), "levels": levels,
                              "lines": {f"scale {rule}": of for rule, of in lines.items()}})
             rows.append([plan["setting"], f"{found['full']:.1e}", *(f"{of[0]:.1f}" if of else "" for line in (
                 head, *lines.values()) for of in line)])
     if not rows:
         return []
-    plots.lines_over(settings, folder / "rates.png")
+    plots.lines_over(settings, folder / "rates.png", one_y=True)
     columns = [f"{rule}, r = {rank}" for rule in SCALES for rank in RATE_RANKS]
     return [*wrapped("Full's best rate, and the head's alone and LoRA's (q and v) as multiples of it: the rate of the lowest "
                      "held-out loss, by a parabola through the best rate of a grid and its neighbours; one seed each. The "

@@ -33,8 +33,9 @@ STS-B, which ask the same, may gain from it. Of SST-2 the first 10,000 rows are 
 its learning rate, on a tenth of the training sets of MRPC and CoLA, held out; then three epochs, the last of which is scored on
 the official dev set, in percent: Matthews' correlation for CoLA, Pearson's for STS-B, else accuracy; in brackets the number of
 seeds."""
-ORIENTATION = ("For orientation, another checkpoint, Microsoft's MiniLM-L6-H384, fully fine-tuned by its authors, has on the "
-               "same dev sets " + ", ".join(f"{task} {score}" for task, score in published.MINILM.items()) + ".")
+ORIENTATION = ("For orientation, another checkpoint, MiniLM-L6-H384, fully fine-tuned by its authors, has on the same dev sets "
+               "(microsoft/unilm, minilm/README.md) " +
+               ", ".join(f"{task} {score}" for task, score in published.MINILM.items()) + ".")
 
 
 # ---------------------------------------------------------------- what is there
@@ -77,6 +78,12 @@ def averaged(tasks: dict[str, dict[str, list[dict]]]) -> dict[str, list[dict]]:
             found[row] = [by_task[0][seed] | {"task": AVERAGE, "epochs": [], "scores": {
                 AVERAGE: statistics.mean(primary_score(of[seed])[1] for of in by_task)}} for seed in seeds]
     return found
+
+
+def about_the_head(tasks: dict[str, dict[str, list[dict]]]) -> str:
+    """How many numbers the head has, which every row trains besides what its table counts."""
+    counts = sorted({run["head_parameters"] for runs in tasks.values() for found in runs.values() for run in found})
+    return f"Every row also trains the head, its dense layer and its output: {' or '.join(f'{n:,}' for n in counts)} numbers."
 
 
 def cell(found: list[dict], name: str) -> str:
@@ -149,5 +156,6 @@ def section(plans: list[dict], kept: dict[str, dict]) -> list[str]:
     if not any(found for runs in tasks.values() for found in runs.values()):
         return []
     return ["## The methods on a real encoder", "", *wrapped(
-        f"{' '.join(ABOUT.split())} {ORIENTATION} {how_many(compared, kept)} `make glue-small DATA=D`. Searches, medians, "
-        "costs and what else was asked of this base: [glue-small](glue-small/README.md)."), "", *score_table(tasks), ""]
+        f"{' '.join(ABOUT.split())} {about_the_head(tasks)} {ORIENTATION} {how_many(compared, kept)} "
+        "`make glue-small DATA=D`. Searches, medians, costs and what else was asked of this base: "
+        "[glue-small](glue-small/README.md)."), "", *score_table(tasks), ""]

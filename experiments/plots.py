@@ -2,7 +2,9 @@
 same bytes from the same numbers (no date, no version, no font from outside in the file). A plot shows what was measured and
 nothing else; where several settings are shown, each has a panel of its own and all share one legend.
 """
+import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +20,7 @@ METHODS = {                                                                  # a
     "adapter-h": ("#cc79a7", "v"), "adapter-l": ("#882255", "P"), "prefix": ("#56b4e9", "X"), "frozen base": (BASE, "_"),
 }
 VARIANTS = {"LoRA, r = 1": "<", "LoRA, r = 16": ">", "LoRA, all six": "*"}   # markers; the colour is the method's
+CURVES = {"LoRA, r = 1": ":", "LoRA, r = 16": "-.", "LoRA, all six": "--"}   # lines, where there are no markers
 # ways to serve a batch (bench_mixed.py): ours is LoRA's colour
 WAYS = {"merged": ("merged weights, one task", BASE, "_"), "single": ("one adapter, not merged", "#e69f00", "D"),
         "mixed": ("mixed, ours", LORA, "o"), "peft": ("mixed, PEFT", "#d55e00", "s"),
@@ -49,21 +52,21 @@ def save_figure(figure: Figure, path: Path) -> None:
     pyplot.close(figure)
 
 
-def panels(count: int, width: float = 5.2, height: float = 3.9) -> tuple[Figure, list]:
+def panels(count: int, width: float = 5.2, height: float = 3.9, **shared) -> tuple[Figure, list]:
     """A figure with `count` plots, two or three in a row."""
     columns = min(count, 2 if count <= 4 else 3)
-    figure, axes = new_figure(columns, -(-count // columns), width, height)
+    figure, axes = new_figure(columns, -(-count // columns), width, height, **shared)
     for axis in axes[count:]:
         axis.axis("off")
     return figure, axes[:count]
 
 
-def one_legend(figure: Figure, axes: list, columns: int) -> None:
-    """Below all plots, every label once, in the order of METHODS."""
+def one_legend(figure: Figure, axes: list, columns: int, order: Sequence[str] = ()) -> None:
+    """Below all plots, every label once, in the order of METHODS or in that given."""
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     names = list(METHODS)
     place = {label: next((names.index(name) for name in names if label.startswith(name)), 0) for label in handles}
-    labels = sorted(handles, key=lambda label: (place[label], label))
+    labels = [label for label in order if label in handles] or sorted(handles, key=lambda label: (place[label], label))
     figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=columns)
 
 
@@ -83,12 +86,16 @@ def growth_ticks(axis) -> None:
 
 # ---------------------------------------------------------------- the figures of the report
 
+def deviations(values: list[list[float]]) -> list[float]:
+    """The standard deviation at every x; not a number, which draws no bar, for a single value."""
+    return [statistics.stdev(found) if len(found) > 1 else math.nan for found in values]
+
+
 def points(axis, xs: list, values: list[list[float]], label: str, line: str = "none") -> None:
     """Mean and standard deviation over the seeds at every x, in the colour of the row's method."""
     colour, marker = look_of(label)
-    errors = [statistics.stdev(found) if len(found) > 1 else 0.0 for found in values]
-    axis.errorbar(xs, [statistics.mean(found) for found in values], errors, label=label, color=colour, marker=marker,
-                  linestyle=line, zorder=3 if colour == LORA else 2)
+    axis.errorbar(xs, [statistics.mean(found) for found in values], deviations(values), label=label, color=colour,
+                  marker=marker, linestyle=line, zorder=3 if colour == LORA else 2)
 
 
 def score_against_parameters(settings: list[dict], path: Path) -> None:
@@ -118,7 +125,7 @@ def learning_curves(settings: list[dict], path: Path) -> None:
             mean = [(entries[0][0], statistics.mean(loss for _, loss in entries)) for entries in by_step]
             smooth = [statistics.mean(loss for _, loss in mean[max(0, at - 4):at + 1]) for at in range(len(mean))]
             axis.plot([samples for samples, _ in mean], smooth, color=look_of(label)[0], label=label,
-                      linestyle={"<": ":", ">": "-."}.get(look_of(label)[1], "-"), zorder=3 if label == "LoRA" else 2)
+                      linestyle=CURVES.get(label, "-"), zorder=3 if label == "LoRA" else 2)
         axis.set_xlabel("training samples seen (number)")
         axis.set_ylabel(f"training loss ({setting['loss']})")
     one_legend(figure, axes, 3 if len(axes) == 1 else 5)
@@ -150,15 +157,25 @@ def score_and_loss(settings: list[dict], path: Path) -> None:
     save_figure(figure, path)
 
 
-def lines_over(settings: list[dict], path: Path) -> None:
+def looks_of(labels: list[str], given: dict[str, tuple[str, str, str]]) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and line of every label: those given, its method's, or one that is left; full's and the base's are theirs
+    alone."""
+    looks = given | {label: (*look_of(label), "-") for label in labels if label not in given and (
+        label.partition(",")[0] == "frozen base" or label in METHODS)}
+    left = [(*look, "-") for name, look in METHODS.items() if name not in ("full", "frozen base")
+            and look[0] not in {colour for colour, *_ in looks.values()}]
+    return looks | dict(zip((label for label in labels if label not in looks), left, strict=False))
+
+
+def lines_over(settings: list[dict], path: Path, given: dict[str, tuple[str, str, str]] | None = None,
+               one_y: bool = False) -> None:
     """A panel per setting: {"title", "x" and "y": labels, "ticks": what is varied, numbers with "log": the base of their axis,
     or names; "log_y", if the other axis is one, too; "lines": label -> the values of every seed at each tick, none where
-    nothing was run}. A method has its colour, other lines have those that are left; a line has the same in every panel."""
-    figure, axes = panels(len(settings))
+    nothing was run; "levels", if there are: label -> a height, a line across}. A line looks the same in every panel: as given,
+    or as looks_of says. one_y: all panels have the same heights."""
+    figure, axes = panels(len(settings), sharey=one_y)
     labels = list(dict.fromkeys(label for setting in settings for label in setting["lines"]))
-    looks = {label: look_of(label) for label in labels if label.partition(",")[0] == "frozen base" or label in METHODS}
-    others = [look for look in METHODS.values() if look not in looks.values()]
-    looks |= dict(zip((label for label in labels if label not in looks), others, strict=False))
+    looks = looks_of(labels, given or {})
     for axis, setting in zip(axes, settings, strict=True):
         log, ticks = setting.get("log"), setting["ticks"]
         for label, values in setting["lines"].items():
@@ -166,22 +183,25 @@ def lines_over(settings: list[dict], path: Path) -> None:
             shown = [(tick if log else at + shift, of) for at, (tick, of) in enumerate(zip(ticks, values, strict=True)) if of]
             if shown:
                 xs, found = zip(*shown, strict=True)
-                errors = [statistics.stdev(of) if len(of) > 1 else 0.0 for of in found]
-                axis.errorbar(xs, [statistics.mean(of) for of in found], errors, label=label, color=looks[label][0],
-                              marker=looks[label][1], linestyle="-" if log else "none")
+                axis.errorbar(xs, [statistics.mean(of) for of in found], deviations(found), label=label, color=looks[label][0],
+                              marker=looks[label][1], linestyle=looks[label][2] if log else "none")
+        for (label, height), line in zip(setting.get("levels", {}).items(), (":", "--", "-."), strict=False):
+            axis.axhline(height, label=label, color=BASE, linestyle=line, linewidth=1.5)
         if log:
             axis.set_xscale("log", base=log)
         plain_ticks(axis.xaxis, ticks if log else list(range(len(ticks))),
                     (lambda value: f"{value:,}") if log else (lambda at, names=ticks: names[at]))
         if not log:
             axis.set_xlim(-0.5, len(ticks) - 0.5)
-        if setting.get("log_y"):
-            axis.set_yscale("log")
-            growth_ticks(axis.yaxis)
         axis.set_title(setting["title"])
         axis.set_xlabel(setting["x"])
         axis.set_ylabel(setting["y"])
-    one_legend(figure, axes, 3)
+    for axis, setting in zip(axes, settings, strict=True):                   # the heights of all are known
+        if setting.get("log_y"):
+            axis.set_yscale("log")
+            growth_ticks(axis.yaxis)
+    levels = dict.fromkeys(label for setting in settings for label in setting.get("levels", {}))
+    one_legend(figure, axes, 3, [*labels, *levels])
     save_figure(figure, path)
 
 

@@ -52,14 +52,15 @@ from model import load_pretrained
 
 HEAD = """# What was run
 
-Written by `make report` from the files beside it: a run is a line of runs.jsonl, its command stands in plans.jsonl. A number is
-a mean ± standard deviation over seeds, in percent but for NIST, CIDEr and losses; pairs at the best epoch, texts at the lowest
-validation loss. "Level" with the highest: apart by no more than both standard deviations together. **The bases are not the
-paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` is a small GPT-2 on real data, minilm and
-SmolLM2 are a small encoder and a small decoder that others pretrained. They show how methods stand beside each other, not how
-the paper's models score. In the runs of toy/ and runs/mini/ the learning rate of the first step was 0; by default it no longer
-is, and `--warmup-from 0` behind a command makes the run as it was. Ranks, targets, rates, fewer samples and worse bases:
-[ablations](ablations.md). Where the paper and the authors' code disagree: [paper and code](../docs/paper-and-code.md).
+Written by `make report` from the files beside it: a run is a line of runs.jsonl, its command stands in plans.jsonl. A number
+is a mean ± standard deviation over seeds, in percent but for NIST, CIDEr and losses; pairs at the best epoch, on minilm at
+the last one, texts at the lowest validation loss. "Level" with the highest: apart by no more than both standard deviations
+together. **The bases are not the paper's**: `toy/` are models of 1 million parameters in a made-up world, `runs/mini/` is a
+small GPT-2 on real data, minilm and SmolLM2 are a small encoder and a small decoder that others pretrained. They show how
+methods stand beside each other, not how the paper's models score. In the runs of toy/ and runs/mini/ the learning rate of the
+first step was 0; by default it no longer is, and `--warmup-from 0` behind a command makes the run as it was. Ranks, targets,
+rates, fewer samples and worse bases: [ablations](ablations.md). Where the paper and the authors' code disagree:
+[paper and code](../docs/paper-and-code.md).
 """
 LORA_ROW = "LoRA's row of [all results](README.md#the-methods-beside-each-other-tables-2-and-3)"
 # experiment -> its heading, and what to know before reading its table

@@ -12,7 +12,7 @@ import torch
 
 import train
 from data import GLUE_TASKS, read_glue
-from experiments import glue_analysis, glue_answers, glue_questions, glue_small, report, sweep
+from experiments import glue_analysis, glue_answers, glue_questions, glue_small, plots, report, sweep
 from experiments.counts import formula_counts
 from experiments.kept_runs import read_lines, restore
 from experiments.search import chosen_rate, grid_of, hold_out
@@ -136,7 +136,8 @@ def world(tmp_path, monkeypatch, repository, glue):
         write_json({"task": options.task, "model": options.model, "method": options.method, "seed": options.seed[0],
                     "scores": scores, "epochs": [{"epoch": n} | scores for n in range(3)], "chosen_by": "the last epoch",
                     "base_fingerprint": "same", "data_fingerprints": {"train": "", "evaluated": options.task},
-                    "trainable_parameters": rank, "total_parameters": 1000, "adapter_bytes": 4000, "peak_memory_bytes": 2**20,
+                    "trainable_parameters": rank, "head_parameters": 77 + (options.task == "stsb"), "total_parameters": 1000,
+                    "adapter_bytes": 4000, "peak_memory_bytes": 2**20,
                     "memory_parts_bytes": dict.fromkeys(("weights", "gradients", "optimizer", "activations"), 1000),
                     "seconds": 10.0, "tokens_per_second": 99.0}, folder / "metrics.json")
         write_json({"lr": options.lr, "batch_size": 16, "task": options.task}, folder / "config.json")
@@ -192,6 +193,10 @@ def test_from_the_search_to_the_report(world, tmp_path, capsys):
     assert "| BitFit | 0 | 0.003 | 92.0 ± 1.0 (3) |  | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) |  |" in section
     assert rows["prefix"][5] == "92.0 ± 1.4 (2)"
     assert "LoRA is not below full fine-tuning (Tables 2, 3) | roberta, mean of 5 tasks | " in section
+    for text in (flat, " ".join(section.split())):
+        assert "trains the head, its dense layer and its output: 77 or 78 numbers." in text
+        assert "has on the same dev sets (microsoft/unilm, minilm/README.md) cola 47.5, sst2 91.5, rte 68.8, mrpc 88.9." in text
+    assert "pairs at the best epoch, on minilm at the last one" in " ".join(section.split())
     assert "lay at an end: full to 7 rates; last two layers to 6 rates." in flat and "diverged / diverged" in page
     assert re.search(r"\| LoRA \|.*\*\*90.0 / 90.0\*\*", page)
     assert "LoRA is not below full fine-tuning (Tables 2, 3) | roberta-mrpc | " in section
@@ -240,8 +245,11 @@ def test_a_search_that_has_not_ended_is_told_with_its_command(world, tmp_path):
     assert not calls
 
 
-def test_the_questions_are_run_and_answered(world, tmp_path):
+def test_the_questions_are_run_and_answered(world, tmp_path, monkeypatch):
     command, calls, out = world
+    drawn, draw = {}, plots.lines_over
+    monkeypatch.setattr(plots, "lines_over", lambda settings, path, *more, **named: draw(
+        drawn.setdefault(path.stem, settings), path, *more, **named))
     command("search")
     command("runs")
     calls.clear()
@@ -253,10 +261,14 @@ def test_the_questions_are_run_and_answered(world, tmp_path):
     report.main(["--runs", str(out), "--results", str(results)])
     page = (results / "glue-small/README.md").read_text()
     pictures = {path.stem for path in (results / "glue-small").glob("*.png")}
-    assert pictures == {"rates", "targets", "data", "bases"}
+    assert pictures == {"rates", "targets", "data", "bases", "methods", "curves"}
     ratio = next(line for line in page.splitlines() if line.startswith("| roberta-cola-240-steps")).split(" | ")
     assert ratio[1] == "3.1e-06" and len(ratio) == 12
     assert set(ratio[2:]) <= {"1000.0", "1000.0 |"}                          # the head, nine of LoRA; the peaks are made up
+    assert [setting["levels"] for setting in drawn["rates"]] == [pytest.approx(
+        {"10 times": 10, "15 times": 15, "head alone": 1000}, rel=0.05)] * 4
+    assert [list(setting["ticks"]) for setting in drawn["bases"]] == [
+        ["whole", "upper\nthree layers anew"], ["whole", "upper\nthree layers anew", "all\nlayers anew", "everything\nanew"]]
     assert "| r = 64 | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) |" in page and "| r = 8 | 92.0" in page
     flat = " ".join(page.split())
     assert "scaled by 8 / r" in flat and "Every seed has the same rows, the first of the file" in flat

@@ -229,16 +229,47 @@ def test_a_method_has_one_colour_and_no_two_share_one():
             assert plots.look_of(label)[0] == colours[name], label
 
 
-def test_a_setting_whose_points_lie_on_the_floor_is_not_drawn(tmp_path):
-    """Above the frozen base by more than both spreads, or not at all; a single seed has no spread."""
-    def rows(**scores):
-        return {label.replace("_", " "): [metrics | {"total_parameters": 1000} for metrics in run_with(values)]
-                for label, values in scores.items()}
-    assert figures.stands_off_the_floor(rows(frozen_base=[10, 11], LoRA=[14, 15]))
-    assert not figures.stands_off_the_floor(rows(frozen_base=[10, 11], LoRA=[11, 12], full=[9, 10]))
-    assert not figures.stands_off_the_floor(rows(frozen_base=[10], LoRA=[90]))
-    assert figures.stands_off_the_floor(rows(frozen_base=[10], LoRA=[10, 11], full=[12, 12.5]))
-    assert figures.stands_off_the_floor(rows(LoRA=[90], full=[80]))
+def drawn_by(monkeypatch, draw) -> dict:
+    """Name -> figure, of what `draw` would save."""
+    drawn = {}
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.update({path.stem: figure}))
+    draw()
+    return drawn
+
+
+def test_a_title_says_the_seeds_that_are_there_and_no_two_curves_look_alike(monkeypatch):
+    """LoRA with three seeds, others with two, one row without a run; all at the frozen base's score, and drawn all the same."""
+    def run(label, seed, score=0.7):
+        return {"place": f"{label}/seed{seed}", "config": {"batch_size": 8}, "log": {"step": [1, 2], "loss": [1.0, 0.5]},
+                "metrics": {"task": "mrpc", "model": "m", "seed": seed, "scores": {"accuracy": score}, "epochs": [],
+                            "trainable_parameters": 5, "total_parameters": 9}}
+    labels = ("LoRA", "LoRA, all six", "full", "frozen base, head", "prefix")
+    plan = {"experiment": "glue-small", "setting": "m-mrpc", "seeds": [1, 2, 3, 4, 5], "rows": [
+        {"label": label, "command": "", "folder": label} for label in labels]}
+    kept = {line["place"]: line for label in labels[:4] for seed in (1, 2, 3)[:3 if label == "LoRA" else 2]
+            for line in (run(label, seed),)}
+    found = drawn_by(monkeypatch, lambda: figures.draw_methods([plan], kept, Path("x")))
+    assert [axis.get_title() for figure in found.values() for axis in figure.axes] == ["m, mrpc, 2 to 3 seeds"] * 2
+    looks = [(line.get_color(), line.get_linestyle()) for line in found["curves"].axes[0].get_lines()]
+    assert len(set(looks)) == len(looks) == 4
+
+
+def test_lines_over_draws_no_bar_at_a_single_value_and_leaves_fulls_colour_to_full(monkeypatch):
+    setting = {"title": "t", "x": "x", "y": "y", "ticks": [1, 2], "log": 2, "log_y": True, "levels": {"ten": 10.0},
+               "lines": {"scale 1": [[1.0], [2.0]], "scale 2": [[1.0, 2.0], [3.0, 5.0]], "scale 3": [[4.0], []]}}
+    other = setting | {"lines": {"scale 1": [[100.0], [700.0]]}}
+    (figure,) = drawn_by(monkeypatch, lambda: plots.lines_over([setting, other], Path("x"), one_y=True)).values()
+    first, second = figure.axes
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] > 700
+    lines = {container.get_label(): container for container in first.containers}
+    colours = {label: container[0].get_color() for label, container in lines.items()}
+    assert len(set(colours.values())) == 3 and plots.METHODS["full"][0] not in colours.values()
+    bars = {label: sum(len(segment) > 0 for segment in container[2][0].get_segments()) for label, container in lines.items()}
+    assert bars == {"scale 1": 0, "scale 2": 2, "scale 3": 0}
+    assert [list(line.get_ydata()) for line in first.get_lines() if line.get_label() == "ten"] == [[10.0, 10.0]]
+    given = {"LoRA, v": (plots.LORA, "^", "--")}
+    assert plots.looks_of(["LoRA, v", "full", "r = 1"], given)["LoRA, v"] == given["LoRA, v"]
+    assert plots.looks_of(["LoRA, v", "full", "r = 1"], given)["r = 1"][0] not in (plots.LORA, plots.METHODS["full"][0])
 
 
 def test_growth_is_drawn_on_logarithmic_axes_and_a_measurement_once(repository, monkeypatch):
