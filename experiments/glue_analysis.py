@@ -3,12 +3,17 @@
     python -m experiments.glue_analysis spectra --data-dir D       the rank of an update, and new leading directions
     python -m experiments.glue_analysis forgetting --data-dir D    the other tasks' scores after a task was learnt
 
+Both are done at the end of every portion of `glue_small runs`, for the weights stay where they were trained: results/ keeps
+none, and without them there is nothing to analyse.
+
 Spectra. Delta W is the difference of a tuned weight to the base's. How much of it rank r could hold is the share of its squared
 singular values that the first r have. An intruder (Shuttleworth et al. 2024) is a left singular vector among the LEADING first
-of the tuned weight whose cosine with every one of the base's lies below SIMILAR. Both constants were fixed beforehand.
+of the tuned weight whose cosine with every one of the base's lies below SIMILAR. Both constants were fixed beforehand. Beside
+both stand those of a random change, Gaussian, of the same shape and size.
 
 Forgetting. The head of another task was trained on the frozen base; it is put, unchanged, onto the encoder after LoRA or full
-fine-tuning learnt a task, and scored on its own task's dev set. What it loses is what the encoder no longer says.
+fine-tuning learnt a task, and scored on its own task's dev set. What it loses is what the encoder no longer says. The floor, a
+score that needs no encoder, is the share of the larger class, or 0 for a correlation.
 
 Each run's numbers are a line of spectra.jsonl or forgetting.jsonl in the runs' folder, which the report of glue_small.py keeps.
 Left out: what a method adds as modules, which has no weight of the base to compare with.
@@ -16,6 +21,8 @@ Left out: what a method adds as modules, which has no weight of the base to comp
 import argparse
 import statistics
 import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -42,15 +49,27 @@ RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # ---------------------------------------------------------------- the runs
 
 def runs_of_comparison(out_dir: Path) -> dict[tuple[str, str, int], tuple[Path, str]]:
-    """(task, method, seed) -> the folder and the command, of the finished runs of glue_small.py."""
+    """(task, method, seed) -> the folder and the command, of the finished runs of glue_small.py, with their weights or not."""
     found = {}
     for path in sorted((out_dir / "plans").glob("glue-small_*.json")):
         for row in (plan := read_json(path))["rows"]:
             for seed in row.get("seeds", plan["seeds"]):
                 metrics = finished(out_dir, row, seed)
-                if metrics is not None and (metrics.parent / "adapter").is_dir():
+                if metrics is not None:
                     found[plan["setting"].rpartition("-")[2], row["label"], seed] = metrics.parent, row["command"]
     return found
+
+
+def has_weights(folder: Path) -> bool:
+    return (folder / "adapter").is_dir()
+
+
+def say_missing(name: str, missing: int) -> int:
+    """Say how many lines wait for weights; returns it."""
+    if missing:
+        print(f"{name}: {missing} not analysed, for their runs have no trained weights here, which results/ does not keep: run "
+              "this where they were trained", flush=True)
+    return missing
 
 
 def tuned_model(folder: Path):
@@ -66,13 +85,21 @@ def tuned_model(folder: Path):
 
 def spectrum(W: Tensor, tuned: Tensor) -> dict:
     """Of one weight (d_out, d_in) before and after: the share of the change that each of RANKS could hold, the size of the
-    change over the weight's, and the number of intruders among the LEADING first directions."""
-    squares = torch.linalg.svdvals((tuned - W).double()) ** 2
-    held = (squares.cumsum(0) / squares.sum()).tolist()
-    old, new = (torch.linalg.svd(matrix.double(), full_matrices=False).U for matrix in (W, tuned))
-    nearest = (old.T @ new[:, :LEADING]).abs().amax(dim=0)                   # (r, d_out) x (d_out, 10) -> (10,)
-    return {"held": [held[min(rank, len(held)) - 1] for rank in RANKS],
-            "size": (torch.linalg.norm(tuned - W) / torch.linalg.norm(W)).item(), "intruders": (nearest < SIMILAR).sum().item()}
+    change over the weight's, and the number of intruders among the LEADING first directions; and the first and the last of a
+    random change."""
+    W, tuned = W.double(), tuned.double()
+    noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise *= torch.linalg.norm(tuned - W) / torch.linalg.norm(noise)
+    old = torch.linalg.svd(W, full_matrices=False).U
+    found = {"size": (torch.linalg.norm(tuned - W) / torch.linalg.norm(W)).item()}
+    for name, change in (("", tuned - W), ("random_", noise)):
+        squares = torch.linalg.svdvals(change) ** 2
+        held = (squares.cumsum(0) / squares.sum()).tolist()
+        new = torch.linalg.svd(W + change, full_matrices=False).U[:, :LEADING]
+        nearest = (old.T @ new).abs().amax(dim=0)                            # (r, d_out) x (d_out, 10) -> (10,)
+        found |= {f"{name}held": [held[min(rank, len(held)) - 1] for rank in RANKS],
+                  f"{name}intruders": (nearest < SIMILAR).sum().item()}
+    return found
 
 
 def spectra_of(base, tuned, targets: tuple[str, ...]) -> dict[str, dict]:
@@ -82,24 +109,33 @@ def spectra_of(base, tuned, targets: tuple[str, ...]) -> dict[str, dict]:
         blocks = [spectrum(*(base_weight(model, block, target) for model in (base, tuned)))
                   for block in range(base.config.num_layers)]
         columns = {name: [of[name] for of in blocks] for name in blocks[0]}
-        held = [round(statistics.mean(of_rank), 6) for of_rank in zip(*columns.pop("held"), strict=True)]
-        found[target] = {"held": held} | {name: round(statistics.mean(values), 6) for name, values in columns.items()}
+        found[target] = {name: means(zip(*values, strict=True)) if "held" in name else means([values])[0]
+                         for name, values in columns.items()}
     return found
 
 
+def means(of_blocks: Iterable[Sequence[float]]) -> list[float]:
+    return [round(statistics.mean(values), 6) for values in of_blocks]
+
+
 def spectra(options: argparse.Namespace) -> int:
-    """A line per run of seed 1 of the methods that change weights."""
-    path = options.out_dir / "spectra.jsonl"
+    """A line per run of the methods that change weights. Returns how many have none, and no weights."""
+    path, missing = options.out_dir / "spectra.jsonl", 0
     for (task, method, seed), (folder, _) in runs_of_comparison(options.out_dir).items():
         place = f"{task}/{method}/seed{seed}"
-        if method not in TUNED or seed != 1 or place in read_lines(path) or time.time() > options.until:
+        if method not in TUNED or place in read_lines(path):
+            continue
+        if not has_weights(folder):
+            missing += 1
+            continue
+        if time.time() > options.until:
             continue
         base, tuned = load_pretrained(fetch_model(read_json(folder / "config.json")["model"])), tuned_model(folder)
         targets = tuple(name for name in ("q", "k", "v", "o", "fc", "proj")
                         if not torch.equal(base_weight(base, 0, name), base_weight(tuned, 0, name)))
         keep_lines({place: {"place": place, "targets": spectra_of(base, tuned, targets)}}, path)
         print(f"spectra of {place}", flush=True)
-    return 0
+    return say_missing("spectra", missing)
 
 
 # ---------------------------------------------------------------- what is forgotten
@@ -113,24 +149,35 @@ def put_encoder(source, model) -> None:
             own[name].copy_(parameter)
 
 
+def floor_of(task) -> float:
+    """The score of no knowledge of the text: of always the dev set's larger class, or of no correlation."""
+    labels = Counter(label for split in task.dev_splits for _, label in task.dev[split])
+    return max(labels.values()) / labels.total() if task.main_metric == "accuracy" else 0.0
+
+
 def forgetting(options: argparse.Namespace) -> int:
-    """A line per run of LoRA or full and other task whose head was trained on the base with the same seed."""
-    path, runs = options.out_dir / "forgetting.jsonl", runs_of_comparison(options.out_dir)
+    """A line per run of LoRA or full and other task whose head was trained on the base with the same seed. Returns how many
+    have none, and no weights of one of both."""
+    path, runs, missing = options.out_dir / "forgetting.jsonl", runs_of_comparison(options.out_dir), 0
     for (other, method, seed), (head, command) in runs.items():
-        learnt = [(task, way) for task, way, of in runs if of == seed and way in TUNED[:2] and task != other]
-        todo = [pair for pair in learnt if f"{'/'.join(pair)}/seed{seed}/{other}" not in read_lines(path)]
-        if method != "frozen base, head" or seed not in OTHER_SEEDS or not todo or time.time() > options.until:
+        if method != "frozen base, head" or seed not in OTHER_SEEDS:
+            continue
+        learnt = {f"{task}/{way}/seed{seed}/{other}": folder for (task, way, of), (folder, _) in runs.items()
+                  if of == seed and way in TUNED[:2] and task != other}
+        new = {place: folder for place, folder in learnt.items() if place not in read_lines(path)}
+        todo = {place: folder for place, folder in new.items() if has_weights(head) and has_weights(folder)}
+        missing += len(new) - len(todo)
+        if not todo or time.time() > options.until:
             continue
         model, task, *_ = prepare(parse_arguments(command.split()), seed)
         load_trained(model, head / "adapter")
-        for learnt_task, way in todo:
-            put_encoder(tuned_model(runs[learnt_task, way, seed][0]), model)
-            place = f"{learnt_task}/{way}/seed{seed}/{other}"
+        for place, folder in todo.items():
+            put_encoder(tuned_model(folder), model)
             after = task.evaluate(model.eval())[task.main_metric]
             before = read_json(head / "metrics.json")["scores"][task.main_metric]
-            keep_lines({place: {"place": place, "before": before, "after": after}}, path)
+            keep_lines({place: {"place": place, "floor": floor_of(task), "before": before, "after": after}}, path)
             print(f"{place}: {before:.4f} before, {after:.4f} after", flush=True)
-    return 0
+    return say_missing("forgetting", missing)
 
 
 PARTS = {"spectra": spectra, "forgetting": forgetting}

@@ -3,11 +3,13 @@ glue_questions.py and glue_analysis.py, a table and a figure each. What was not 
 """
 import math
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from data import GLUE_TASKS
 from experiments import figures, plots
-from experiments.glue_analysis import LEADING, RANKS, SIMILAR
+from experiments.claims import differences_of
+from experiments.glue_analysis import LEADING, RANKS, SIMILAR, TUNED
 from experiments.glue_questions import AMOUNTS, BASE_TASKS, BASES, DATA_RANKS, RATE_RANKS, SCALES, TARGETS, base_arms, rate_arms
 from experiments.glue_report import (
     ABOUT,
@@ -137,38 +139,97 @@ def bases_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list
 
 # ---------------------------------------------------------------- what the trained weights say
 
+COMMON_TARGETS = ("q", "v")                                                  # what LoRA and full both change
+SPECTRA = {                                                                  # how the lines of spectra.png look
+    "LoRA, q": (plots.LORA, "o", "-"), "LoRA, v": (plots.LORA, "^", "--"), "full, q": (plots.METHODS["full"][0], "s", "-"),
+    "full, v": (plots.METHODS["full"][0], "D", "--"), "a random change": (plots.BASE, "", ":")}
+AT_THE_FLOOR = 1.0                                                           # points above it that a head must have to lose any
+
+
 def spectra_answer(folder: Path) -> list[str]:
-    settings, rows, lines = [], [], read_lines(folder / "spectra.jsonl")
-    for task in (task for task in TASKS if any(place.startswith(f"{task}/") for place in lines)):
-        found = {place.split("/")[1]: line["targets"] for place, line in lines.items() if place.startswith(f"{task}/")}
-        settings.append({"title": task, "x": "rank r", "y": "held of the change (%)", "ticks": list(RANKS), "log": 2, "lines": {
-            f"{method}, {target}": [[100 * share] for share in of[target]["held"]] for method, of in found.items()
-            if method in ("full", "LoRA") for target in ("q", "v")}})
-        for method, of in found.items():
-            held, size, intruders = (statistics.mean(values) for values in zip(*(
-                (target["held"][RANKS.index(8)], target["size"], target["intruders"]) for target in of.values()), strict=True))
-            rows.append([f"{task}, {method}", " ".join(of), f"{held:.0%}", f"{size:.1%}", f"{intruders:.1f}"])
-    plots.lines_over(settings, folder / "spectra.png")
-    return [*wrapped("Seed 1, means over blocks and changed weights. Held: of the squared singular values of the change, the "
-                     f"share of the first 8. Intruders: of the {LEADING} leading left singular vectors of the tuned weight, "
-                     f"those whose cosine with every one of the base's is below {SIMILAR}."), "",
-            *markdown(["", "changed", "rank 8 holds", "size of the change", f"intruders of {LEADING}"], rows), "",
-            "![what rank r holds of an update](spectra.png)"]
+    """Three tables, a row per matrix and method, so that each compares the same matrices, and their figure."""
+    found: dict[tuple[str, str], dict[str, list[dict]]] = {}                 # (target, method) -> task -> a seed's each
+    for place, line in read_lines(folder / "spectra.jsonl").items():
+        task, method, _ = place.split("/")
+        for target, of in line["targets"].items():
+            found.setdefault((target, method), {}).setdefault(task, []).append(of)
+    tasks = [task for task in TASKS if any(task in of for of in found.values())]
+    draw_spectra(found, tasks, folder / "spectra.png")
+    rows = [(target, method) for target in ("q", "v", "k", "o", "fc", "proj") for method in TUNED if (target, method) in found]
+    tables = []
+    for title, name, shown in (("held by rank 8 (%)", "held", lambda held: 100 * held[RANKS.index(8)]),
+                               ("size of the change (%)", "size", lambda size: 100 * size),
+                               (f"intruders of {LEADING}", "intruders", float)):
+        cells = [[spectra_cell(found[row].get(task, []), name, shown) for task in tasks] for row in rows]
+        tables += ["", *markdown([title, *tasks], [[", ".join(row), *of] for row, of in zip(rows, cells, strict=True)])]
+    return [*wrapped("Means over the blocks, ± over the seeds, whose number comes first in brackets. Held: of the squared "
+                     "singular values of the change, the share of the first 8. Intruders: of the "
+                     f"{LEADING} leading left singular vectors of the tuned weight, those whose cosine with every one of the "
+                     f"base's is below {SIMILAR}. After the number of seeds: the same of a random change, Gaussian, of "
+                     "that shape and size. All three methods change q and v, and these compare. Full's change has a part that "
+                     "is no learning: decoupled weight decay takes a share of every weight in each step, which is the weight "
+                     "itself, of full rank and without a new direction; under LoRA it works on A and B."), *tables, "",
+            "![what rank r holds of an update, and new leading directions](spectra.png)"]
 
 
-def forgetting_answer(folder: Path) -> list[str]:
+def spectra_cell(of: list[dict], name: str, shown: Callable) -> str:
+    """A number of every seed's line, and that of the random change where there is one."""
+    random = [shown(line[f"random_{name}"]) for line in of if f"random_{name}" in line]
+    beside = f"; {statistics.mean(random):.1f}" if random else ""
+    return f"{spread([shown(line[name]) for line in of])} ({len(of)}{beside})" if of else ""
+
+
+def draw_spectra(found: dict[tuple[str, str], dict[str, list[dict]]], tasks: list[str], path: Path) -> None:
+    """A panel per task with what rank r holds, and one with the intruders of all, of the matrices that both change."""
+    pairs = {f"{method}, {target}": found.get((target, method), {}) for method in ("LoRA", "full") for target in COMMON_TARGETS}
+    settings = []
+    for task in tasks:
+        random = [of for by_task in pairs.values() for of in by_task.get(task, [])]
+        shown = {label: [[100 * of["held"][at] for of in by_task.get(task, [])] for at in range(len(RANKS))]
+                 for label, by_task in pairs.items()}
+        shown["a random change"] = [[100 * statistics.mean(of["random_held"][at] for of in random)] if random else []
+                                    for at in range(len(RANKS))]
+        settings.append({"title": task, "x": "rank r", "y": "held of the change (%)", "ticks": list(RANKS), "log": 2,
+                         "lines": shown})
+    settings.append({"title": "new leading directions", "x": "task", "y": f"intruders of {LEADING}", "ticks": tasks, "lines": {
+        label: [[of["intruders"] for of in by_task.get(task, [])] for task in tasks] for label, by_task in pairs.items()}})
+    plots.lines_over(settings, path, SPECTRA)
+
+
+def forgetting_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
+    """Rows by the scored task, its floor and its score before; then by the learnt task, its gain and the others' loss."""
+    lines, compared = read_lines(folder / "forgetting.jsonl"), runs_by_task(named(plans, "glue-small"), kept)
     changes: dict[str, dict[tuple[str, str], list[float]]] = {}
-    for place, line in read_lines(folder / "forgetting.jsonl").items():
-        learnt, method, _, other = place.split("/")
+    floors, before = {}, {}
+    for place, line in lines.items():
+        learnt, method, seed, other = place.split("/")
         changes.setdefault(method, {}).setdefault((learnt, other), []).append(100 * (line["after"] - line["before"]))
+        floors[other], before.setdefault(other, {})[seed] = 100 * line["floor"], 100 * line["before"]
     names = [task for task in TASKS if any(task in pair for of in changes.values() for pair in of)]
-    plots.change_maps({method: {pair: statistics.mean(of) for pair, of in found.items()} for method, found in changes.items()},
-                      names, names, folder / "forgetting.png", "change (points)")
-    rows = [[method, *(spread([statistics.mean(of) for (learnt, _), of in found.items() if learnt == task]) for task in names)]
-            for method, found in changes.items()]
-    return [*wrapped("The other tasks' heads, trained on the frozen base, on the encoder that learnt a task: the change of "
-                     "their scores in points, mean ± standard deviation over the other tasks, of means over the seeds."), "",
-            *markdown(["after learning", *names], rows), "", "![what is forgotten](forgetting.png)"]
+    floored = [task for task in names if task in floors
+               and statistics.mean(before[task].values()) - floors[task] < AT_THE_FLOOR]
+    mean = {method: {pair: statistics.mean(of) for pair, of in found.items()} for method, found in changes.items()}
+    plots.change_maps(mean, names, [f"{task}\n(floor)" if task in floored else task for task in names],
+                      folder / "forgetting.png", "change (points)")
+    rows = [["floor", *(f"{floors[task]:.1f}" if task in floors else "" for task in names)],
+            ["before", *(spread(list(before[task].values())) if task in before else "" for task in names)]]
+    for method, found in mean.items():
+        rows.append([f"{method}: gain on the task it learnt", *(gain(compared.get(task, {}), method) for task in names)])
+        lost = {task: [value for (learnt, other), value in found.items() if learnt == task and other not in floored]
+                for task in names}
+        rows.append([f"{method}: change of the others", *(spread(of) if of else "" for of in lost.values())])
+    return [*wrapped("The other tasks' heads, trained on the frozen base, on the encoder that learnt a task. Floor: the larger "
+                     "class of the dev set, or 0 for a correlation; before: the head on the base; gain: the learnt task's "
+                     "score less that of its own head on the base, ± over the seeds; change of the others: in points, ± over "
+                     f"these tasks, of means over the seeds. Less than {AT_THE_FLOOR:g} point above the floor, with nothing to "
+                     f"lose and so left out of this mean: {', '.join(floored) or 'none'}."), "",
+            *markdown(["", *names], rows), "", "![what is forgotten](forgetting.png)"]
+
+
+def gain(runs: dict[str, list[dict]], method: str) -> str:
+    """Of a task's runs: a method's score less that of the head on the frozen base, over the seeds that both have."""
+    pair = runs.get(method), runs.get("frozen base, head")
+    return spread(differences_of(*pair)) if all(pair) else ""
 
 
 # ---------------------------------------------------------------- the page
@@ -196,10 +257,11 @@ def write_page(plans: list[dict], kept: dict[str, dict], folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             lines += [f"## {title}", "", *wrapped(f"{how_many(of, kept)} `python -m experiments.{command} --data-dir D`"), "",
                       *answer(plans, kept, folder), ""]
-    for title, name, answer in (("What is in an update?", "spectra", spectra_answer),
+    for title, name, answer in (("What is in an update?", "spectra", lambda *found: spectra_answer(found[-1])),
                                 ("What is forgotten?", "forgetting", forgetting_answer)):
         if (folder / f"{name}.jsonl").exists():
-            lines += [f"## {title}", "", f"`python -m experiments.glue_analysis {name} --data-dir D`", "", *answer(folder), ""]
+            lines += [f"## {title}", "", f"`python -m experiments.glue_analysis {name} --data-dir D`", "",
+                      *answer(plans, kept, folder), ""]
     if len(lines) > before:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "README.md").write_text("\n".join(lines).rstrip("\n") + "\n", encoding="utf-8", newline="\n")

@@ -93,6 +93,16 @@ def seed_first(run: tuple[tuple[str, int], object]) -> int:
     return run[0][1]
 
 
+def runs(options: argparse.Namespace) -> int:
+    """The comparison, and what its weights say: seconds a run, done here and now, for nothing else keeps them."""
+    from experiments import glue_analysis  # which stands on this file
+    failed = compare("glue-small", METHODS, options, "glue_small search")
+    options.until = math.inf
+    glue_analysis.spectra(options)
+    glue_analysis.forgetting(options)
+    return failed
+
+
 def report(options: argparse.Namespace) -> int:
     from experiments import report  # matplotlib: only here
     return report.main(["--runs", str(options.out_dir)])
@@ -119,7 +129,7 @@ def run_part(prog: str, parts: dict[str, Callable[[argparse.Namespace], int]], a
 
 
 PARTS = {"search": lambda options: search("glue-small", METHODS, options),
-         "runs": lambda options: compare("glue-small", METHODS, options, "glue_small search"), "report": report}
+         "runs": runs, "report": report}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from files.text import read_json, write_json
 from files.writing import written_whole
 
+ANALYSES = ("spectra", "forgetting")                                         # files of lines, of glue_analysis.py
 DIVERGED = "lower --lr"                                                      # in the last line of what such a run prints
 
 
@@ -70,8 +71,8 @@ def to_folders(lines: dict[str, dict], runs_dir: Path) -> None:
 
 
 def restore(family: str, runs_dir: Path, results: Path = Path("results")) -> None:
-    """to_folders of the runs of every kept plan whose experiment's name begins with `family`, whatever their base; and of a
-    run that diverged, which left no line of its own, the log that says so."""
+    """to_folders of the runs of every kept plan whose experiment's name begins with `family`, whatever their base; of a run
+    that diverged, which left no line of its own, the log that says so; and what was read off trained weights."""
     plans = [plan for plan in read_lines(results / "plans.jsonl").values() if plan["experiment"].startswith(family)]
     wanted = {place for plan in plans for row in plan["rows"] for place in places(plan, row).values()}
     to_folders({place: line for place, line in read_lines(results / "runs.jsonl").items() if place in wanted}, runs_dir)
@@ -80,6 +81,9 @@ def restore(family: str, runs_dir: Path, results: Path = Path("results")) -> Non
         if not log.exists():
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(f"it diverged, as {results / 'plans.jsonl'} says: {DIVERGED}\n", encoding="utf-8")
+    for name in ANALYSES:
+        if lines := read_lines(results / family / f"{name}.jsonl"):
+            keep_lines(lines | read_lines(runs_dir / f"{name}.jsonl"), runs_dir / f"{name}.jsonl")
 
 
 def has_diverged(row: dict, runs_dir: Path) -> bool:

@@ -205,12 +205,13 @@ def lines_over(settings: list[dict], path: Path, given: dict[str, tuple[str, str
     save_figure(figure, path)
 
 
-def change_maps(maps: dict[str, dict], rows: list[str], columns: list[str], path: Path, label: str) -> None:
-    """A map per title: (row, column) -> a change, written into its field; a field without one stays empty."""
+def change_maps(maps: dict[str, dict], names: list[str], shown: list[str], path: Path, label: str) -> None:
+    """A map per title: (row, column) -> a change, written into its field; a field without one stays empty. Rows and columns
+    have the same names; shown: what stands below the columns."""
     figure, axes = new_figure(len(maps), 1, 4.6, 3.9)
     largest = max(abs(value) for of in maps.values() for value in of.values())
     for axis, (title, of) in zip(axes, maps.items(), strict=True):
-        values = [[of.get((row, column), float("nan")) for column in columns] for row in rows]
+        values = [[of.get((row, column), float("nan")) for column in names] for row in names]
         image = axis.imshow(values, vmin=-largest, vmax=largest, cmap="RdBu", aspect="auto")
         for y, row in enumerate(values):
             for x, value in enumerate(row):
@@ -219,8 +220,8 @@ def change_maps(maps: dict[str, dict], rows: list[str], columns: list[str], path
                     axis.text(x, y, f"{value:+.0f}", ha="center", va="center", color=colour)
         axis.grid(False)
         axis.set_title(title)
-        axis.set_xticks(range(len(columns)), columns)
-        axis.set_yticks(range(len(rows)), rows)
+        axis.set_xticks(range(len(names)), shown)
+        axis.set_yticks(range(len(names)), names)
         axis.set_xlabel("scored with its frozen head")
         axis.set_ylabel("learnt")
     figure.colorbar(image, ax=axes, label=label)

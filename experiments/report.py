@@ -28,7 +28,7 @@ from experiments import (
     subspace,
 )
 from experiments.counts import SIZES, formula_counts
-from experiments.kept_runs import finished, from_folders, keep_lines, read_lines, runs_of, with_earlier_rows
+from experiments.kept_runs import ANALYSES, finished, from_folders, keep_lines, read_lines, runs_of, with_earlier_rows
 from experiments.measured import measured_table
 from experiments.sweep import options_of
 from experiments.tables import (
@@ -96,7 +96,7 @@ def collect(runs_dir: Path, results: Path) -> None:
         keep_lines({place: {"place": place} | with_earlier_rows(plan, kept.get(place)) for place, plan in new.items()},
                    results / "plans.jsonl")
         keep_lines(from_folders(plans, runs_dir), results / "runs.jsonl")
-    for name in ("spectra", "forgetting"):
+    for name in ANALYSES:
         if found := read_lines(runs_dir / f"{name}.jsonl"):
             keep_lines(found, results / "glue-small" / f"{name}.jsonl")
     for plan in plans:

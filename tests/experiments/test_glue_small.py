@@ -17,6 +17,7 @@ from experiments.counts import formula_counts
 from experiments.kept_runs import read_lines, restore
 from experiments.search import chosen_rate, grid_of, hold_out
 from files.text import read_json, write_json
+from methods import apply_method, save_trained, trained_parameters
 from model import RobertaConfig, load_pretrained
 from training.options import without_meaning
 
@@ -245,6 +246,44 @@ def test_a_search_that_has_not_ended_is_told_with_its_command(world, tmp_path):
     assert not calls
 
 
+def give_weights(out, *methods):
+    """The finished runs on MRPC and CoLA of these methods and seed 1 get weights that are a little off the base's."""
+    for path in out.rglob("seed1/metrics.json"):
+        metrics = read_json(path)
+        if metrics["task"] in ("mrpc", "cola") and metrics["method"] in methods and "held-out" not in path.parts:
+            model = load_pretrained("toy/roberta", classes=GLUE_TASKS[metrics["task"]].labels)
+            apply_method(model, metrics["method"], rank=2)
+            with torch.no_grad():
+                for number, parameter in enumerate(trained_parameters(model).values()):
+                    parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)), alpha=0.05)
+            save_trained(model, path.parent / "adapter", "toy/roberta", metrics["task"])
+            write_json(read_json(path.parent / "config.json") | {"model": "toy/roberta"}, path.parent / "config.json")
+
+
+def test_weights_are_analysed_at_the_end_of_a_portion_and_elsewhere_their_lines_are_kept(world, tmp_path, capsys):
+    command, calls, out = world
+    command("search")
+    command("runs")                                                          # made up: 65 change weights, and none is there
+    assert "spectra: 65 not analysed, for their runs have no trained weights here" in capsys.readouterr().out
+    assert command("spectra", module=glue_analysis) == 1
+    give_weights(out, "lora", "full", "head")
+    assert command("runs", "--budget-minutes", "0") == 0
+    said = capsys.readouterr().out
+    spectra = read_lines(out / "spectra.jsonl")
+    assert spectra.keys() == {f"{task}/{method}/seed1" for task in ("mrpc", "cola") for method in glue_analysis.TUNED}
+    assert set(spectra["mrpc/full/seed1"]["targets"]) == {"q", "k", "v", "o", "fc", "proj"}
+    assert set(spectra["mrpc/LoRA/seed1"]["targets"]) == {"q", "v"} and "spectra: 59 not analysed" in said
+    forgotten = read_lines(out / "forgetting.jsonl")
+    assert forgotten.keys() == {f"{one}/{method}/seed1/{other}" for one, other in (("mrpc", "cola"), ("cola", "mrpc"))
+                                for method in ("LoRA", "full")}
+    assert forgotten["cola/full/seed1/mrpc"]["floor"] == 0.5 and forgotten["mrpc/full/seed1/cola"]["floor"] == 0
+    report.collect(out, tmp_path / "results")
+    shutil.rmtree(out)
+    command("runs")
+    assert "spectra of" not in capsys.readouterr().out and read_lines(out / "spectra.jsonl") == spectra
+    assert read_lines(out / "forgetting.jsonl") == forgotten
+
+
 def test_the_questions_are_run_and_answered(world, tmp_path, monkeypatch):
     command, calls, out = world
     drawn, draw = {}, plots.lines_over
@@ -286,45 +325,3 @@ def test_the_report_is_written_although_a_run_failed(repository, tmp_path, faili
                           capture_output=True)
     assert (tmp_path / "parts").read_text().split() == ["search", "runs", "report"]
     assert (done.returncode != 0) == (failing != "none")
-
-
-# ---------------------------------------------------------------- bases and weights
-
-def test_a_base_is_drawn_anew_from_a_layer_on(repository, tmp_path):
-    """toy/roberta has 4 layers: below its upper three nothing changes, and all of it loads."""
-    models = {"": load_pretrained(repository / "toy" / "roberta")}
-    for what in glue_questions.BASES:
-        glue_questions.redraw(str(repository / "toy" / "roberta"), what, tmp_path / what)
-        models[what] = load_pretrained(tmp_path / what)
-    changed = {what: {name.rpartition("layer.")[2].partition(".")[0] if "layer." in name else name.split(".")[1]
-                      for (name, one), other in zip(models[""].named_parameters(), model.parameters(), strict=True)
-                      if not name.startswith("classifier") and not torch.equal(one, other)} for what, model in models.items()}
-    assert changed == {"": set(), "upper three layers anew": {*"123"}, "all layers anew": set("0123"),
-                       "everything anew": {*"0123", "embeddings"}}
-    layer = models["all layers anew"].roberta.encoder.layer[0]
-    assert abs(layer.intermediate.dense.weight.std().item() - 0.02) < 1e-3
-    assert layer.output.LayerNorm.weight.eq(1).all() and layer.output.dense.bias.eq(0).all()
-
-
-def test_what_rank_holds_of_a_change_and_what_intrudes():
-    """A change of rank 2 with singular values 3 and 1: rank 1 holds 9 of 10. Large new directions intrude, small ones not."""
-    generator = torch.Generator().manual_seed(0)
-    U, V = (torch.linalg.qr(torch.randn(n, n, generator=generator)).Q for n in (40, 24))
-    W = U[:, :24] @ torch.diag(torch.linspace(20, 10, 24)) @ V.T
-    change = U[:, 30:32] @ torch.diag(torch.tensor([3.0, 1.0])) @ V[:, :2].T
-    small, large = glue_analysis.spectrum(W, W + change), glue_analysis.spectrum(W, W + 40 * change)
-    assert small["held"][:3] == pytest.approx([0.9, 1.0, 1.0]) and large["held"] == pytest.approx(small["held"])
-    assert small["size"] == pytest.approx(10 ** 0.5 / torch.linalg.norm(W).item())
-    assert (small["intruders"], large["intruders"]) == (0, 2)
-
-
-def test_an_encoder_moves_under_a_head_that_stays(repository):
-    first, second = (load_pretrained(repository / "toy" / "roberta", seed=seed) for seed in (0, 1))
-    with torch.no_grad():
-        for parameter in first.parameters():
-            parameter.add_(0.1)
-    head = {name: parameter.clone() for name, parameter in second.named_parameters() if name.startswith("classifier")}
-    glue_analysis.put_encoder(first, second)
-    for (name, one), other in zip(second.named_parameters(), first.parameters(), strict=True):
-        assert torch.equal(one, head.get(name, other)), name
-    assert not torch.equal(head["classifier.dense.weight"], first.classifier.dense.weight)
