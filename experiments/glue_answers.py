@@ -3,7 +3,7 @@ glue_questions.py and glue_analysis.py, a table and a figure each. What was not 
 """
 import math
 import statistics
-from collections.abc import Callable
+import textwrap
 from pathlib import Path
 
 from data import GLUE_TASKS
@@ -127,7 +127,7 @@ def bases_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list
         check_comparable(plan, runs)
         names = ("whole", *BASE_TASKS[task_of(plan)])
         lines = {arm: [f"{arm}, {base}" for base in names] for arm in base_arms(task_of(plan))}
-        settings.append(panel(plan, runs, lines, [name.replace(" ", "\n", 1) for name in names], "base", None))
+        settings.append(panel(plan, runs, lines, [textwrap.fill(name, 12) for name in names], "base", None))
         rows += [[f"{plan['setting']}, {arm}", *(cell(runs[row], GLUE_TASKS[task_of(plan)].metrics[0]) for row in of),
                   *[""] * (len(BASES) + 1 - len(of))] for arm, of in lines.items()]
     plots.lines_over(settings, folder / "bases.png")
@@ -147,7 +147,7 @@ AT_THE_FLOOR = 1.0                                                           # p
 
 
 def spectra_answer(folder: Path) -> list[str]:
-    """Three tables, a row per matrix and method, so that each compares the same matrices, and their figure."""
+    """A row per matrix and method, so that the same matrices stand beside each other, and the figure, which has the tasks."""
     found: dict[tuple[str, str], dict[str, list[dict]]] = {}                 # (target, method) -> task -> a seed's each
     for place, line in read_lines(folder / "spectra.jsonl").items():
         task, method, _ = place.split("/")
@@ -155,28 +155,23 @@ def spectra_answer(folder: Path) -> list[str]:
             found.setdefault((target, method), {}).setdefault(task, []).append(of)
     tasks = [task for task in TASKS if any(task in of for of in found.values())]
     draw_spectra(found, tasks, folder / "spectra.png")
-    rows = [(target, method) for target in ("q", "v", "k", "o", "fc", "proj") for method in TUNED if (target, method) in found]
-    tables = []
-    for title, name, shown in (("held by rank 8 (%)", "held", lambda held: 100 * held[RANKS.index(8)]),
-                               ("size of the change (%)", "size", lambda size: 100 * size),
-                               (f"intruders of {LEADING}", "intruders", float)):
-        cells = [[spectra_cell(found[row].get(task, []), name, shown) for task in tasks] for row in rows]
-        tables += ["", *markdown([title, *tasks], [[", ".join(row), *of] for row, of in zip(rows, cells, strict=True)])]
-    return [*wrapped("Means over the blocks, ± over the seeds, whose number comes first in brackets. Held: of the squared "
-                     "singular values of the change, the share of the first 8. Intruders: of the "
-                     f"{LEADING} leading left singular vectors of the tuned weight, those whose cosine with every one of the "
-                     f"base's is below {SIMILAR}. After the number of seeds: the same of a random change, Gaussian, of "
-                     "that shape and size. All three methods change q and v, and these compare. Full's change has a part that "
-                     "is no learning: decoupled weight decay takes a share of every weight in each step, which is the weight "
-                     "itself, of full rank and without a new direction; under LoRA it works on A and B."), *tables, "",
-            "![what rank r holds of an update, and new leading directions](spectra.png)"]
 
-
-def spectra_cell(of: list[dict], name: str, shown: Callable) -> str:
-    """A number of every seed's line, and that of the random change where there is one."""
-    random = [shown(line[f"random_{name}"]) for line in of if f"random_{name}" in line]
-    beside = f"; {statistics.mean(random):.1f}" if random else ""
-    return f"{spread([shown(line[name]) for line in of])} ({len(of)}{beside})" if of else ""
+    eight, counts = RANKS.index(8), sorted({len(of) for by_task in found.values() for of in by_task.values()})
+    columns = {"held by rank 8 (%)": lambda of: 100 * of["held"][eight],
+               "random, held": lambda of: 100 * of["random_held"][eight],
+               "size of the change (%)": lambda of: 100 * of["size"], f"intruders of {LEADING}": lambda of: of["intruders"],
+               "random, intruders": lambda of: of["random_intruders"]}
+    rows = [[f"{target}, {method}", *(spread([statistics.mean(map(value, of)) for of in found[target, method].values()])
+                                      for value in columns.values())]
+            for target in ("q", "v", "k", "o", "fc", "proj") for method in TUNED if (target, method) in found]
+    return [*wrapped(f"Means over the blocks and the seeds ({counts[0]} to {counts[-1]}), ± over {len(tasks)} tasks. Held: of "
+                     "the squared singular values of the change, the share of the first 8 (LoRA's has no more, all six's 2). "
+                     f"Intruders: of the {LEADING} leading left singular vectors of the tuned weight, those whose cosine with "
+                     f"every one of the base's is below {SIMILAR}. Random: the same of a Gaussian change, as large. "
+                     "All three methods change q and v, and there they compare. Full's change has a part that is no learning: "
+                     "decoupled weight decay takes a share of every weight in each step, which is the weight itself, of full "
+                     "rank and without new directions; under LoRA it works on A and B."), "", *markdown(["", *columns], rows),
+            "", "![what rank r holds of an update, and new leading directions](spectra.png)"]
 
 
 def draw_spectra(found: dict[tuple[str, str], dict[str, list[dict]]], tasks: list[str], path: Path) -> None:

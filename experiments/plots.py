@@ -63,7 +63,8 @@ def panels(count: int, width: float = 5.2, height: float = 3.9, **shared) -> tup
 
 def one_legend(figure: Figure, axes: list, columns: int, order: Sequence[str] = ()) -> None:
     """Below all plots, every label once, in the order of METHODS or in that given."""
-    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {label: handle for axis in reversed(axes)                      # as in the first plot that has it
+               for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     names = list(METHODS)
     place = {label: next((names.index(name) for name in names if label.startswith(name)), 0) for label in handles}
     labels = [label for label in order if label in handles] or sorted(handles, key=lambda label: (place[label], label))
@@ -86,9 +87,10 @@ def growth_ticks(axis) -> None:
 
 # ---------------------------------------------------------------- the figures of the report
 
-def deviations(values: list[list[float]]) -> list[float]:
-    """The standard deviation at every x; not a number, which draws no bar, for a single value."""
-    return [statistics.stdev(found) if len(found) > 1 else math.nan for found in values]
+def deviations(values: list[list[float]]) -> list[float] | None:
+    """The standard deviation at every x; not a number, which draws no bar, for a single value; None where all are single."""
+    found = [statistics.stdev(of) if len(of) > 1 else math.nan for of in values]
+    return None if all(map(math.isnan, found)) else found
 
 
 def points(axis, xs: list, values: list[list[float]], label: str, line: str = "none") -> None:
@@ -195,13 +197,14 @@ def lines_over(settings: list[dict], path: Path, given: dict[str, tuple[str, str
             axis.set_xlim(-0.5, len(ticks) - 0.5)
         axis.set_title(setting["title"])
         axis.set_xlabel(setting["x"])
-        axis.set_ylabel(setting["y"])
+        if not one_y or axis.get_subplotspec().is_first_col():
+            axis.set_ylabel(setting["y"])
     for axis, setting in zip(axes, settings, strict=True):                   # the heights of all are known
         if setting.get("log_y"):
             axis.set_yscale("log")
             growth_ticks(axis.yaxis)
     levels = dict.fromkeys(label for setting in settings for label in setting.get("levels", {}))
-    one_legend(figure, axes, 3, [*labels, *levels])
+    one_legend(figure, axes, 3 if len(axes) > 1 else 2, [*labels, *levels])
     save_figure(figure, path)
 
 

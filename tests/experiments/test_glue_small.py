@@ -307,7 +307,7 @@ def test_the_questions_are_run_and_answered(world, tmp_path, monkeypatch):
     assert [setting["levels"] for setting in drawn["rates"]] == [pytest.approx(
         {"10 times": 10, "15 times": 15, "head alone": 1000}, rel=0.05)] * 4
     assert [list(setting["ticks"]) for setting in drawn["bases"]] == [
-        ["whole", "upper\nthree layers anew"], ["whole", "upper\nthree layers anew", "all\nlayers anew", "everything\nanew"]]
+        ["whole", "upper three\nlayers anew"], ["whole", "upper three\nlayers anew", "all layers\nanew", "everything\nanew"]]
     assert "| r = 64 | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) |" in page and "| r = 8 | 92.0" in page
     flat = " ".join(page.split())
     assert "scaled by 8 / r" in flat and "Every seed has the same rows, the first of the file" in flat

@@ -93,6 +93,9 @@ def test_the_repositorys_own_report_is_rebuilt_from_what_it_keeps(repository, tm
     for name in SOURCES:
         copy = shutil.copytree if (repository / "results" / name).is_dir() else shutil.copyfile
         copy(repository / "results" / name, tmp_path / name)
+    for path in (repository / "results" / "glue-small").glob("*.jsonl"):
+        (tmp_path / "glue-small").mkdir(exist_ok=True)
+        shutil.copyfile(path, tmp_path / "glue-small" / path.name)
     for path in tmp_path.rglob("*.png"):
         path.unlink()
     assert report.main(["--kept", "--results", str(tmp_path)]) == 0
@@ -264,7 +267,8 @@ def test_lines_over_draws_no_bar_at_a_single_value_and_leaves_fulls_colour_to_fu
     lines = {container.get_label(): container for container in first.containers}
     colours = {label: container[0].get_color() for label, container in lines.items()}
     assert len(set(colours.values())) == 3 and plots.METHODS["full"][0] not in colours.values()
-    bars = {label: sum(len(segment) > 0 for segment in container[2][0].get_segments()) for label, container in lines.items()}
+    bars = {label: sum(len(segment) > 0 for bars in container[2] for segment in bars.get_segments())
+            for label, container in lines.items()}
     assert bars == {"scale 1": 0, "scale 2": 2, "scale 3": 0}
     assert [list(line.get_ydata()) for line in first.get_lines() if line.get_label() == "ten"] == [[10.0, 10.0]]
     given = {"LoRA, v": (plots.LORA, "^", "--")}
