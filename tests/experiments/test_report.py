@@ -383,7 +383,7 @@ def test_a_claim_on_single_seeds_is_not_judged(tmp_path):
 def test_the_real_data_have_these_fingerprints(shared):
     data = shared / "data"
     for task in ("e2e", "rte"):
-        settings = SimpleNamespace(task=task, text="pretokenised", max_length=512, limit_train=1, limit_eval=None)
+        settings = SimpleNamespace(task=task, text="pretokenised", max_length=512, limit_train=1, limit_eval=None, beam_size=4)
         kind, config = ("gpt2", GPT2Config()) if task == "e2e" else ("roberta-base", RobertaConfig())
         made = make_task(settings, load_tokenizer(data / "hub" / kind), config, make_source(settings, Path(data)))
         assert made.fingerprints["evaluated"] == published.REAL_DATA[task], task

@@ -88,13 +88,13 @@ def test_processes_that_write_the_same_entry_leave_a_whole_one(tmp_path):
 
 @pytest.mark.parametrize("name, kind", [("e2e", "gpt2"), ("mrpc", "roberta")])
 def test_a_task_from_the_cache_is_the_task(repository, toy_data, tmp_path, monkeypatch, name, kind):
-    """Once read from the text, once from the cache, where no text may be looked at."""
+    """Once read from the text, once from the cache, where no sample may be encoded."""
     import model as M
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tokenizer = data.load_tokenizer(repository / "toy" / kind)
     config = M.load_pretrained(repository / "toy" / kind).config
-    settings = SimpleNamespace(task=name, text="pretokenised", limit_train=50, limit_eval=9, max_length=30)
+    settings = SimpleNamespace(task=name, text="pretokenised", limit_train=50, limit_eval=9, max_length=30, beam_size=4)
     first = tasks.make_task(settings, tokenizer, config, sources.make_source(settings, toy_data))
-    monkeypatch.setattr(type(tokenizer), "pieces", None)
+    monkeypatch.setattr(*((data, "encode_e2e", None) if name == "e2e" else (type(tokenizer), "pieces", None)))
     again = tasks.make_task(settings, tokenizer, config, sources.make_source(settings, toy_data))
     assert again.train == first.train and again.summary == first.summary and len(first.train) == 50
