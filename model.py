@@ -149,7 +149,7 @@ class GPT2Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """Decoder-only language model with a tied output head."""
+    """Decoder-only language model with a tied output head. What its attributes mean to the loader: files/pretrained.py."""
     config_class, causal, prefix, tied, head, of_task, renamed = GPT2Config, True, "transformer.", "lm_head", None, None, {}
     ignored = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|lm_head\.weight")   # in files, nothing to compute with
     required = {"activation_function": "gelu_new", "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,

@@ -60,20 +60,23 @@ def text_of(node: ast.AST) -> str:
     if isinstance(node, ast.BinOp):
         return text_of(node.left) + text_of(node.right)
     if isinstance(node, ast.IfExp):
-        return text_of(node.body) + text_of(node.orelse)
+        return " / ".join(filter(None, (text_of(node.body), text_of(node.orelse))))
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
-def messages_with_advice() -> list[tuple[str, str]]:
-    """(file, message) of every error of the core that tells what to do."""
+def messages_of_errors() -> list[tuple[str, str]]:
+    """(file, message) of every error of the core."""
     found = []
     for path in sorted([*ROOT.glob("*.py"), *(file for folder in FOLDERS for file in (ROOT / folder).glob("*.py"))]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and re.search(r"Error$|\bparser\.error$", ast.unparse(node.func)):
-                message = " ".join(text_of(argument) for argument in node.args)
-                if TELLS.search(re.sub(r"\{[^}]*\}", "", message)):
-                    found.append((path.relative_to(ROOT).as_posix(), message))
+                found.append((path.relative_to(ROOT).as_posix(), " ".join(text_of(argument) for argument in node.args)))
     return found
+
+
+def messages_with_advice() -> list[tuple[str, str]]:
+    """Those that tell what to do."""
+    return [(file, message) for file, message in messages_of_errors() if TELLS.search(re.sub(r"\{[^}]*\}", "", message))]
 
 
 def test_every_message_with_advice_has_a_case():
@@ -90,18 +93,20 @@ def test_every_case_stands_under_the_file_of_its_message():
 
 def page() -> str:
     """docs/messages.md."""
-    rows = [(file, words, "") for file, words in CASES] + [(*key, where) for key, where in ELSEWHERE.items()]
-    table = "\n".join(f"| {file} | {' '.join(words.split()).strip(' :;)]').replace('|', '/')} | "
-                      f"{where} |" for file, words, where in sorted(rows))
+    cases, messages = dict.fromkeys(CASES, "") | ELSEWHERE, messages_of_errors()
+    rows = {(file, next((message for other, message in messages if other == file and words in message), words), where)
+            for (file, words), where in cases.items()}
+    table = "\n".join(f"| {file} | {' '.join(message.split()).replace('|', '/')} | {where} |"
+                      for file, message, where in sorted(rows))
     return f"""# Messages that say what to do
 
 Which error messages tell what to do, and where the telling is tested. ([README](../README.md))
 
-By the file that a message comes from and its words; what is filled in stands as in the source.
+By the file that a message comes from; what is filled in stands in braces, as in the source.
 [tests/test_advice.py](../tests/test_advice.py) makes each fault, follows the advice and finds it mended;
 where another test makes it, and nothing follows the advice, that is named. Run as a module, that file writes this page.
 
-| file | what it says to do | made elsewhere |
+| file | message | made elsewhere |
 |---|---|---|
 {table}
 """
