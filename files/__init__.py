@@ -2,7 +2,7 @@
 
     text.py         lines, tables, JSON                   published.py    models and tasks: from a name to a folder
     weights.py      safetensors, pickles, index files     bases.py        the models that have a name
-    framing.py      a tokenizer's frame, its limit         download.py     one file over HTTP, resumed and checked
+    framing.py      a tokenizer's frame, its limit        download.py     one file over HTTP, resumed and checked
     glue_forms.py   GLUE's tables and the Hub's           cache.py        what is computed once and kept
     tokenizer.py    byte-level BPE                        cli.py          one error style for all commands
     wordpiece.py    BERT's tokenizer                      writing.py      whole or not at all; locks
