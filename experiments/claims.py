@@ -69,17 +69,26 @@ def few_parameters(runs: dict, labels: tuple[str, ...]) -> tuple[str, str]:
     return "by construction" if lora * 100 <= full else "not seen", f"{lora:,} of {full:,}, {lora / full:.2%}; scores as above"
 
 
+def memory_share(one: dict, other: dict, *left_out: str) -> float:
+    """The parts of memory of one run, but for those left out, over the other's."""
+    sizes = [sum(size for part, size in metrics["memory_parts_bytes"].items() if part not in left_out)
+             for metrics in (one, other)]
+    return sizes[0] / sizes[1]
+
+
 def less_memory(runs: dict, labels: tuple[str, ...]) -> tuple[str, str]:
-    sizes = {label: runs[label][0]["memory_parts_bytes"] for label in labels}
-    fixed, whole = ({label: sum(size for part, size in parts.items() if part not in left_out)
-                     for label, parts in sizes.items()} for left_out in (("activations",), ()))
-    batches = {label: runs[label][0]["config"]["batch_size"] for label in sizes}
-    same = batches["LoRA"] == batches["full"]
-    compared, verdict = (whole, "seen") if same else (fixed, "by construction")           # 4 bytes a weight beside 16
-    return verdict if compared["LoRA"] < compared["full"] else "not seen", (
-        f"weights, gradients and optimizer {fixed['LoRA'] / fixed['full']:.0%} of full's (the paper: down to a third); " + (
-            f"with activations {whole['LoRA'] / whole['full']:.0%}, batches of {batches['full']}" if same else
-            f"activations do not compare: batches of {batches['LoRA']} and {batches['full']}"))
+    """Activations compare where batches and formats are the same; without them LoRA's 4 or 2 bytes a weight stand beside 16."""
+    lora, full = (runs[label][0] for label in labels)
+    fixed, whole = memory_share(lora, full, "activations"), memory_share(lora, full)
+    batches = [metrics["config"]["batch_size"] for metrics in (lora, full)]
+    formats = [metrics.get("frozen_in", "fp32") for metrics in (lora, full)]
+    unlike = [f"{what} {one} and {other}" for what, (one, other) in (("batches of", batches), ("weights in", formats))
+              if one != other]
+    compared, verdict = (fixed, "by construction") if unlike else (whole, "seen")
+    return verdict if compared < 1 else "not seen", (
+        f"weights, gradients and optimizer {fixed:.0%} of full's (the paper: down to a third); " + (
+            f"activations do not compare: {', '.join(unlike)}" if unlike else
+            f"with activations {whole:.0%}, batches of {batches[0]}"))
 
 
 def q_and_v(runs: dict, labels: tuple[str, ...]) -> tuple[str, str]:

@@ -96,6 +96,9 @@ def test_memory_with_activations_is_compared_at_the_same_batch_only():
     other_batch = [full[0] | {"config": {"batch_size": 10}}]
     verdict, figure = claims.less_memory({"LoRA": lora, "full": other_batch}, ("LoRA", "full"))
     assert verdict == "by construction" and "batches of 8 and 10" in figure
+    verdict, figure = claims.less_memory({"LoRA": [lora[0] | {"frozen_in": "bf16"}], "full": [full[0] | {"frozen_in": "fp32"}]},
+                                         ("LoRA", "full"))
+    assert verdict == "by construction" and figure.endswith("activations do not compare: weights in bf16 and fp32")
 
 
 def test_a_hundredth_of_the_parameters():
