@@ -239,6 +239,15 @@ def test_what_the_real_decoder_reached_stands_in_results():
     assert not any(entry["wrong"] for entry in found["texts"]) and all(entry["wrong"] == "" for entry in found["texts"])
     assert (f"{len(found['texts'])} of the first seed's texts were judged by hand, by one reader: none says anything that is "
             f"wrong, {missing} leave something out") in text
+    rows = {row[0]: row for row in table(kept("README.md"), "SmolLM2, E2E")}
+    assert ("full fine-tuning, {} seeds, BLEU {}, NIST {}, METEOR {}, ROUGE-L {}, CIDEr {}.".format(
+        {"2": "two", "3": "three"}[rows["full"][8]], *rows["full"][2:7])) in text
+    assert (f"has BLEU {rows['LoRA, q v, r = 16'][2]} on q and v (r = 16) and {rows['LoRA, all seven, r = 3'][2]} on all "
+            "seven") in text
+    assert "adapter-h has {}, adapter-l {}, prefix tuning {}.".format(
+        *(rows[method][2] for method in ("adapter-h", "adapter-l", "prefix"))) in text
+    others = [value for method, row in rows.items() if method not in ("LoRA", "full", "frozen base") for value in row[8:]]
+    assert set(others) == {"1"}                                              # else the page may say more of them
     assert f"{found['length_ratio']:.3f} times the words of the nearest references" in text and found["all_texts"] == 630
 
 
