@@ -244,8 +244,10 @@ def test_what_the_real_decoder_reached_stands_in_results():
         {"2": "two", "3": "three"}[rows["full"][8]], *rows["full"][2:7])) in text
     assert (f"has BLEU {rows['LoRA, q v, r = 16'][2]} on q and v (r = 16) and {rows['LoRA, all seven, r = 3'][2]} on all "
             "seven") in text
-    assert "adapter-h has {}, adapter-l {}, prefix tuning {}.".format(
+    assert "adapter-h has {}, adapter-l {}, prefix tuning {};".format(
         *(rows[method][2] for method in ("adapter-h", "adapter-l", "prefix"))) in text
+    last = rows["last two layers"]
+    assert f"the last two of the 30 layers alone, {last[1].split()[0]} numbers, have {last[2]}." in text
     others = [value for method, row in rows.items() if method not in ("LoRA", "full", "frozen base") for value in row[8:]]
     assert set(others) == {"1"}                                              # else the page may say more of them
     assert f"{found['length_ratio']:.3f} times the words of the nearest references" in text and found["all_texts"] == 630
