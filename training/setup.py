@@ -59,8 +59,9 @@ def evaluate_adapter(options: argparse.Namespace) -> None:
     hold_frozen_in(model, frozen_in)
     folder = Path(options.out_dir) / settings.task / dashed(settings.model) / "eval" / source
     folder.mkdir(parents=True, exist_ok=True)
-    final = task.finish(model.to(options.device).eval(), folder)
-    scores = final if "loss" in final else task.evaluate(model) | final
+    model.to(options.device).eval()
+    loss = task.evaluate(model) if options.task in TEXT_TASKS else {}        # as in a run, before decoding lays out weights
+    scores = loss | task.finish(model, folder)
     write_json({"task": options.task, "model": options.model, "adapter": options.adapter, "frozen_in": frozen_in,
                 "scores": scores, "base_fingerprint": fingerprint, "data_fingerprints": task.fingerprints},
                folder / "metrics.json")
