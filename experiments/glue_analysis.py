@@ -22,7 +22,9 @@ import argparse
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -72,6 +74,19 @@ def say_missing(name: str, missing: int) -> int:
     return missing
 
 
+def analyse(lines_of: Callable[..., dict[str, dict]], todo: list[tuple], options: argparse.Namespace, path: Path) -> None:
+    """Keep the lines of lines_of(*arguments) for each of todo, options.jobs processes of one thread at a time, as each ends;
+    none is begun when the time is over."""
+    with ProcessPoolExecutor(options.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for future in as_completed([pool.submit(in_time, options.until, lines_of, arguments) for arguments in todo]):
+            keep_lines(lines := future.result(), path)
+            print("".join(f"{path.stem} of {place}\n" for place in lines), end="", flush=True)
+
+
+def in_time(until: float, lines_of: Callable[..., dict[str, dict]], arguments: tuple) -> dict[str, dict]:
+    return lines_of(*arguments) if time.time() < until else {}
+
+
 def tuned_model(folder: Path):
     """The model of a run as it was in the epoch that the run chose, updates merged."""
     config = read_json(folder / "config.json")
@@ -118,24 +133,24 @@ def means(of_blocks: Iterable[Sequence[float]]) -> list[float]:
     return [round(statistics.mean(values), 6) for values in of_blocks]
 
 
+def spectra_of_run(place: str, folder: Path) -> dict[str, dict]:
+    """place -> the line of a run's trained weights."""
+    base, tuned = load_pretrained(fetch_model(read_json(folder / "config.json")["model"])), tuned_model(folder)
+    targets = tuple(name for name in ("q", "k", "v", "o", "fc", "proj")
+                    if not torch.equal(base_weight(base, 0, name), base_weight(tuned, 0, name)))
+    return {place: {"place": place, "targets": spectra_of(base, tuned, targets)}}
+
+
 def spectra(options: argparse.Namespace) -> int:
     """A line per run of the methods that change weights. Returns how many have none, and no weights."""
-    path, missing = options.out_dir / "spectra.jsonl", 0
-    for (task, method, seed), (folder, _) in runs_of_comparison(options.out_dir).items():
-        place = f"{task}/{method}/seed{seed}"
-        if method not in TUNED or place in read_lines(path):
-            continue
-        if not has_weights(folder):
-            missing += 1
-            continue
-        if time.time() > options.until:
-            continue
-        base, tuned = load_pretrained(fetch_model(read_json(folder / "config.json")["model"])), tuned_model(folder)
-        targets = tuple(name for name in ("q", "k", "v", "o", "fc", "proj")
-                        if not torch.equal(base_weight(base, 0, name), base_weight(tuned, 0, name)))
-        keep_lines({place: {"place": place, "targets": spectra_of(base, tuned, targets)}}, path)
-        print(f"spectra of {place}", flush=True)
-    return say_missing("spectra", missing)
+    path = options.out_dir / "spectra.jsonl"
+    there = read_lines(path)
+    tuned = {f"{task}/{method}/seed{seed}": folder for (task, method, seed), (folder, _) in
+             runs_of_comparison(options.out_dir).items() if method in TUNED}
+    new = {place: folder for place, folder in tuned.items() if place not in there}
+    todo = [(place, folder) for place, folder in new.items() if has_weights(folder)]
+    analyse(spectra_of_run, todo, options, path)
+    return say_missing("spectra", len(new) - len(todo))
 
 
 # ---------------------------------------------------------------- what is forgotten
@@ -155,28 +170,34 @@ def floor_of(task) -> float:
     return max(labels.values()) / labels.total() if task.main_metric == "accuracy" else 0.0
 
 
+def forgotten_of_head(head: Path, command: str, seed: int, learnt: dict[str, Path]) -> dict[str, dict]:
+    """place -> the line of an encoder that learnt another task, under this head. learnt: place -> the encoder's run."""
+    model, task, *_ = prepare(parse_arguments(command.split()), seed)
+    load_trained(model, head / "adapter")
+    before, lines = read_json(head / "metrics.json")["scores"][task.main_metric], {}
+    for place, folder in learnt.items():
+        put_encoder(tuned_model(folder), model)
+        after = task.evaluate(model.eval())[task.main_metric]
+        lines[place] = {"place": place, "floor": floor_of(task), "before": before, "after": after}
+    return lines
+
+
 def forgetting(options: argparse.Namespace) -> int:
     """A line per run of LoRA or full and other task whose head was trained on the base with the same seed. Returns how many
     have none, and no weights of one of both."""
-    path, runs, missing = options.out_dir / "forgetting.jsonl", runs_of_comparison(options.out_dir), 0
+    path, runs, missing, heads = options.out_dir / "forgetting.jsonl", runs_of_comparison(options.out_dir), 0, []
+    there = read_lines(path)
     for (other, method, seed), (head, command) in runs.items():
         if method != "frozen base, head" or seed not in OTHER_SEEDS:
             continue
         learnt = {f"{task}/{way}/seed{seed}/{other}": folder for (task, way, of), (folder, _) in runs.items()
                   if of == seed and way in TUNED[:2] and task != other}
-        new = {place: folder for place, folder in learnt.items() if place not in read_lines(path)}
+        new = {place: folder for place, folder in learnt.items() if place not in there}
         todo = {place: folder for place, folder in new.items() if has_weights(head) and has_weights(folder)}
         missing += len(new) - len(todo)
-        if not todo or time.time() > options.until:
-            continue
-        model, task, *_ = prepare(parse_arguments(command.split()), seed)
-        load_trained(model, head / "adapter")
-        for place, folder in todo.items():
-            put_encoder(tuned_model(folder), model)
-            after = task.evaluate(model.eval())[task.main_metric]
-            before = read_json(head / "metrics.json")["scores"][task.main_metric]
-            keep_lines({place: {"place": place, "floor": floor_of(task), "before": before, "after": after}}, path)
-            print(f"{place}: {before:.4f} before, {after:.4f} after", flush=True)
+        if todo:
+            heads.append((head, command, seed, todo))
+    analyse(forgotten_of_head, heads, options, path)
     return say_missing("forgetting", missing)
 
 

@@ -192,7 +192,8 @@ def processor() -> str:
 
 def machine() -> str:
     """Where and when something was run, as the report says it."""
-    return f"Run on {processor()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}."
+    gpu = f" and {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"Run on {processor()}{gpu}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}."
 
 
 def chosen_settings(options: argparse.Namespace) -> dict[str, dict[str, str]]:
