@@ -81,6 +81,19 @@ def training(device: str, make: Callable[[], nn.Module], method: str) -> float:
     return largest_difference(*found)
 
 
+def odd_batch(device: str) -> float:
+    """Three texts with a number each to be told, as STS-B's: how far their logits are from the CPU's. Behind three indices of
+    eight bytes and before three numbers of four the mask begins where nothing is aligned by itself."""
+    model = small_roberta().train()
+    found = []
+    for there in ("cpu", device):
+        ids, attend = pack(SEQUENCES[:3], False, there)
+        ids, firsts, _ = attend.send(there, ids, attend.starts[:3], torch.rand(3))
+        each = copy.deepcopy(model).to(there)
+        found.append([each.classifier(each.hidden_states(ids, attend, firsts)).detach().cpu()])
+    return largest_difference(*found)
+
+
 def largest_difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
     return max(((a - b).abs().max() / a.abs().max().clamp(min=1e-3)).item() for a, b in zip(ours, theirs, strict=True))
 
@@ -137,6 +150,7 @@ CHECKS: dict[str, Callable[[str], float]] = {
     **{f"training, {family}, {method}": lambda device, make=make, method=method: training(device, make, method)
        for family, make in (("gpt2", small_gpt2), ("roberta", small_roberta))
        for method in ("lora", "full", "prefix", "adapter-h")},
+    "training, an odd batch with numbers to tell": odd_batch,
     **{f"texts that differ, {search}": lambda device, search=search: texts(device, search)
        for search in ("authors", "hf", "greedy", "sample")},
     "mixed adapters, gpt2": lambda device: mixed(device, small_gpt2),

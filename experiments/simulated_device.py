@@ -37,6 +37,7 @@ ATEN = torch.ops.aten
 FREE = {ATEN.empty, ATEN.empty_like, ATEN.empty_strided, ATEN.new_empty, ATEN.new_empty_strided, ATEN.lift_fresh,
         ATEN._unsafe_view, ATEN.detach, ATEN.set_, ATEN.resize_, ATEN._local_scalar_dense}
 READ_BACK = {ATEN._local_scalar_dense, ATEN.nonzero, ATEN.masked_select, ATEN.equal, ATEN._unique2, ATEN.bincount}
+ALIGNED = 16                                                                 # bytes: a GPU's attention reads so many at once
 INDEXING = {ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._index_put_impl_}          # by indices that may lie on the CPU
 COPIES = {ATEN._to_copy, ATEN.copy_, ATEN._copy_from}
 
@@ -201,7 +202,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | Non
     """F.scaled_dot_product_attention, (B, H, T, D) over (B, H, S, D), as a GPU has it: one kernel each way."""
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         SimulatedTensor.counts.add("kernels", "mask of truth values", 3)
-    refuse_mixture("attention", (), [tensor for tensor in (query, key, value, attn_mask) if tensor is not None])
+    taken = [tensor for tensor in (query, key, value, attn_mask) if tensor is not None]
+    refuse_mixture("attention", (), taken)
+    if any(tensor.storage_offset() * tensor.element_size() % ALIGNED for tensor in taken):
+        raise RuntimeError(f"attention: misaligned address; expected every tensor from a multiple of {ALIGNED} bytes on")
     SimulatedTensor.counts.add("kernels", "attention")
     options |= {"dropout_p": dropout_p, "is_causal": is_causal}
     if torch.is_grad_enabled():

@@ -35,6 +35,7 @@ def forget_peak(device: str) -> None:
     """Let the peak count from now on: the next run of several in one process has its own."""
     if device.startswith("cuda"):
         gc.collect()                                                         # what is left of the run before
+        torch.cuda.init()                                                    # without it, the next line fails in a new process
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):                                                  # where this is not Linux, or not allowed
         Path("/proc/self/clear_refs").write_text("5")

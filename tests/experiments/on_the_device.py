@@ -2,6 +2,7 @@
 Run by test_launches.py."""
 import pytest
 import torch
+from torch.nn import functional as F
 
 from adapters.answers import Predictor
 from adapters.requests import Request
@@ -9,6 +10,7 @@ from experiments.device_checks import CHECKS, ENDS, SEQUENCES, TOLERANCE, bank_o
 from experiments.simulated_device import SimulatedDevice
 from generation import generate
 from lora import add_lora
+from speed.transfer import ALIGNED, to_device, to_host
 from training.optimizer import make_optimizer
 from training.options import Settings
 
@@ -33,6 +35,22 @@ def test_it_refuses_two_devices_and_counts_kernels_waits_and_uploads(device):
         with device.counted() as counts:
             run()
         assert (counts.kernels, counts.syncs, counts.uploads) == expected
+
+
+def test_what_is_copied_together_begins_where_a_device_reads_at_once(device):
+    """Between numbers of one, two, four and eight bytes and of odd counts, a scalar and nothing among them."""
+    tensors = [torch.arange(3), torch.tensor(True), torch.rand(5, 3), torch.zeros(0), torch.rand(7).bfloat16(), torch.arange(5)]
+    with device.counted() as counts:
+        there = to_device("simulated", *tensors)
+    assert (counts.kernels, counts.syncs, counts.uploads) == (0, 0, 1)
+    for tensor, copied in zip(tensors, there, strict=True):
+        assert copied.storage_offset() * copied.element_size() % ALIGNED == 0
+        assert copied.dtype == tensor.dtype and torch.equal(copied.cpu(), tensor)
+    for tensor, copied in zip(tensors, to_host(*there), strict=True):
+        assert copied.dtype == tensor.dtype and torch.equal(copied, tensor)
+    misaligned = torch.rand(1, 2, 4, 5).to("simulated").flatten()[1:33].view(1, 2, 4, 4)
+    with pytest.raises(RuntimeError, match="misaligned"):
+        F.scaled_dot_product_attention(misaligned, misaligned, misaligned)
 
 
 @pytest.mark.parametrize("name", CHECKS)

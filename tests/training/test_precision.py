@@ -199,6 +199,15 @@ def test_nothing_keeps_the_mapped_file_alive_once_the_base_is_rounded(repository
     assert max(p.untyped_storage().nbytes() for p in model.parameters()) == 3000 * 64 * 2
 
 
+def test_a_gpu_is_awake_before_its_peak_is_forgotten(monkeypatch):
+    """torch refuses the second in a process that has used no GPU yet: "Invalid device argument", on the first GPU it met."""
+    done = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: done.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: done.append(device))
+    memory.forget_peak("cuda:1")
+    assert done == ["init", "cuda:1"]
+
+
 def test_the_peak_of_a_run_is_its_own():
     memory.forget_peak("cpu")
     before = memory.peak_bytes("cpu")
