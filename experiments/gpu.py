@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from experiments import sweep
 from experiments.tables import markdown
 from files import cli
 from files.text import write_json
@@ -61,6 +62,13 @@ def stop(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def command_of(arguments: list[str]) -> str:
+    """As anybody types it: D and T in place of folders of this machine."""
+    shown = {"--data-dir": "D", "--tokenizers": "T", "--out": "OUT"}
+    return " ".join(["python -m experiments.gpu", *(shown.get(before, argument) for before, argument in
+                                                    zip(["", *arguments], arguments, strict=False))])
+
+
 def recipe_times(figures: dict) -> list[dict]:
     """The recipes' whole time, computed: steps and texts by what one takes. Evaluation after each epoch is left out."""
     trained, searched = (figures.get(name, {"points": []})["points"] for name in ("training", "search"))
@@ -96,7 +104,7 @@ def table(points: list[dict]) -> list[str]:
 
 def page(figures: dict) -> str:
     """gpu.md."""
-    lines = ["# On a GPU", "", f"`{figures['command']}`, {figures['date']}. Random weights of "
+    lines = ["# On a GPU", "", f"`{figures['command']}` {figures['made']} Random weights of "
              f"{'toy' if '--quick' in figures['command'] else 'real'} size; medians.", ""]
     for name, section in figures.items():
         if isinstance(section, dict):
@@ -121,8 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="toy sizes, in a minute or two on a CPU")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    figures = {"command": " ".join(["python -m experiments.gpu", *(arguments or sys.argv[1:])]),
-               "date": time.strftime("%Y-%m-%d")}
+    figures = {"command": command_of(arguments or sys.argv[1:]), "made": sweep.machine()}
     chosen = [name for name in SHARES if name in (options.only or SHARES)]
     end = time.perf_counter() + 60 * options.minutes
     for number, name in enumerate(chosen):                                   # what one leaves of its time, the next ones have

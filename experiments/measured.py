@@ -62,6 +62,15 @@ def launches(found: dict) -> str:
         for (what, way), point in of.items() if way == "ours" and what.startswith("training") and (what, "peer") in of)
 
 
+def gpu(found: dict) -> str:
+    """Of a training step, ours and the peer's, and whether the numbers are right."""
+    steps = [point for point in found["training"]["points"] if (point.get("way"), point.get("precision")) == ("ours", "fp32")]
+    exact = [check for check in found["checks"]["points"] if check["products"] == "exact"]
+    return (f"{sum(check['holds'] == 'True' for check in exact)} of {len(exact)} checks hold; a LoRA step in fp32, and "
+            "transformers and PEFT by it: " + ", ".join(
+                f"{step['model']} {step['milliseconds']:.0f} ms, {step['peer by it']:.2f}" for step in steps))
+
+
 def waiting(found: dict) -> str:
     return "; ".join(f"{name} {seconds:.1f} s" for name, seconds in found["seconds"].items())
 
@@ -81,6 +90,8 @@ def targets(found: dict) -> str:
 
 def where(found: dict) -> str:
     """Machine and date, as the file says them; a dash where it does not."""
+    if "made" in found:
+        return found["made"].removeprefix("Run on ").removesuffix(".")
     if "machine" in found:
         machine = found["machine"]
         return f"{machine.get('device') or str(machine['cores']) + ' cores'}, {machine['date']}"
@@ -97,6 +108,7 @@ MEASURED: tuple[tuple[str, str, Callable[[dict], str], str], ...] = (         # 
     ("a LoRA step over the work", "bench/growth.json", growth, "python -m experiments.bench growth"),
     ("memory of a long run", "bench/flat.json", flat, "python -m experiments.bench flat"),
     ("what a GPU would be asked", "bench/launches.json", launches, "python -m experiments.bench launches"),
+    ("on a GPU", "bench/gpu.json", gpu, "python -m experiments.gpu"),
     ("waiting", "bench/start.json", waiting, "python -m experiments.bench start"),
     ("bf16 beside fp32", "bench/bf16.json", precisions, "python -m experiments.bench bf16"),
     ("faults", "faults/faults.json", faults, "make faults"),

@@ -6,7 +6,8 @@ to read, what a make target takes.
 A link [`name`](file.py#L12) points to where the file defines `name` (a function, Class.method, a constant), or, if it
 defines no such thing, to the one line that holds this text. A line of the tree, `file.py   15 min  what it holds`, has the
 minutes of a calm reader, twenty lines to the minute. A row that begins | `make target` | has what results/costs.json holds of
-it; for the paper's runs, which need the pretrained weights, it is computed from a measured step of results/bench/train.json.
+it; for the paper's runs, which need the pretrained weights, it is computed from a measured step of results/bench/train.json,
+and on a GPU from those of results/bench/gpu.json.
 
 Left out: everything else in these pages; tests/test_readme.py checks what can be checked of it.
 """
@@ -26,11 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LINK = re.compile(r"\[`([^`]+)`\]\(((?:\.\./)?)([\w/]+\.py)#L\d+\)")        # name, the way to the root, file
 BRANCH = re.compile(r"^    (\w+\.py) +\d+ min  ", re.MULTILINE)
+E2E_RECORDS = 630                                                            # of the test set, decoded once
 LINES_PER_MINUTE, STEP = 20, 5
 COST = re.compile(r"^\| `make ([\w-]+)` \| (.+?) \| .+ \|$", re.MULTILINE)
 PAPER_RUNS = {"mrpc-lora": ("roberta-base", "mrpc", 3668), "mnli-lora": ("roberta-base", "mnli", 392_702),
               "e2e-lora": ("gpt2-medium", "e2e", 42_061), "e2e-lora-small": ("gpt2", "e2e", 42_061)}     # training samples
-A100 = 312e12 * 0.3                                                          # bf16 operations a second, and the share of it
 
 
 def definitions(source: str) -> dict[str, int]:
@@ -89,10 +90,21 @@ def paper_run_cells(model: str, task: str, samples: int) -> list[str]:
         raise ValueError(f"the step of {model} was measured at batch {batch}, expected the recipe's {recipe.batch_size}")
     steps = math.ceil(samples / recipe.batch_size) * recipe.epochs
     (step,) = (point for point in results("bench/train.json")["points"] if (point["model"], point["way"]) == (model, "ours"))
-    seconds, operations = step["milliseconds"] / 1e3, step["gflop"] * 1e9
+    seconds = step["milliseconds"] / 1e3
     weights = formula_counts(config, "full")["trainable"] * 4 / 2**20        # fp32
     return [f"{steps:,} steps of {seconds:.1f} s, {duration(steps * seconds)} (computed)", f"{step['peak_mib']:,.0f} MiB",
-            f"{size(weights)} of weights (computed)", f"over {duration(steps * operations / A100)} (computed)"]
+            f"{size(weights)} of weights (computed)", f"{duration(60 * gpu_minutes(model, task, steps))} (computed)"]
+
+
+def gpu_minutes(model: str, task: str, steps: int) -> float:
+    """What so many steps, and for text the decoding, take on the GPU of results/bench/gpu.json, in the format that
+    --precision auto takes there."""
+    found, frozen_in = results("bench/gpu.json"), "bf16"
+    (step,) = (point["milliseconds"] for point in found["training"]["points"]
+               if (point.get("model"), point.get("way"), point.get("precision")) == (model, "ours", frozen_in))
+    a_text = [point["seconds_per_text"] for point in found["search"]["points"]
+              if (point["model"], point["way"], point["precision"]) == (model, "ours, as many as fit", frozen_in)]
+    return (steps * step / 1e3 + (E2E_RECORDS * a_text[0] if task == "e2e" else 0)) / 60
 
 
 def cost_cells(target: str) -> list[str]:

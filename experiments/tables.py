@@ -217,7 +217,7 @@ def cost_table(runs: dict[str, list[dict]]) -> list[str]:
                          f"{spread([m['seconds'] for m in found])} s", spread([m["tokens_per_second"] for m in found], 0),
                          of_full(found, lambda m: m["tokens_per_second"])])
     return markdown(["", "trained", "adapter", *(f"{part}, MiB" for part in parts), "these four, of full's",
-                     "peak of the process, MiB", "training", "tokens/s", "of full's"], rows)
+                     "peak, MiB", "training", "tokens/s", "of full's"], rows)
 
 
 # ---------------------------------------------------------------- what a table does not say by itself
