@@ -1,11 +1,18 @@
 """experiments/glue_analysis.py and the bases of glue_questions.py: what is computed from weights, and what the page says of it.
 The weights are random or those of toy/, the lines made up."""
+import argparse
+import math
+import shutil
+
 import pytest
 import torch
 
+import train
 from data import GLUE_TASKS
 from experiments import glue_analysis, glue_answers, glue_questions, plots
-from experiments.kept_runs import keep_lines
+from experiments.kept_runs import ANALYSES, keep_lines, read_lines
+from experiments.search import make_plan, make_row
+from experiments.sweep import write_plans
 from model import load_pretrained
 
 # ---------------------------------------------------------------- what the weights say
@@ -99,3 +106,45 @@ def test_an_encoder_moves_under_a_head_that_stays(repository):
     for (name, one), other in zip(second.named_parameters(), first.parameters(), strict=True):
         assert torch.equal(one, head.get(name, other)), name
     assert not torch.equal(head["classifier.dense.weight"], first.classifier.dense.weight)
+
+
+# ---------------------------------------------------------------- of finished runs
+
+@pytest.fixture(scope="module")
+def finished_runs(repository, toy_data, tmp_path_factory):
+    """Two steps of LoRA and full on one toy task and of the head on another, and their plans."""
+    out_dir = tmp_path_factory.mktemp("runs")
+    wanted = {"mrpc": {"LoRA": "--method lora --rank 3 --alpha 7 --targets q v", "full": "--method full"},
+              "mnli": {"frozen base, head": "--method head"}}
+    for task, methods in wanted.items():
+        rows = [make_row(method, f"--model {repository / 'toy' / 'roberta'} --task {task} --data-dir {toy_data} --max-steps 2 "
+                         f"--limit-eval 40 --lr 1e-2 {options}") for method, options in methods.items()]
+        write_plans([make_plan("glue-small", f"toy-{task}", [1], rows)], out_dir)
+        for row in rows:
+            train.main([*row["command"].split(), "--seed", "1", "--out-dir", str(out_dir / row["folder"])])
+    return out_dir
+
+
+def test_what_finished_runs_say_is_kept_by_several_processes(finished_runs, capsys):
+    late = argparse.Namespace(out_dir=finished_runs, jobs=2, until=0.0)
+    assert glue_analysis.spectra(late) == glue_analysis.forgetting(late) == 0 and "of" not in capsys.readouterr().out
+    in_time = argparse.Namespace(out_dir=finished_runs, jobs=2, until=math.inf)
+    assert glue_analysis.spectra(in_time) == glue_analysis.forgetting(in_time) == 0
+    spectra, forgotten = (read_lines(finished_runs / f"{name}.jsonl") for name in ANALYSES)
+    assert {place: set(line["targets"]) for place, line in spectra.items()} == {
+        "mrpc/LoRA/seed1": {"q", "v"}, "mrpc/full/seed1": {"q", "k", "v", "o", "fc", "proj"}}
+    lora = spectra["mrpc/LoRA/seed1"]["targets"]["q"]
+    assert lora["held"][2] > 0.9999 > lora["held"][0] and lora["size"] > 0                 # rank 3: r = 4 holds all
+    assert forgotten.keys() == {"mrpc/LoRA/seed1/mnli", "mrpc/full/seed1/mnli"}
+    for line in forgotten.values():
+        assert 0 < line["floor"] < 1 and 0 <= line["after"] <= 1
+    printed = capsys.readouterr().out
+    assert printed.count("spectra of mrpc/") == printed.count("forgetting of mrpc/") == 2
+    assert glue_analysis.spectra(in_time) == 0 and "spectra of" not in capsys.readouterr().out     # nothing is done twice
+
+
+def test_a_run_without_its_weights_is_named(finished_runs, tmp_path, capsys):
+    shutil.copytree(finished_runs, tmp_path / "runs", ignore=shutil.ignore_patterns("adapter", "*.jsonl"))
+    options = argparse.Namespace(out_dir=tmp_path / "runs", jobs=1, until=math.inf)
+    assert (glue_analysis.spectra(options), glue_analysis.forgetting(options)) == (2, 2)
+    assert "2 not analysed" in capsys.readouterr().out
