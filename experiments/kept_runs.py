@@ -93,14 +93,19 @@ def has_diverged(row: dict, runs_dir: Path) -> bool:
     return bool(lines) and DIVERGED in lines[-1]
 
 
-def with_earlier_rows(plan: dict, kept: dict | None) -> dict:
+def with_earlier_rows(plan: dict, kept: dict | None, has_new_runs: bool) -> dict:
     """A plan as it is kept where an earlier form of it is: no row of that is dropped (another machine may have made its runs),
-    and what diverged once stays so."""
-    earlier = kept["rows"] if kept else []
-    diverged = {row["folder"] for row in earlier if row.get("diverged")}
+    what diverged once stays so, and a machine is named where it has made a run of the plan and not where it only saw them."""
+    if kept is None:
+        return plan
+    diverged = {row["folder"] for row in kept["rows"] if row.get("diverged")}
     rows = [row | ({"diverged": True} if row["folder"] in diverged else {}) for row in plan["rows"]]
-    labels = {row["label"] for row in rows}
-    return plan | {"rows": rows + [row for row in earlier if row["label"] not in labels]}
+    labels, made = {row["label"] for row in rows}, {}
+    if "made" in kept and not has_new_runs:
+        made = {"made": kept["made"]}
+    elif "made" in kept and plan["made"] not in kept["made"]:
+        made = {"made": f"{kept['made']} / {plan['made']}"}
+    return plan | made | {"rows": rows + [row for row in kept["rows"] if row["label"] not in labels]}
 
 
 def read_log(path: Path) -> dict[str, list]:

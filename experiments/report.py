@@ -28,7 +28,16 @@ from experiments import (
     subspace,
 )
 from experiments.counts import SIZES, formula_counts
-from experiments.kept_runs import ANALYSES, finished, from_folders, keep_lines, read_lines, runs_of, with_earlier_rows
+from experiments.kept_runs import (
+    ANALYSES,
+    finished,
+    from_folders,
+    keep_lines,
+    places,
+    read_lines,
+    runs_of,
+    with_earlier_rows,
+)
 from experiments.measured import measured_table
 from experiments.sweep import options_of
 from experiments.tables import (
@@ -91,11 +100,12 @@ def collect(runs_dir: Path, results: Path) -> None:
     """Keep the plans, every finished run of theirs, and the analysis of its adapters' subspaces."""
     plans = [read_json(path) for path in sorted((runs_dir / "plans").glob("*.json"))]
     if plans:
-        kept = read_lines(results / "plans.jsonl")
-        new = {plan_place(plan): plan for plan in plans}
-        keep_lines({place: {"place": place} | with_earlier_rows(plan, kept.get(place)) for place, plan in new.items()},
-                   results / "plans.jsonl")
-        keep_lines(from_folders(plans, runs_dir), results / "runs.jsonl")
+        kept, before = (read_lines(results / f"{name}.jsonl") for name in ("plans", "runs"))
+        new = {place: line for place, line in from_folders(plans, runs_dir).items() if line != before.get(place)}
+        keep_lines({plan_place(plan): {"place": plan_place(plan)} | with_earlier_rows(
+            plan, kept.get(plan_place(plan)), any(place in new for row in plan["rows"] for place in places(plan, row).values()))
+            for plan in plans}, results / "plans.jsonl")
+        keep_lines(new, results / "runs.jsonl")
     for name in ANALYSES:
         if found := read_lines(runs_dir / f"{name}.jsonl"):
             keep_lines(found, results / "glue-small" / f"{name}.jsonl")

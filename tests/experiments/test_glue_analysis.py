@@ -2,7 +2,6 @@
 The weights are random or those of toy/, the lines made up."""
 import argparse
 import math
-import shutil
 
 import pytest
 import torch
@@ -141,10 +140,3 @@ def test_what_finished_runs_say_is_kept_by_several_processes(finished_runs, caps
     printed = capsys.readouterr().out
     assert printed.count("spectra of mrpc/") == printed.count("forgetting of mrpc/") == 2
     assert glue_analysis.spectra(in_time) == 0 and "spectra of" not in capsys.readouterr().out     # nothing is done twice
-
-
-def test_a_run_without_its_weights_is_named(finished_runs, tmp_path, capsys):
-    shutil.copytree(finished_runs, tmp_path / "runs", ignore=shutil.ignore_patterns("adapter", "*.jsonl"))
-    options = argparse.Namespace(out_dir=tmp_path / "runs", jobs=1, until=math.inf)
-    assert (glue_analysis.spectra(options), glue_analysis.forgetting(options)) == (2, 2)
-    assert "2 not analysed" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import torch
 
 import train
 from data import GLUE_TASKS, read_glue
-from experiments import glue_analysis, glue_answers, glue_questions, glue_small, plots, report, sweep
+from experiments import glue_analysis, glue_answers, glue_questions, glue_small, plots, report, search, sweep
 from experiments.counts import formula_counts
 from experiments.kept_runs import read_lines, restore
 from experiments.search import chosen_rate, grid_of, hold_out, run_all_parts
@@ -202,6 +202,27 @@ def test_from_the_search_to_the_report(world, tmp_path, capsys):
     assert "LoRA is not below full fine-tuning (Tables 2, 3) | roberta-mrpc | " in section
     assert not list((results / "glue-small").glob("rates.png")) and "rates" not in "".join(re.findall(r"!\[.*", page))
     assert read_lines(results / "plans.jsonl").keys() > {"glue-small-search_roberta-cola", "glue-small_roberta-sst2"}
+
+
+def test_a_machine_is_named_where_it_has_made_a_run(world, tmp_path, monkeypatch):
+    """Not where it only found what another had made; and both are, where both have."""
+    command, calls, out = world
+    command("search")
+    command("runs")
+    results = tmp_path / "results"
+    report.collect(out, results)
+    first = {place: plan["made"] for place, plan in read_lines(results / "plans.jsonl").items()}
+    monkeypatch.setattr(search, "machine", lambda: "Run on another one.")
+    command("runs")
+    report.collect(out, results)
+    assert {place: plan["made"] for place, plan in read_lines(results / "plans.jsonl").items()} == first
+    (path,) = (path for path in out.rglob("seed2/metrics.json") if "_rte_" in str(path) and "_full_" in str(path))
+    write_json(read_json(path) | {"seconds": 77.0}, path)
+    for _ in range(2):                                                       # the second time nothing is new
+        report.collect(out, results)
+    both = f"{first['glue-small_roberta-rte']} / Run on another one."
+    assert {place: plan["made"] for place, plan in read_lines(results / "plans.jsonl").items()} == first | {
+        "glue-small_roberta-rte": both}
 
 
 def test_another_machine_goes_on_from_what_is_kept(world, tmp_path):
