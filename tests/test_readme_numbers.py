@@ -315,7 +315,7 @@ def test_what_the_real_encoder_reached_stands_in_results():
     lost = {name: [cell.split()[0].removeprefix("-") for cell in cells] for name, cells in forgotten.items()}
     for method, sentence in (("full", "in full lose {}, {} and {} points"), ("LoRA", "by LoRA {}, {} and {}, though")):
         assert sentence.format(*(lost[f"{method}: change of the others"][at] for at in (0, 2, 3))) in text
-    assert ("LoRA on q and v {LoRA}, on all six matrices {LoRA, all six}, full {full} ([small bases]".format_map(means)
+    assert ("LoRA on q and v {LoRA}, on all six matrices {LoRA, all six}, full {full}.".format_map(means)
             in FLAT["README"])
 
 
