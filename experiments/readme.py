@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 LINK = re.compile(r"\[`([^`]+)`\]\(((?:\.\./)?)([\w/]+\.py)#L\d+\)")        # name, the way to the root, file
 BRANCH = re.compile(r"^    (\w+\.py) +\d+ min  ", re.MULTILINE)
-E2E_RECORDS = 630                                                            # of the test set, decoded once
 LINES_PER_MINUTE, STEP = 20, 5
 COST = re.compile(r"^\| `make ([\w-]+)` \| (.+?) \| .+ \|$", re.MULTILINE)
 PAPER_RUNS = {"mrpc-lora": ("roberta-base", "mrpc", 3668), "mnli-lora": ("roberta-base", "mnli", 392_702),
@@ -82,8 +81,9 @@ def results(name: str) -> dict:
     return json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
 
 
-def paper_run_cells(model: str, task: str, samples: int) -> list[str]:
-    """As cost_cells, for a run with the pretrained weights: the recipe's steps, each as long as the measured one."""
+def paper_run_cells(target: str, model: str, task: str, samples: int) -> list[str]:
+    """As cost_cells, for a run with the pretrained weights: the recipe's steps, each as long as the measured one; on a GPU in
+    the format that --precision auto takes there."""
     config, _, batch = MODELS[model]
     recipe = recipe_for(config, task, "lora", "paper")
     if batch != recipe.batch_size:
@@ -91,26 +91,17 @@ def paper_run_cells(model: str, task: str, samples: int) -> list[str]:
     steps = math.ceil(samples / recipe.batch_size) * recipe.epochs
     (step,) = (point for point in results("bench/train.json")["points"] if (point["model"], point["way"]) == (model, "ours"))
     seconds = step["milliseconds"] / 1e3
+    (on_gpu,) = (row["minutes, computed"] for row in results("bench/gpu.json")["recipes"]
+                 if (row["target"], row["precision"]) == (target, "bf16"))
     weights = formula_counts(config, "full")["trainable"] * 4 / 2**20        # fp32
     return [f"{steps:,} steps of {seconds:.1f} s, {duration(steps * seconds)} (computed)", f"{step['peak_mib']:,.0f} MiB",
-            f"{size(weights)} of weights (computed)", f"{duration(60 * gpu_minutes(model, task, steps))} (computed)"]
-
-
-def gpu_minutes(model: str, task: str, steps: int) -> float:
-    """What so many steps, and for text the decoding, take on the GPU of results/bench/gpu.json, in the format that
-    --precision auto takes there."""
-    found, frozen_in = results("bench/gpu.json"), "bf16"
-    (step,) = (point["milliseconds"] for point in found["training"]["points"]
-               if (point.get("model"), point.get("way"), point.get("precision")) == (model, "ours", frozen_in))
-    a_text = [point["seconds_per_text"] for point in found["search"]["points"]
-              if (point["model"], point["way"], point["precision"]) == (model, "ours, as many as fit", frozen_in)]
-    return (steps * step / 1e3 + (E2E_RECORDS * a_text[0] if task == "e2e" else 0)) / 60
+            f"{size(weights)} of weights (computed)", f"{duration(60 * on_gpu)} (computed)"]
 
 
 def cost_cells(target: str) -> list[str]:
     """Time, peak memory, disk, and time on a GPU of a make target. Raises ValueError for one that was not measured."""
     if target in PAPER_RUNS:
-        return paper_run_cells(*PAPER_RUNS[target])
+        return paper_run_cells(target, *PAPER_RUNS[target])
     found = results("costs.json").get(target)
     if found is None:
         raise ValueError(f"results/costs.json has no {target}: run python -m experiments.costs {target}")
