@@ -39,9 +39,9 @@ def comparison(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[s
     return [*wrapped(about_the_head(tasks)), "", *score_table(tasks), "",
             "Medians, and the other scores:", "", *second_table(tasks),
             *figures.draw_methods(named(plans, "glue-small"), kept, folder),
-            "", *wrapped("What training costs, in memory and speed on MRPC, in seconds on all, of each row's fastest seed: "
-                         "others ran beside it, on a GPU sixteen at a time, and some seeds waited. The peak is the GPU's where "
-                         "there is one, else the process's."), "", *costs, "", *seconds_table(fastest)]
+            "", *wrapped("What training costs, in memory and speed on MRPC, in seconds on all, of each row's fastest seed, for "
+                         "runs shared the machine and some waited for others. The peak is the GPU's where there is one, else "
+                         "the process's."), "", *costs, "", *seconds_table(fastest)]
 
 
 # ---------------------------------------------------------------- the best learning rate of LoRA over that of full

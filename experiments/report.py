@@ -102,9 +102,11 @@ def collect(runs_dir: Path, results: Path) -> None:
     if plans:
         kept, before = (read_lines(results / f"{name}.jsonl") for name in ("plans", "runs"))
         new = {place: line for place, line in from_folders(plans, runs_dir).items() if line != before.get(place)}
-        keep_lines({plan_place(plan): {"place": plan_place(plan)} | with_earlier_rows(
-            plan, kept.get(plan_place(plan)), any(place in new for row in plan["rows"] for place in places(plan, row).values()))
-            for plan in plans}, results / "plans.jsonl")
+        for plan in plans:
+            of_plan = {place for row in plan["rows"] for place in places(plan, row).values()}
+            place = plan_place(plan)
+            kept[place] = {"place": place} | with_earlier_rows(plan, kept.get(place), bool(of_plan & new.keys()))
+        keep_lines(kept, results / "plans.jsonl")
         keep_lines(new, results / "runs.jsonl")
     for name in ANALYSES:
         if found := read_lines(runs_dir / f"{name}.jsonl"):

@@ -24,7 +24,7 @@ def to_host(*tensors: Tensor) -> Sequence[Tensor]:
     """Tensors of one device in the processor's memory, which waits until the device has computed them."""
     if tensors[0].device.type == "cpu":
         return tensors
-    order = sorted(range(len(tensors)), key=lambda index: -tensors[index].element_size())    # so that views of them are allowed
+    order = sorted(range(len(tensors)), key=lambda index: -tensors[index].element_size())    # each then begins at its size
     in_order = [tensors[index] for index in order]
     copied = apart(torch.cat(list(map(bytes_of, in_order))).cpu(), in_order)
     return [copied[order.index(index)] for index in range(len(tensors))]
