@@ -136,7 +136,8 @@ def read_lines(path: Path) -> dict[str, dict]:
             lines[line["place"]] = line
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: expected a JSON object with its place, found {text[:40]!r} "
-                             f"({error!r}); make the report anew from the runs") from None
+                             f"({error!r}); take back what was committed, git checkout {path}, or remove a "
+                             "file that never was") from None
     return lines
 
 
