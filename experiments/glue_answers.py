@@ -10,7 +10,18 @@ from data import GLUE_TASKS
 from experiments import figures, plots
 from experiments.claims import differences_of
 from experiments.glue_analysis import LEADING, RANKS, SIMILAR, TUNED
-from experiments.glue_questions import AMOUNTS, BASE_TASKS, BASES, DATA_RANKS, RATE_RANKS, SCALES, TARGETS, base_arms, rate_arms
+from experiments.glue_questions import (
+    AMOUNTS,
+    BASE_TASKS,
+    BASES,
+    BY_TARGETS,
+    DATA_RANKS,
+    RATE_RANKS,
+    SCALES,
+    TARGETS,
+    base_arms,
+    rate_arms,
+)
 from experiments.glue_report import (
     ABOUT,
     ORIENTATION,
@@ -96,16 +107,40 @@ def panel(plan: dict, runs: dict[str, list[dict]], lines: dict[str, list[str]], 
                                   for line, rows in lines.items()}}
 
 
+SHORT = {"LoRA": "q v", "LoRA, attention": "attention", "LoRA, MLP": "MLP", "LoRA, all six": "all six"}
+
+
 def targets_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
-    compared, arms = runs_by_task(named(plans, "glue-small"), kept), ("LoRA", *TARGETS, "LoRA, all six")
-    tasks = {task: {arm: (compared.get(task, {}) | runs).get(arm, []) for arm in arms}
+    compared = runs_by_task(named(plans, "glue-small"), kept)
+    tasks = {task: {arm: (compared.get(task, {}) | runs).get(arm, []) for arm in BY_TARGETS}
              for task, runs in runs_by_task(named(plans, "glue-small-targets"), kept).items()}
-    lines = {arm: [ranking(runs[arm])[1] if runs[arm] else [] for runs in tasks.values()] for arm in arms}
-    plots.lines_over([{"title": "LoRA on q v, attention, MLP, all six", "x": "task", "y": "score (%), last epoch",
-                       "ticks": list(tasks), "lines": lines}], folder / "targets.png")
+    settings = []
+    for task, runs in tasks.items():
+        full = compared.get(task, {}).get("full")
+        settings.append({"title": task, "x": "matrices", "y": f"{GLUE_TASKS[task].metrics[0]} (%), last epoch",
+                         "ticks": [SHORT[arm] for arm in BY_TARGETS],
+                         "lines": {"LoRA": [ranking(found)[1] if found else [] for found in runs.values()]},
+                         "levels": {"full, mean": statistics.mean(ranking(full)[1])} if full else {}})
+    plots.lines_over(settings, folder / "targets.png")
     return [*wrapped("Equal parameters as far as whole ranks allow; the table counts them. Each had its own search."), "",
             *score_table(tasks), "", *glue_search_table(named(plans, "glue-small-targets-search"), kept, TARGETS), "",
             "![attention, MLP, all](targets.png)"]
+
+
+def cola_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
+    (plan,) = named(plans, "glue-small-cola")
+    runs = runs_of(plan, kept)
+    check_comparable(plan, runs)
+    rates = sorted({row["label"].rpartition(", ")[2] for row in plan["rows"]}, key=float)
+    rows = [[arm, *(seeds_of(runs[f"{arm}, {rate}"]) for rate in rates)] for arm in BY_TARGETS]
+    return [*wrapped("Matthews' correlation in percent, of every seed and as mean ± standard deviation, at each rate that the "
+                     "search of one of these took; 0 is the larger class for every sentence. Asked after the comparison had "
+                     "such seeds: its arms differ in the rate as well as in the matrices."), "", *markdown(["", *rates], rows)]
+
+
+def seeds_of(runs: list[dict]) -> str:
+    values = ranking(runs)[1] if runs else []
+    return f"{', '.join(f'{value:.1f}' for value in values)}: {spread(values)}" if values else ""
 
 
 def data_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
@@ -238,6 +273,7 @@ PARTS = (                                                                    # t
      lambda plans, kept, folder: glue_search_table(named(plans, "glue-small-search"), kept, METHODS)),
     ("The best learning rate of LoRA over that of full fine-tuning", "glue-small-rates", "glue_questions rates", rates_answer),
     ("Attention alone, MLP alone, all", "glue-small-targets", "glue_questions targets", targets_answer),
+    ("The same on CoLA, at each other's rates", "glue-small-cola", "glue_questions cola", cola_answer),
     ("Rank times amount of data", "glue-small-data", "glue_questions data", data_answer),
     ("How much must the base know?", "glue-small-bases", "glue_questions bases", bases_answer),
 )

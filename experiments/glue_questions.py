@@ -2,6 +2,7 @@
 
     python -m experiments.glue_questions rates --data-dir D        the best rate of LoRA over full's: scale, rank, steps, task
     python -m experiments.glue_questions targets --data-dir D      attention alone, MLP alone, beside q v and all six
+    python -m experiments.glue_questions cola --data-dir D         these four on CoLA, each at the rates of all
     python -m experiments.glue_questions data --data-dir D         rank times amount of data
     python -m experiments.glue_questions bases --data-dir D        how much the base must know
 
@@ -86,6 +87,23 @@ def targets(options: argparse.Namespace) -> int:
     return search(name, TARGETS, options) + compare(name, TARGETS, options, "glue_questions targets")
 
 
+# ---------------------------------------------------------------- the rate on CoLA
+
+BY_TARGETS = {"LoRA": METHODS["LoRA"], **TARGETS, "LoRA, all six": METHODS["LoRA, all six"]}
+
+
+def cola(options: argparse.Namespace) -> int:
+    """Not planned beforehand: the comparison had seeds that end at 0 there, and its arms differ in their rates as well as in
+    their matrices. Here each has every rate that the search of one of them took."""
+    rates = (rates_of("glue-small", METHODS, options, "glue_small search", ("LoRA", "LoRA, all six"))
+             | rates_of("glue-small-targets", TARGETS, options, "glue_questions targets", TARGETS))
+    taken = sorted({rates[arm] for arm in BY_TARGETS}, key=float)
+    rows = [make_row(f"{arm}, {rate}", common_of(options, "cola", TASKS["cola"], EPOCHS), of_arm, f"--lr {rate}")
+            for arm, (of_arm, _) in BY_TARGETS.items() for rate in taken]
+    plan = make_plan("glue-small-cola", setting_of(options, "cola"), OTHER_SEEDS, rows)
+    return run_plans([plan], options.out_dir, options.jobs, options.until, seed_first)
+
+
 # ---------------------------------------------------------------- rank and amount of data
 
 AMOUNTS = {100: "--epochs 30", 1000: "--epochs 6", 10000: EPOCHS}            # fewer rows are seen more often
@@ -168,7 +186,7 @@ def drawn_anew(name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:
     return torch.full(tensor.shape, float(name.endswith((".weight", ".gamma"))))
 
 
-PARTS = {"rates": rates, "targets": targets, "data": data, "bases": bases}
+PARTS = {"rates": rates, "targets": targets, "cola": cola, "data": data, "bases": bases}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -128,7 +128,8 @@ def world(tmp_path, monkeypatch, repository, glue):
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("error: the loss is nan at step 3: lower --lr\n")
             return 1
-        score = 0.9 - 0.1 * abs(math.log10(options.lr / PEAKS.get(options.method, 3e-3))) + 0.01 * options.seed[0]
+        peak = PEAKS.get("six" if len(options.targets or ()) == 6 else options.method, 3e-3)
+        score = 0.9 - 0.1 * abs(math.log10(options.lr / peak)) + 0.01 * options.seed[0]
         scores = {"loss": 1 - score} | dict.fromkeys(GLUE_TASKS[options.task].metrics, score)
         rank = options.rank or {"full": 500}.get(options.method, 0)
         folder = Path(options.out_dir) / f"seed{options.seed[0]}"
@@ -326,6 +327,8 @@ def test_the_questions_are_run_and_answered(world, tmp_path, monkeypatch):
     assert set(ratio[2:]) <= {"1000.0", "1000.0 |"}                          # the head, nine of LoRA; the peaks are made up
     assert [setting["levels"] for setting in drawn["rates"]] == [pytest.approx(
         {"10 times": 10, "15 times": 15, "head alone": 1000}, rel=0.05)] * 4
+    assert [(setting["title"], setting["ticks"], setting["levels"]) for setting in drawn["targets"]] == [
+        (task, ["q v", "attention", "MLP", "all six"], {"full, mean": pytest.approx(93)}) for task in glue_small.TASKS]
     assert [list(setting["ticks"]) for setting in drawn["bases"]] == [
         ["whole", "upper three\nlayers anew"], ["whole", "upper three\nlayers anew", "all layers\nanew", "everything\nanew"]]
     assert "| r = 64 | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) | 92.0 ± 1.0 (3) |" in page and "| r = 8 | 92.0" in page
@@ -333,6 +336,26 @@ def test_the_questions_are_run_and_answered(world, tmp_path, monkeypatch):
     assert "scaled by 8 / r" in flat and "Every seed has the same rows, the first of the file" in flat
     assert f"| roberta-mrpc, full |{' 92.0 ± 1.0 (3) |' * 2}  |  |" in page and "| LoRA, MLP | 3 (0.30%) | 0.003 |" in page
     assert f"| roberta-sst2, LoRA, r = 64 |{' 92.0 ± 1.0 (3) |' * 4}" in page and "drawn once, with one seed" in flat
+
+
+def test_on_cola_each_of_loras_arms_gets_the_rates_of_all(world, tmp_path, monkeypatch):
+    command, calls, out = world
+    monkeypatch.setitem(PEAKS, "six", 1e-3)
+    command("search")
+    command("runs")
+    with pytest.raises(ValueError, match="for LoRA, attention; LoRA, MLP: run `python -m experiments.glue_questions targets"):
+        command("cola", module=glue_questions)
+    command("targets", module=glue_questions)
+    calls.clear()
+    assert command("cola", module=glue_questions) == 0
+    asked = [train.parse_arguments(call) for call in calls]                  # the other rate of each; its own is there
+    assert sorted((" ".join(run.targets), run.lr, run.seed[0], run.task) for run in asked) == sorted(
+        (targets, rate, seed, "cola") for seed in (1, 2, 3) for targets, rate in
+        (("q v", 1e-3), ("q k v o", 1e-3), ("fc proj", 1e-3), ("q k v o fc proj", 3e-3)))
+    report.main(["--runs", str(out), "--results", str(tmp_path / "results")])
+    page = (tmp_path / "results/glue-small/README.md").read_text()
+    low, high = "86.2, 87.2, 88.2: 87.2 ± 1.0", "91.0, 92.0, 93.0: 92.0 ± 1.0"
+    assert f"| LoRA, MLP | {low} | {high} |" in page and f"| LoRA, all six | {high} | {low} |" in page
 
 
 @pytest.mark.parametrize("failing", ["search", "runs", "report", "none"])
