@@ -122,7 +122,9 @@ def targets_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> li
                          "lines": {"LoRA": [ranking(found)[1] if found else [] for found in runs.values()]},
                          "levels": {"full, mean": statistics.mean(ranking(full)[1])} if full else {}})
     plots.lines_over(settings, folder / "targets.png")
-    return [*wrapped("Equal parameters as far as whole ranks allow; the table counts them. Each had its own search."), "",
+    return [*wrapped("Equal parameters as far as whole ranks allow; the table counts them. Each had its own search. "
+                     "LoRA on q v and on all six are the comparison's runs, of the machine named there, as is full's mean in "
+                     "the figure."), "",
             *score_table(tasks), "", *glue_search_table(named(plans, "glue-small-targets-search"), kept, TARGETS), "",
             "![attention, MLP, all](targets.png)"]
 
@@ -135,7 +137,8 @@ def cola_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[
     rows = [[arm, *(seeds_of(runs[f"{arm}, {rate}"]) for rate in rates)] for arm in BY_TARGETS]
     return [*wrapped("Matthews' correlation in percent, of every seed and as mean ± standard deviation, at each rate that the "
                      "search of one of these took; 0 is the larger class for every sentence. Asked after the comparison had "
-                     "such seeds: its arms differ in the rate as well as in the matrices."), "", *markdown(["", *rates], rows)]
+                     "such seeds: its arms differ in the rate as well as in the matrices. Runs of the rate that an arm's own "
+                     "search took are those above."), "", *markdown(["", *rates], rows)]
 
 
 def seeds_of(runs: list[dict]) -> str:
@@ -153,7 +156,8 @@ def data_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[
     return [*wrapped("LoRA on q and v with alpha 8 at every rank, so that the update is scaled by 8 / r and its first steps "
                      "are about as large as those of r = 8, for which the rate was searched; at LoRA's and full's rates of the "
                      "comparison. 100 rows are seen 30 times, 1,000 6 times, 10,000 3 times. Every seed has the same rows, the "
-                     "first of the file: ± is that of heads, updates and order, and not of which rows were drawn."), "",
+                     "first of the file: ± is that of heads, updates and order, and not of which rows were drawn. Full and "
+                     "r = 8 on 10,000 rows are the comparison's runs, of the machine named there."), "",
             *markdown(["", *(f"{amount:,} rows" for amount in AMOUNTS)], rows), "",
             "![rank and amount of data](data.png)"]
 
@@ -171,7 +175,8 @@ def bases_answer(plans: list[dict], kept: dict[str, dict], folder: Path) -> list
     plots.lines_over(settings, folder / "bases.png")
     return [*wrapped("The base with tensors drawn anew, which what trains has to make up for; at the whole base's rates, "
                      "r = 64 with alpha 8 at LoRA's. Each base was drawn once, with one seed: ± is that of training on it, "
-                     "not of other draws."), "",
+                     "not of other draws. Full, LoRA and the head alone on the whole base are the comparison's runs, of the "
+                     "machine named there."), "",
             *markdown(["", "whole", *BASES], rows), "", "![how much the base knows](bases.png)"]
 
 
