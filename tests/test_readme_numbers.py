@@ -359,6 +359,17 @@ def test_which_matrices_and_which_rank_on_the_real_encoder_stands_in_results():
     assert f"(10,000 rows: {rows['r = 8'][2]} at r = 8, {rows['r = 64'][2]} at r = 64)" in text
 
 
+def test_how_much_the_base_must_know_stands_in_results():
+    text = FLAT["small-base"]
+    rows = {row[0].partition(", ")[2]: [cell.partition(" (")[0] for cell in row[1:]]
+            for row in table(kept("glue-small/README.md"), "everything anew") if row[0].startswith("minilm-sst2")}
+    whole, upper, layers, everything = ({arm: of[at] for arm, of in rows.items()} for at in range(4))
+    for base, words in ((whole, "from the whole base"), (upper, "with the upper three of six layers drawn anew"),
+                        (layers, "with all layers anew"), (everything, "with everything anew")):
+        assert f"{words}, {base['LoRA']}, {base['full']} and {base['frozen base, head']}" in text
+    assert f"r = 64 has {everything['LoRA, r = 64']} there" in text
+
+
 def test_what_avx_512_gains_on_an_amd_processor_stands_in_results():
     speeds = {run["config"]["lr"]: f"{run['metrics']['tokens_per_second']:,.0f}"
               for run in map(json.loads, kept("runs.jsonl").splitlines())
