@@ -33,7 +33,6 @@ from experiments.glue_report import (
     runs_by_task,
     score_table,
     second_table,
-    seconds_table,
     task_of,
 )
 from experiments.glue_small import COMMON, METHODS, TASKS
@@ -44,15 +43,14 @@ from experiments.tables import check_comparable, cost_table, markdown, ranking, 
 
 def comparison(plans: list[dict], kept: dict[str, dict], folder: Path) -> list[str]:
     tasks = runs_by_task(named(plans, "glue-small"), kept)
-    fastest = {task: {method: [min(found, key=lambda run: run["seconds"])] for method, found in runs.items() if found}
-               for task, runs in tasks.items()}
-    costs = cost_table(fastest["mrpc"]) if fastest.get("mrpc", {}).get("full") else []
+    fastest = {method: [min(found, key=lambda run: run["seconds"])] for method, found in tasks.get("mrpc", {}).items() if found}
+    costs = cost_table(fastest) if fastest.get("full") else []
     return [*wrapped(about_the_head(tasks)), "", *score_table(tasks), "",
-            "Medians, and the other scores:", "", *second_table(tasks),
+            "Medians, the other scores, and how long each row's fastest seed trained:", "", *second_table(tasks),
             *figures.draw_methods(named(plans, "glue-small"), kept, folder),
-            "", *wrapped("What training costs, in memory and speed on MRPC, in seconds on all, of each row's fastest seed, for "
+            "", *wrapped("What training costs in memory and speed, on MRPC, of each row's fastest seed, for "
                          "runs shared the machine and some waited for others. The peak is the GPU's where there is one, else "
-                         "the process's."), "", *costs, "", *seconds_table(fastest)]
+                         "the process's."), "", *costs]
 
 
 # ---------------------------------------------------------------- the best learning rate of LoRA over that of full
